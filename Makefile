@@ -1,0 +1,49 @@
+# Ten targets; CI runs the same ones. `make run` and `make test` work on a fresh machine.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PORT   ?= 8080
+MODEL  ?=
+
+.PHONY: install run test lint types format proto integration bench clean
+
+# Exact versions come from constraints.txt. The text-generation client pins an old huggingface_hub, which it does
+# not need: it is installed without its dependencies.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --constraint constraints.txt text-generation
+	touch $@
+
+install: $(VENV)/.installed
+
+run: install
+	$(BIN)/text-generation-launcher --port $(PORT) $(if $(MODEL),--model-id $(MODEL))
+
+test: install
+	$(BIN)/python -m pytest tests integration-tests
+
+integration: install
+	$(BIN)/python -m pytest integration-tests
+
+lint: install types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python tools/check_sizes.py
+	$(BIN)/python tools/generate_proto.py --check
+
+types: install
+	$(BIN)/mypy
+
+format: install
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+proto: install
+	$(BIN)/python tools/generate_proto.py
+
+bench: install
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

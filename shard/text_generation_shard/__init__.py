@@ -1,0 +1,4 @@
+"""Computes things: executes the router's steps on one rank's part of the model.
+
+Owns tensors; decides nothing, and knows neither HTTP nor text.
+"""

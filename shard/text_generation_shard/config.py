@@ -1,0 +1,84 @@
+"""The shard's configuration: every field is a flag of `text-generation-server serve`.
+
+Rank, world size and rendezvous come from the environment as torchrun sets it: RANK, WORLD_SIZE,
+MASTER_ADDR, MASTER_PORT (`RankInfo.from_environment`).
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from text_generation_process.options import OptionError, option
+
+DtypeName = Literal["float32", "float16", "bfloat16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardConfig:
+    """Parsed once at start; inner objects receive only the slice that they use."""
+
+    model_path: str = option(help="Local directory with config.json and safetensors weights.")
+    uds_path: str = option(
+        "/tmp/text-generation-server",  # noqa: S108  TGI's default, which tools rely on
+        help="Unix socket to listen on: this rank listens on PATH-RANK, mode 0600.",
+    )
+    dtype: DtypeName | None = option(
+        None,
+        help="Data type of weights and activations (default: float32 on CPU; on GPU that of the "
+        "checkpoint).",
+    )
+    rope_scaling: Literal["linear", "dynamic"] | None = option(None, help="Kind of RoPE scaling.")
+    rope_factor: float | None = option(None, help="Factor of the RoPE scaling.")
+    cuda_memory_fraction: float = option(
+        1.0, help="Share of the GPU's memory that this process may use."
+    )
+    watermark_gamma: float = option(
+        0.5, help="Share of the vocabulary on the watermark's green list."
+    )
+    watermark_delta: float = option(2.0, help="Added to the scores of the green list.")
+    num_threads: int | None = option(
+        None, help="Threads that compute on CPU (default: this rank's share of the cores)."
+    )
+    json_output: bool = option(False, help="Write log lines as JSON.")
+    logger_level: str = option("INFO", help="Least severe level that is logged.")
+
+    def __post_init__(self) -> None:
+        if not 0 < self.cuda_memory_fraction <= 1:
+            raise OptionError(
+                f"--cuda-memory-fraction must lie in (0, 1], got {self.cuda_memory_fraction}"
+            )
+        if not 0 < self.watermark_gamma < 1:
+            raise OptionError(f"--watermark-gamma must lie in (0, 1), got {self.watermark_gamma}")
+        if self.num_threads is not None and self.num_threads < 1:
+            raise OptionError(f"--num-threads must be at least 1, got {self.num_threads}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankInfo:
+    """This process's place among the ranks that share the model."""
+
+    rank: int
+    world_size: int
+    master_addr: str
+    master_port: int
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "RankInfo":
+        """Read what the launcher or torchrun set; without it, the only rank."""
+        try:
+            info = cls(
+                rank=int(environment.get("RANK", "0")),
+                world_size=int(environment.get("WORLD_SIZE", "1")),
+                master_addr=environment.get("MASTER_ADDR", "localhost"),
+                master_port=int(environment.get("MASTER_PORT", "29500")),
+            )
+        except ValueError as error:
+            raise OptionError(
+                f"RANK, WORLD_SIZE and MASTER_PORT must be integers: {error}"
+            ) from error
+        if not 0 <= info.rank < info.world_size:
+            raise OptionError(
+                f"RANK ({info.rank}) must be less than WORLD_SIZE ({info.world_size})"
+            )
+        return info
