@@ -1,0 +1,11 @@
+"""Commands that measure the server; run from the repository root as `python -m benchmarks.NAME`.
+
+    load        any OpenAI- or TGI-compatible server under load
+    router      the router alone, in front of a shard that computes nothing
+    startup     from process start to the first token
+    engine      prefill and decode of the CPU engine, transformers beside it in the same run
+    checkpoint  writes a random-weight Llama checkpoint of a named size, for speed runs
+
+`python -m benchmarks` (`make bench`) runs a short selection. What was found is in
+docs/performance.md.
+"""
