@@ -37,6 +37,7 @@ class _Option:
     help: str
     short: str | None = None
     takes_value: bool = False
+    environment: bool = True
 
 
 _KEY = "text_generation_process.option"
@@ -48,12 +49,16 @@ def option(
     help: str,  # noqa: A002
     short: str | None = None,
     takes_value: bool = False,
+    environment: bool = True,
 ) -> Any:
     """Declare a configuration field that is also a flag; without a default the flag is required.
 
-    A bool is a flag without a value, unless `takes_value` asks for `--flag true|false`.
+    A bool is a flag without a value, unless `takes_value` asks for `--flag true|false`. With
+    `environment=False` only the flag sets it (a variable such as ENV belongs to others).
     """
-    metadata = {_KEY: _Option(help=help, short=short, takes_value=takes_value)}
+    metadata = {
+        _KEY: _Option(help=help, short=short, takes_value=takes_value, environment=environment)
+    }
     return field(default=default, metadata=metadata)
 
 
@@ -126,7 +131,11 @@ def without_options(
     A child gets its options as flags; a variable of the same name that was meant for its parent
     would add to them.
     """
-    names = {item.name.upper() for item in dataclasses.fields(config_class)}
+    names = {
+        item.name.upper()
+        for item in dataclasses.fields(config_class)
+        if item.metadata[_KEY].environment
+    }
     source = os.environ if environment is None else environment
     return {name: value for name, value in source.items() if name not in names}
 
@@ -160,8 +169,8 @@ def _parameter(item: "Field[Any]", hint: Any) -> click.Option:
         show_default=item.default not in (None, MISSING, ()),
         is_flag=is_flag,
         multiple=_is_repeated(hint),
-        envvar=item.name.upper(),
-        show_envvar=True,
+        envvar=item.name.upper() if declared.environment else None,
+        show_envvar=declared.environment,
         help=declared.help,
     )
 
