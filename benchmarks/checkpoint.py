@@ -160,7 +160,7 @@ def write_checkpoint(folder: Path, shape: LlamaShape, *, dtype: Dtype, seed: int
 
 
 def _write_weights(path: Path, shape: LlamaShape, dtype: Dtype, seed: int) -> None:
-    """The safetensors layout: length of the header (8 bytes), header (JSON), tensors without gaps."""
+    """The safetensors layout: length of the header (8 bytes), header (JSON), the tensors."""
     item_size = 4 if dtype == "float32" else 2
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
