@@ -1,0 +1,260 @@
+"""From the scores of the last hidden states to token ids and their log-probabilities.
+
+The order is the contract's: logit bias, watermark, repetition, frequency and presence, grammar
+mask, temperature, top-k, top-p, typical-p, min-p; then the most likely token, or a draw. A reported
+log-probability is the log-softmax of the scores after all of that.
+
+A draw is the largest of score + Gumbel noise, which is exactly a draw from the softmax of the
+scores (Gumbel-max). The noise depends on (seed, position, token id) alone, and every processor
+looks at one row at a time: what else is in the batch changes nothing.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from text_generation_shard.sampling import filters, penalties, philox
+from text_generation_shard.sampling.parameters import FILTERS, Processor, SamplingFeatures
+from text_generation_shard.sampling.top_n import TopTokens, most_likely
+
+# Above this share of the vocabulary it is cheaper to make noise for all of it: four neighbouring
+# tokens share the four words of one counter.
+_MAX_CANDIDATE_SHARE = 1 / 8
+
+
+@dataclass(frozen=True, slots=True)
+class RowBias:
+    """What is added to single scores of one row: token_ids int64 [tokens], without duplicates;
+    values float32 [tokens].
+    """
+
+    row: int
+    token_ids: Tensor
+    values: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class GrammarMask:
+    """The tokens that a grammar allows, for the rows that have one.
+
+    rows: ascending. allowed: int32 [len(rows), ceil(vocab / 32)], bit i % 32 of word i // 32 set
+    for every allowed token i; at least one bit per row.
+    """
+
+    rows: tuple[int, ...]
+    allowed: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingRows:
+    """What is known of each sampled row; all tensors on the device of the logits.
+
+    Sequence positions of one row: the prompt is history[:output_starts], the output so far
+    history[output_starts:lengths], and the token to be sampled comes at `positions`.
+    """
+
+    # float32 [rows]
+    temperature: Tensor
+    top_p: Tensor
+    typical_p: Tensor
+    min_p: Tensor
+    repetition_penalty: Tensor
+    frequency_penalty: Tensor
+    presence_penalty: Tensor
+    # int64 [rows]
+    top_k: Tensor
+    # int64 [rows], the bit pattern of a u64
+    seeds: Tensor
+    # int64 [rows], index in the sequence of the token to be sampled
+    positions: Tensor
+    # int64 [rows, width], known tokens; valid in [0, lengths), anything beyond
+    history: Tensor
+    # int64 [rows], at least 1
+    lengths: Tensor
+    # int64 [rows]
+    output_starts: Tensor
+    # Which rows need which processor, known on the host: it decides what is computed, and the
+    # tensors above are read for those rows only.
+    features: SamplingFeatures
+    logit_bias: tuple[RowBias, ...] = ()
+    grammar: GrammarMask | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampledTokens:
+    """The outcome for every row, on the device of the logits."""
+
+    # int64 [rows]
+    token_ids: Tensor
+    # float32 [rows]; NaN if the model's scores were not numbers
+    logprobs: Tensor
+    # None if no row asked for them
+    top_tokens: TopTokens | None
+
+
+class Sampler:
+    """Chooses one token per row; has no state but the watermark's two numbers."""
+
+    def __init__(self, *, vocab_size: int, watermark_gamma: float, watermark_delta: float) -> None:
+        self._vocab_size = vocab_size
+        self._gamma = watermark_gamma
+        self._delta = watermark_delta
+
+    def __call__(
+        self, logits: Tensor, rows: SamplingRows, top_n: Sequence[int] = ()
+    ) -> SampledTokens:
+        """Sample one token per row.
+
+        logits: float32 [rows, vocab]; left as they are. top_n: how many of the most likely tokens
+        are reported for each row, 0 for none; empty means none for all rows.
+        """
+        assert logits.dtype == torch.float32 and logits.shape[1] == self._vocab_size
+        scores = self._process(logits, rows)
+        logprobs = scores.log_softmax(dim=1)
+        token_ids = _choose(scores, rows)
+        return SampledTokens(
+            token_ids=token_ids,
+            logprobs=logprobs.gather(1, token_ids[:, None]).squeeze(1),
+            top_tokens=most_likely(logprobs, top_n) if any(top_n) else None,
+        )
+
+    def _process(self, logits: Tensor, rows: SamplingRows) -> Tensor:
+        """All processors in the contract's order; a copy is made only if there is one to apply."""
+        features = rows.features
+        is_changed = features.rows.keys() - {Processor.DRAW} or rows.logit_bias or rows.grammar
+        if not is_changed:
+            return logits
+        change = _RowChanges(logits.clone())
+        for bias in rows.logit_bias:
+            change.scores[bias.row].index_add_(0, bias.token_ids, bias.values)
+        self._penalise(change, rows)
+        if rows.grammar is not None:
+            allowed = penalties.allowed_mask(rows.grammar.allowed, vocab_size=self._vocab_size)
+            change.apply(
+                rows.grammar.rows,
+                lambda scores, _: scores.masked_fill(~allowed, filters.REMOVED),
+            )
+        change.apply(
+            features.needing(Processor.TEMPERATURE),
+            lambda scores, index: _divide(scores, rows.temperature[index]),
+        )
+        _filter(change, rows)
+        return change.scores
+
+    def _penalise(self, change: "_RowChanges", rows: SamplingRows) -> None:
+        """Watermark, repetition, frequency and presence."""
+        features, vocab_size = rows.features, self._vocab_size
+
+        def watermark(scores: Tensor, index: Tensor) -> Tensor:
+            last = rows.lengths[index, None] - 1
+            previous = rows.history[index].gather(1, last).squeeze(1)
+            green = penalties.green_list(previous, vocab_size=vocab_size, gamma=self._gamma)
+            return scores + green * self._delta
+
+        def repetition(scores: Tensor, index: Tensor) -> Tensor:
+            ends = rows.lengths[index]
+            seen = penalties.seen_counts(
+                rows.history[index], torch.zeros_like(ends), ends, vocab_size=vocab_size
+            )
+            return penalties.penalise_repetition(scores, seen, rows.repetition_penalty[index])
+
+        def frequency(scores: Tensor, index: Tensor) -> Tensor:
+            starts, ends = rows.output_starts[index], rows.lengths[index]
+            counts = penalties.seen_counts(rows.history[index], starts, ends, vocab_size=vocab_size)
+            return penalties.penalise_frequency(
+                scores, counts, rows.frequency_penalty[index], rows.presence_penalty[index]
+            )
+
+        change.apply(features.needing(Processor.WATERMARK), watermark)
+        change.apply(features.needing(Processor.REPETITION), repetition)
+        change.apply(features.needing(Processor.FREQUENCY), frequency)
+
+
+class _RowChanges:
+    """Scores, float32 [rows, vocab], that are changed a few rows at a time; owns them."""
+
+    def __init__(self, scores: Tensor) -> None:
+        self.scores = scores
+
+    def apply(self, rows: tuple[int, ...], change: Callable[[Tensor, Tensor], Tensor]) -> None:
+        """Replace some rows by change(their scores, their indices int64 [len(rows)])."""
+        if not rows:
+            return
+        index = torch.tensor(rows, device=self.scores.device)
+        if len(rows) == len(self.scores):
+            self.scores = change(self.scores, index)
+        else:
+            self.scores.index_copy_(0, index, change(self.scores[index], index))
+
+
+def _divide(scores: Tensor, temperature: Tensor) -> Tensor:
+    """scores / temperature, up to a constant per row that keeps tiny temperatures finite."""
+    best = scores.amax(dim=1, keepdim=True)
+    return (scores - best) / temperature[:, None]
+
+
+def _filter(change: _RowChanges, rows: SamplingRows) -> None:
+    """Top-k, top-p, typical-p and min-p."""
+    features = rows.features
+    change.apply(
+        features.needing(Processor.TOP_K),
+        lambda scores, index: filters.keep_top_k(
+            scores, rows.top_k[index], max_top_k=features.max_top_k
+        ),
+    )
+    change.apply(
+        features.needing(Processor.TOP_P),
+        lambda scores, index: filters.keep_top_p(scores, rows.top_p[index]),
+    )
+    change.apply(
+        features.needing(Processor.TYPICAL_P),
+        lambda scores, index: filters.keep_typical_p(scores, rows.typical_p[index]),
+    )
+    change.apply(
+        features.needing(Processor.MIN_P),
+        lambda scores, index: filters.keep_min_p(scores, rows.min_p[index]),
+    )
+
+
+def _choose(scores: Tensor, rows: SamplingRows) -> Tensor:
+    """The best token of greedy rows, a drawn one of the others; equal ones go to the lower id.
+
+    scores: float32 [rows, vocab]. Returns int64 [rows].
+    """
+    drawing = rows.features.needing(Processor.DRAW)
+    if not drawing:
+        return scores.argmax(dim=1)
+    if len(drawing) == len(scores):
+        return _draw(scores, rows.seeds, rows.positions, _are_few(rows.features, drawing))
+    index = torch.tensor(drawing, device=scores.device)
+    token_ids = scores.argmax(dim=1)
+    drawn = _draw(
+        scores[index], rows.seeds[index], rows.positions[index], _are_few(rows.features, drawing)
+    )
+    return token_ids.index_copy_(0, index, drawn)
+
+
+def _are_few(features: SamplingFeatures, drawing: tuple[int, ...]) -> bool:
+    """Whether every row that draws is filtered, so that few tokens may be left."""
+    filtered = set().union(*(features.needing(processor) for processor in FILTERS))
+    return filtered.issuperset(drawing)
+
+
+def _draw(scores: Tensor, seeds: Tensor, positions: Tensor, are_few: bool) -> Tensor:
+    """Gumbel-max over the tokens that are left; int64 [rows].
+
+    On CPU, noise is made for the tokens left only, where these are few. Elsewhere to count them
+    would make the device wait.
+    """
+    vocab_size = scores.shape[1]
+    if are_few and scores.device.type == "cpu":
+        row, token_ids = (scores > filters.REMOVED).nonzero(as_tuple=True)
+        if len(row) <= _MAX_CANDIDATE_SHARE * scores.numel():
+            noise = philox.token_gumbel(seeds[row], positions[row], token_ids)
+            noisy = torch.full_like(scores, filters.REMOVED)
+            noisy[row, token_ids] = scores[row, token_ids] + noise
+            return noisy.argmax(dim=1)
+    noise = philox.vocabulary_gumbel(seeds, positions, vocab_size=vocab_size)
+    return noise.add_(scores).argmax(dim=1)
