@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PORT   ?= 8080
 MODEL  ?=
 
-.PHONY: install run test lint types format proto integration bench clean
+.PHONY: install run test lint types format generate integration bench clean
 
 # Exact versions come from constraints.txt. The text-generation client pins an old huggingface_hub, which it does
 # not need: it is installed without its dependencies.
@@ -31,6 +31,7 @@ lint: install types
 	$(BIN)/ruff format --check .
 	$(BIN)/python tools/check_sizes.py
 	$(BIN)/python tools/generate_proto.py --check
+	$(BIN)/python tools/generate_docs.py --check
 
 types: install
 	$(BIN)/mypy
@@ -39,8 +40,9 @@ format: install
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-proto: install
+generate: install
 	$(BIN)/python tools/generate_proto.py
+	$(BIN)/python tools/generate_docs.py
 
 bench: install
 	$(BIN)/python -m benchmarks

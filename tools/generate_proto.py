@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--check", action="store_true")
     if parser.parse_args().check:
         if stale := stale_files():
-            sys.exit(f"stale, run `make proto`: {', '.join(stale)}")
+            sys.exit(f"stale, run `make generate`: {', '.join(stale)}")
         return
     with tempfile.TemporaryDirectory() as folder:
         for name, source in generate(Path(folder)).items():

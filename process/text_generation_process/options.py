@@ -140,6 +140,43 @@ def without_options(
     return {name: value for name, value in source.items() if name not in names}
 
 
+@dataclass(frozen=True, kw_only=True)
+class OptionText:
+    """One option as documentation shows it."""
+
+    flag: str
+    environment: str | None
+    values: str
+    default: str
+    help: str
+
+
+def describe(config_class: type) -> list[OptionText]:
+    """Every option of a config, in the order of its fields."""
+    hints = get_type_hints(config_class)
+    return [_describe(item, hints[item.name]) for item in dataclasses.fields(config_class)]
+
+
+def _describe(item: "Field[Any]", hint: Any) -> OptionText:
+    declared: _Option = item.metadata[_KEY]
+    shown = "" if item.default in (None, MISSING, ()) else str(item.default)
+    flags = [flag_name(item.name), *([declared.short] if declared.short else [])]
+    return OptionText(
+        flag=", ".join(flags),
+        environment=item.name.upper() if declared.environment else None,
+        values="" if hint is bool and not declared.takes_value else _describe_values(hint),
+        default=shown,
+        help=declared.help,
+    )
+
+
+def _describe_values(hint: Any) -> str:
+    kind = _click_type(hint)
+    if isinstance(kind, click.Choice):
+        return ", ".join(str(choice) for choice in kind.choices)
+    return {"text": "text", "integer": "int", "boolean": "true, false"}.get(kind.name, kind.name)
+
+
 def _flag_arguments(item: "Field[Any]", hint: Any, value: Any) -> list[str]:
     flag = flag_name(item.name)
     if isinstance(value, bool):

@@ -1,1 +1,1 @@
-"""The step protocol as generated from `proto/shard.proto` (`make proto`)."""
+"""The step protocol as generated from `proto/shard.proto` (`make generate`)."""
