@@ -1,0 +1,234 @@
+"""The launcher's configuration: every field is a flag of `text-generation-launcher` and an
+environment variable, with the names and defaults that users of TGI know.
+
+A default of None is "auto" where the help names what it becomes; `resolve` does that.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from text_generation_process.options import OptionError, flag_name, option
+
+from text_generation_launcher.refusals import refuse_unavailable
+
+Quantization = Literal[
+    "awq",
+    "compressed-tensors",
+    "eetq",
+    "exl2",
+    "gptq",
+    "marlin",
+    "bitsandbytes",
+    "bitsandbytes-nf4",
+    "bitsandbytes-fp4",
+    "fp8",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LauncherConfig:
+    """Parsed once at start from flags and environment; checked, not yet resolved."""
+
+    # the model
+    model_id: str | None = option(
+        None, help="Name on the hub or local directory (default: the demo model of this package)."
+    )
+    revision: str | None = option(None, help="Branch, tag or commit of the model on the hub.")
+    huggingface_hub_cache: str | None = option(
+        None, help="Directory that the hub's files are cached in."
+    )
+    weights_cache_override: str | None = option(
+        None, help="Directory that replaces the hub's cache for weights."
+    )
+    tokenizer_config_path: str | None = option(
+        None, help="File that replaces the model's tokenizer_config.json (chat template)."
+    )
+    trust_remote_code: bool = option(
+        False, help="Not available: code from a model's repository is never run."
+    )
+    dtype: Literal["float16", "bfloat16", "float32"] | None = option(
+        None,
+        help="Data type of weights and activations (default: float32 on CPU; on GPU that of the "
+        "checkpoint).",
+    )
+    quantize: Quantization | None = option(None, help="Not available yet: quantized weights.")
+    kv_cache_dtype: Literal["fp8_e4m3fn", "fp8_e5m2"] | None = option(
+        None, help="Not available yet: a KV cache in another data type than the model's."
+    )
+    rope_scaling: Literal["linear", "dynamic"] | None = option(
+        None, help="Kind of RoPE scaling (default with --rope-factor: linear)."
+    )
+    rope_factor: float | None = option(
+        None, help="Factor of the RoPE scaling (default with --rope-scaling: 1.0)."
+    )
+    lora_adapters: str | None = option(None, help="Not available yet: LoRA adapters.")
+    speculate: int | None = option(
+        None, help="Not available yet, except 0: number of tokens to draft."
+    )
+
+    # the shards
+    sharded: bool | None = option(
+        None,
+        takes_value=True,
+        help="true: one shard per visible GPU, at least 2; false: 1 shard unless --num-shard.",
+    )
+    num_shard: int | None = option(
+        None, help="Number of shards (default: the number of visible GPUs, 1 without any)."
+    )
+    num_threads: int | None = option(
+        None, help="Threads of each shard that compute on CPU (default: its share of the cores)."
+    )
+    cuda_graphs: tuple[int, ...] | None = option(
+        None,
+        help="Batch sizes to capture CUDA graphs for, comma-separated; 0 turns them off. Not "
+        "available yet, except 0.",
+    )
+    cuda_memory_fraction: float = option(
+        1.0, help="Share of each GPU's memory that a shard may use."
+    )
+    shard_uds_path: str | None = option(
+        None,
+        help="Unix sockets of the shards: rank r listens on PATH-r (default: in a private "
+        "directory of this launcher).",
+    )
+    master_addr: str = option("localhost", help="Address at which the shards find each other.")
+    master_port: int | None = option(
+        None, help="Port at which the shards find each other (default: 29500, or a free one)."
+    )
+    disable_custom_kernels: bool = option(
+        False, help="Accepted without effect: every operator has one implementation per device."
+    )
+    watermark_gamma: float | None = option(
+        None, help="Share of the vocabulary on the watermark's green list (default: 0.5)."
+    )
+    watermark_delta: float | None = option(
+        None, help="Added to the scores of the green list (default: 2.0)."
+    )
+
+    # limits of a request
+    max_concurrent_requests: int = option(
+        128, help="Requests in the server at one time; more are refused with 429."
+    )
+    max_best_of: int = option(2, help="Most candidates that `best_of` may ask for; 1 disables it.")
+    max_stop_sequences: int = option(4, help="Most stop sequences in a request.")
+    max_top_n_tokens: int = option(
+        5, help="Most alternatives per token that a request may ask for."
+    )
+    max_input_tokens: int | None = option(
+        None, help="Longest prompt in tokens (default: max_total_tokens - 1)."
+    )
+    max_input_length: int | None = option(None, help="Older name of --max-input-tokens.")
+    max_total_tokens: int | None = option(
+        None,
+        help="Longest prompt plus output in tokens (default: what the model and the cache allow).",
+    )
+    max_client_batch_size: int = option(4, help="Most prompts in one /v1/completions request.")
+    payload_limit: int = option(2_000_000, help="Largest request body in bytes.")
+    enable_prefill_logprobs: bool = option(
+        False, help="Let requests ask for the log-probabilities of their prompt."
+    )
+    disable_grammar_support: bool = option(False, help="Refuse every request that has a grammar.")
+
+    # scheduling
+    max_batch_prefill_tokens: int | None = option(
+        None,
+        help="Most tokens that one step computes (default: 4096, or less if the model has less).",
+    )
+    max_batch_total_tokens: int | None = option(
+        None, help="Size of the KV cache in tokens (default: measured at warmup)."
+    )
+    max_batch_size: int | None = option(
+        None, help="Most sequences that run at one time (default: max_concurrent_requests)."
+    )
+    target_step_ms: float = option(
+        100.0,
+        help="Time a step should take while others wait for their next token: long prompts are "
+        "read in chunks that fit.",
+    )
+    block_size: int = option(16, help="Tokens per KV cache block.")
+    waiting_served_ratio: float = option(
+        0.3,
+        help="Accepted without effect: every step mixes decodes with prompt chunks, "
+        "--target-step-ms replaces it.",
+    )
+    max_waiting_tokens: int = option(
+        20,
+        help="Accepted without effect: waiting prompts join the next step, --target-step-ms "
+        "replaces it.",
+    )
+
+    # HTTP
+    hostname: str = option("0.0.0.0", help="IP address to listen on.")  # noqa: S104  TGI's default
+    port: int = option(3000, short="-p", help="TCP port to listen on.")
+    cors_allow_origin: tuple[str, ...] = option(
+        (), help="Allowed CORS origin, repeatable (default: any)."
+    )
+    api_key: str | None = option(None, help="Key that clients must send as a bearer token.")
+    validation_workers: int = option(2, help="Threads that tokenize.")
+    graceful_termination_timeout: float = option(
+        90.0,
+        short="-g",
+        help="Seconds that running requests may take to finish after SIGTERM.",
+    )
+    ngrok: bool = option(False, help="Not available: put a tunnel of your own before --port.")
+    ngrok_authtoken: str | None = option(None, help="Used only with --ngrok.")
+    ngrok_edge: str | None = option(None, help="Used only with --ngrok.")
+
+    # observability
+    json_output: bool = option(False, help="Write log lines as JSON.")
+    log_level: str = option(
+        "info",
+        help="Least severe level that is logged: trace, debug, info, warn or error. Of a filter "
+        "such as `info,text_generation_router=debug` the most verbose level counts.",
+    )
+    prometheus_port: int = option(
+        9000, help="Accepted without effect: metrics are served at /metrics of --port."
+    )
+    otlp_endpoint: str | None = option(None, help="Not available yet: OpenTelemetry traces.")
+    otlp_service_name: str = option(
+        "text-generation-inference.router", help="Used only with --otlp-endpoint."
+    )
+    usage_stats: Literal["on", "off", "no-stack"] = option(
+        "on", help="Accepted without effect: nothing is ever sent."
+    )
+    env: bool = option(
+        False,
+        short="-e",
+        environment=False,
+        help="Log what a bug report needs about this machine, then start.",
+    )
+
+    def __post_init__(self) -> None:
+        refuse_unavailable(self)
+        self._check_bounds()
+        self._check_pairs()
+
+    def _check_bounds(self) -> None:
+        for name in ("num_shard", "max_input_length"):  # the others: RouterConfig, ShardConfig
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise OptionError(f"{flag_name(name)} must be at least 1, got {value}")
+        for name in ("port", "master_port"):
+            value = getattr(self, name)
+            if value is not None and not 1 <= value <= 65535:
+                raise OptionError(f"{flag_name(name)} must lie in 1..65535, got {value}")
+        if self.graceful_termination_timeout < 0:
+            raise OptionError(
+                "--graceful-termination-timeout must be at least 0, got "
+                f"{self.graceful_termination_timeout}"
+            )
+
+    def _check_pairs(self) -> None:
+        if self.max_input_length is not None and self.max_input_tokens is not None:
+            raise OptionError(
+                "--max-input-length is the older name of --max-input-tokens: give one of them"
+            )
+        if (
+            self.max_total_tokens is not None
+            and self.max_batch_total_tokens is not None
+            and self.max_total_tokens > self.max_batch_total_tokens
+        ):
+            raise OptionError(
+                f"--max-total-tokens ({self.max_total_tokens}) must not be more than "
+                f"--max-batch-total-tokens ({self.max_batch_total_tokens})"
+            )

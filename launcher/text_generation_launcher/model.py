@@ -1,0 +1,66 @@
+"""Where the model's files are: a local directory as it is, or what a download makes."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from text_generation_launcher.errors import LaunchError
+
+DEMO_MODEL_NAME = "tgi-demo"
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+_CONVERTIBLE = ("*.bin", "*.pt")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that is ready to load."""
+
+    path: Path  # a directory with config.json and safetensors weights
+    name: str  # as clients see it
+
+
+def find_local(model_id: str | None) -> Model | None:
+    """The model, if its directory can be used as it is; None if it has to be prepared first.
+
+    LaunchError if it is neither a usable directory nor a name that the hub could know.
+    """
+    if model_id is None:
+        return _demo()
+    directory = Path(model_id).expanduser()
+    if directory.is_dir():
+        return Model(directory.resolve(), model_id) if _is_ready(directory) else None
+    if directory.exists():
+        raise LaunchError(f"--model-id {model_id}: is a file, not a directory")
+    if model_id.startswith((".", "/", "~")) or not _HUB_NAME.fullmatch(model_id):
+        raise LaunchError(f"--model-id {model_id}: there is no such directory")
+    return None
+
+
+def _demo() -> Model:
+    from text_generation_demo import MODEL_DIR
+
+    if not MODEL_DIR.is_dir() or not _is_ready(MODEL_DIR):
+        raise LaunchError(f"the demo model is not complete in {MODEL_DIR}: give --model-id")
+    return Model(MODEL_DIR, DEMO_MODEL_NAME)
+
+
+def _is_ready(directory: Path) -> bool:
+    """Whether there is nothing to prepare; LaunchError if there is nothing to prepare it from."""
+    if not (directory / "config.json").is_file():
+        raise LaunchError(f"--model-id {directory}: the directory has no config.json")
+    if any(directory.glob("*.safetensors")):
+        return True
+    if any(path for pattern in _CONVERTIBLE for path in directory.glob(pattern)):
+        return False
+    raise LaunchError(f"--model-id {directory}: the directory has no weights (*.safetensors)")
+
+
+def num_attention_heads(model: Model) -> int | None:
+    """As config.json says, or None where it does not say it under the usual name."""
+    try:
+        config = json.loads((model.path / "config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise LaunchError(f"{model.path / 'config.json'} is not JSON: {error}") from error
+    heads = config.get("num_attention_heads") if isinstance(config, dict) else None
+    return heads if isinstance(heads, int) and heads > 0 else None

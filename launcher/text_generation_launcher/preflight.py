@@ -1,0 +1,107 @@
+"""What must hold before anything is started, checked so that the message names the flag."""
+
+import errno
+import os
+import shutil
+import socket
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from text_generation_launcher.errors import LaunchError
+
+DEFAULT_MASTER_PORT = 29500
+_MAX_SOCKET_PATH_BYTES = 107  # sun_path of sockaddr_un holds 108 with its final zero
+
+
+def require_free_port(hostname: str, port: int) -> None:
+    """LaunchError if the router could not listen there."""
+    problem = _listening_problem(hostname, port)
+    if problem is None:
+        return
+    if problem.errno == errno.EADDRNOTAVAIL:
+        raise LaunchError(f"--hostname {hostname} is not an address of this machine")
+    if problem.errno == errno.EADDRINUSE:
+        raise LaunchError(f"--port {port} is already in use on {hostname}")
+    raise LaunchError(f"--port {port} on {hostname} cannot be used: {problem.strerror}")
+
+
+def choose_master_port(asked: int | None) -> int:
+    """The port where the shards meet: the one asked for, else the usual one, else any free one."""
+    if asked is not None:
+        if _listening_problem("0.0.0.0", asked) is not None:  # noqa: S104  rank 0 does the same
+            raise LaunchError(f"--master-port {asked} is already in use")
+        return asked
+    if _listening_problem("0.0.0.0", DEFAULT_MASTER_PORT) is None:  # noqa: S104
+        return DEFAULT_MASTER_PORT
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def shard_sockets(asked: str | None, num_shard: int) -> Iterator[str]:
+    """A path for the shards' sockets (rank r listens on PATH-r).
+
+    Without one asked for it lies in a directory that only this user can read and that goes away
+    afterwards, so that two launchers never meet.
+    """
+    if asked is not None:
+        path = Path(asked).absolute()
+        _require_usable_directory(path)
+        _require_short(path, num_shard)
+        for rank in range(num_shard):
+            _require_free_socket(Path(f"{path}-{rank}"))
+        yield str(path)
+        return
+    directory = tempfile.mkdtemp(prefix="text-generation-")
+    try:
+        path = Path(directory, "shard")
+        _require_short(path, num_shard)
+        yield str(path)
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _listening_problem(hostname: str, port: int) -> OSError | None:
+    family = socket.AF_INET6 if ":" in hostname else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((hostname, port))
+            probe.listen()
+        except OSError as error:
+            return error
+    return None
+
+
+def _require_usable_directory(path: Path) -> None:
+    if not path.parent.is_dir():
+        raise LaunchError(f"--shard-uds-path {path}: there is no directory {path.parent}")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise LaunchError(f"--shard-uds-path {path}: {path.parent} is not writable")
+
+
+def _require_short(path: Path, num_shard: int) -> None:
+    longest = f"{path}-{num_shard - 1}"
+    if len(os.fsencode(longest)) > _MAX_SOCKET_PATH_BYTES:
+        raise LaunchError(
+            f"the socket path {longest} is longer than {_MAX_SOCKET_PATH_BYTES} bytes: "
+            "give a shorter --shard-uds-path"
+        )
+
+
+def _require_free_socket(path: Path) -> None:
+    """Remove what a dead shard left; LaunchError if a living one or anything else is there."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise LaunchError(f"--shard-uds-path: {path} exists and is not a socket")
+    with socket.socket(socket.AF_UNIX) as probe:
+        if probe.connect_ex(str(path)) == 0:
+            raise LaunchError(f"--shard-uds-path: {path} is in use by another server")
+    path.unlink()
