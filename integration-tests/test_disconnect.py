@@ -7,7 +7,7 @@ from typing import Any
 
 PROMPT = "What is deep learning?"
 # Demonstration answers end early: a high temperature with a wide vocabulary rarely does.
-LONG = {"max_new_tokens": 400, "do_sample": True, "temperature": 5.0, "seed": 1}
+LONG = {"max_new_tokens": 400, "do_sample": True, "temperature": 100.0, "seed": 1}
 
 
 def begin(server: Any, path: str, payload: dict[str, Any]) -> http.client.HTTPConnection:
@@ -33,10 +33,10 @@ def test_streams_closed_half_way(server: Any) -> None:
         "/v1/chat/completions": {
             "messages": [{"role": "user", "content": PROMPT}],
             "max_tokens": 400,
-            "temperature": 5.0,
+            "temperature": 100.0,
             "stream": True,
         },
-        "/v1/completions": {"prompt": PROMPT, "max_tokens": 400, "temperature": 5, "stream": True},
+        "/v1/completions": {"prompt": PROMPT, "max_tokens": 400, "temperature": 100, "stream": True},
     }
     for _ in range(3):
         open_streams = [begin(server, path, payload) for path, payload in payloads.items()]

@@ -18,7 +18,7 @@ def test_drain_while_streaming(launch: Any) -> None:
             parameters = {
                 "max_new_tokens": 400,
                 "do_sample": True,
-                "temperature": 5.0,
+                "temperature": 100.0,
                 "seed": 3,
                 "details": True,
             }
