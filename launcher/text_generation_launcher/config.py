@@ -9,6 +9,7 @@ from typing import Literal
 
 from text_generation_process.options import OptionError, flag_name, option
 
+from text_generation_launcher.log_level import most_verbose
 from text_generation_launcher.refusals import refuse_unavailable
 
 Quantization = Literal[
@@ -200,6 +201,7 @@ class LauncherConfig:
 
     def __post_init__(self) -> None:
         refuse_unavailable(self)
+        most_verbose(self.log_level)  # raises OptionError
         self._check_bounds()
         self._check_pairs()
 

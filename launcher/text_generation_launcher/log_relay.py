@@ -57,8 +57,7 @@ class LastWords:
         self._error = shown.strip()
 
     def note_line(self, line: str) -> None:
-        if line.strip():
-            self._lines.append(line)
+        self._lines.append(line)
 
 
 class LogRelay:
@@ -72,6 +71,8 @@ class LogRelay:
 
     def line(self, origin: Origin, text: str, *, is_stderr: bool, last_words: LastWords) -> None:
         """Log one line that `origin` wrote and note it for its obituary."""
+        if not text.strip():
+            return
         record = decode(text)
         if record is None:
             if is_stderr:

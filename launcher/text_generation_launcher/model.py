@@ -40,7 +40,7 @@ def find_local(model_id: str | None) -> Model | None:
 def _demo() -> Model:
     from text_generation_demo import MODEL_DIR
 
-    if not MODEL_DIR.is_dir() or not _is_ready(MODEL_DIR):
+    if not (MODEL_DIR / "config.json").is_file() or not any(MODEL_DIR.glob("*.safetensors")):
         raise LaunchError(f"the demo model is not complete in {MODEL_DIR}: give --model-id")
     return Model(MODEL_DIR, DEMO_MODEL_NAME)
 

@@ -8,7 +8,7 @@ import logging
 import sys
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from text_generation_launcher.log_relay import Origin, Record
 
@@ -50,18 +50,18 @@ class ProgressDisplay:
 
     def _started(self) -> "Progress":
         if self._progress is None:
+            own = sys.stdout
             self._progress = _make_progress()
             self._progress.start()
-            self._write_log_above()
+            self._write_log_above(own)
         return self._progress
 
-    def _write_log_above(self) -> None:
+    def _write_log_above(self, own: TextIO) -> None:
         """While it draws, rich puts a stream in sys.stdout's place that keeps the bars below."""
         for handler in logging.getLogger().handlers:
-            if isinstance(handler, logging.StreamHandler):
-                own = handler.setStream(sys.stdout)
-                if own is not None:
-                    self._restore.append(partial(handler.setStream, own))
+            if isinstance(handler, logging.StreamHandler) and handler.stream is own:
+                handler.setStream(sys.stdout)
+                self._restore.append(partial(handler.setStream, own))
 
 
 def _make_progress() -> "Progress":

@@ -82,6 +82,7 @@ class Supervisor:
     async def run(self) -> int:
         """Serve until a signal comes (0) or a child dies (1, after its last words are logged)."""
         grace = FAILURE_GRACE_SECONDS
+        dead: tuple[str, ...] = ()
         try:
             await self._start()
             dead = await self._watch()
@@ -89,6 +90,8 @@ class Supervisor:
                 grace = self._deployment.grace_seconds + _ROUTER_MARGIN_SECONDS
         finally:
             await self._stop_children(grace)
+        for death in reversed(dead):
+            logger.error("%s", death)
         return 1 if dead or self._stop.forced.is_set() else 0
 
     async def _start(self) -> None:
@@ -103,8 +106,10 @@ class Supervisor:
         except OSError as error:
             raise LaunchError(f"cannot start {command.origin}: {error}") from error
 
-    async def _watch(self) -> list[ChildExit]:
-        """Wait for the end: who died by itself, or nobody if a stop is asked for."""
+    async def _watch(self) -> tuple[str, ...]:
+        """Wait for the end: who died by itself and of what, likely causes first; nobody if a stop
+        is asked for.
+        """
         stop = asyncio.create_task(self._stop.requested.wait())
         ready = asyncio.create_task(port_opens(self._deployment.hostname, self._deployment.port))
         deaths = [asyncio.create_task(child.exited()) for child in self._children()]
@@ -116,9 +121,9 @@ class Supervisor:
                 if ready.done() and self._state is State.STARTING:
                     self._serve()
             if stop.done():
-                return []
+                return ()
             await asyncio.wait(deaths, timeout=_SETTLE_SECONDS)
-            return self._report([death.result() for death in deaths if death.done()])
+            return self._obituaries([death.result() for death in deaths if death.done()])
         finally:
             for task in tasks:
                 task.cancel()
@@ -127,12 +132,11 @@ class Supervisor:
         self._move(State.SERVING)
         self._on_ready()
 
-    def _report(self, dead: list[ChildExit]) -> list[ChildExit]:
-        """Log who died, the likely cause last. `dead` is in the order shards, router."""
+    def _obituaries(self, dead: list[ChildExit]) -> tuple[str, ...]:
+        """Shards come first, as in `dead`: the death of one ends the router, not the other way."""
+        logger.warning("%s died, stopping", ", ".join(str(exit_.origin) for exit_ in dead))
         before = " before the server was ready" if self._state is State.STARTING else ""
-        for exit_ in reversed(dead):
-            logger.error("%s died%s: %s", exit_.origin, before, exit_.how)
-        return dead
+        return tuple(f"{exit_.origin} died{before}: {exit_.how}" for exit_ in dead)
 
     async def _stop_children(self, grace: float) -> None:
         """The router first, so that its streams end while their shards live."""

@@ -1,0 +1,115 @@
+"""What is checked before anything is started."""
+
+import shutil
+import socket
+import stat
+import tempfile
+from pathlib import Path
+
+import pytest
+from text_generation_launcher import preflight
+from text_generation_launcher.errors import LaunchError
+from text_generation_launcher.preflight import (
+    choose_master_port,
+    require_free_port,
+    shard_sockets,
+)
+
+
+@pytest.fixture
+def busy_port():
+    with socket.create_server(("0.0.0.0", 0)) as server:
+        yield server.getsockname()[1]
+
+
+@pytest.fixture
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("0.0.0.0", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture
+def folder():
+    """Short enough for sockets."""
+    path = Path(tempfile.mkdtemp(dir="/tmp"))
+    yield path
+    shutil.rmtree(path)
+
+
+def test_a_free_port_is_fine(free_port):
+    require_free_port("127.0.0.1", free_port)
+    require_free_port("0.0.0.0", free_port)
+
+
+@pytest.mark.parametrize("hostname", ["0.0.0.0", "127.0.0.1"])
+def test_a_busy_port_is_named(busy_port, hostname):
+    with pytest.raises(LaunchError, match=f"--port {busy_port} is already in use on {hostname}"):
+        require_free_port(hostname, busy_port)
+
+
+def test_a_foreign_address_is_named(free_port):
+    with pytest.raises(LaunchError, match=r"--hostname 192\.0\.2\.1 is not an address"):
+        require_free_port("192.0.2.1", free_port)
+
+
+def test_the_master_port_asked_for_is_taken_or_refused(free_port, busy_port):
+    assert choose_master_port(free_port) == free_port
+    with pytest.raises(LaunchError, match=f"--master-port {busy_port} is already in use"):
+        choose_master_port(busy_port)
+
+
+def test_without_asking_the_usual_master_port_gives_way(monkeypatch, free_port, busy_port):
+    monkeypatch.setattr(preflight, "DEFAULT_MASTER_PORT", free_port)
+    assert choose_master_port(None) == free_port
+    monkeypatch.setattr(preflight, "DEFAULT_MASTER_PORT", busy_port)
+    assert choose_master_port(None) not in (busy_port, 0)
+
+
+def test_sockets_lie_in_a_private_directory_that_goes_away():
+    with shard_sockets(None, 2) as one, shard_sockets(None, 2) as other:
+        assert one != other
+        directory = Path(one).parent
+        assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+        Path(f"{one}-0").touch()
+    assert not directory.exists()
+
+
+def test_a_path_asked_for_is_used(folder):
+    with shard_sockets(str(folder / "s"), 2) as path:
+        assert path == str(folder / "s")
+    assert folder.exists()
+
+
+def test_a_dead_socket_is_removed_and_a_living_one_is_not(folder):
+    left = socket.socket(socket.AF_UNIX)
+    left.bind(str(folder / "s-0"))
+    left.close()
+    with shard_sockets(str(folder / "s"), 1):
+        assert not (folder / "s-0").exists()
+    with socket.socket(socket.AF_UNIX) as living:
+        living.bind(str(folder / "s-1"))
+        living.listen()
+        with (
+            pytest.raises(LaunchError, match=r"s-1 is in use by another server"),
+            shard_sockets(str(folder / "s"), 2),
+        ):
+            pass
+    assert (folder / "s-1").exists()
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("no/s", "there is no directory"),
+        ("x" * 120, "longer than 107 bytes"),
+        ("file", "exists and is not a socket"),
+    ],
+)
+def test_a_path_that_cannot_be_used_is_named(folder, path, reason):
+    (folder / "file-0").touch()
+    with (
+        pytest.raises(LaunchError, match=f"--shard-uds-path.*{reason}|{reason}.*--shard-uds-path"),
+        shard_sockets(str(folder / path), 1),
+    ):
+        pass

@@ -1,0 +1,176 @@
+"""Start, watch, stop: with small programs in the place of shards and router."""
+
+import asyncio
+import logging
+import signal
+
+import pytest
+from text_generation_launcher.child import ChildCommand
+from text_generation_launcher.errors import LaunchError
+from text_generation_launcher.log_relay import LogRelay, Origin
+from text_generation_launcher.signals import StopSignals
+from text_generation_launcher.supervisor import Deployment, State, Supervisor
+
+from tests.fakes.children import free_port, good_router, good_shard, script
+
+
+class Scene:
+    """A deployment whose children note what happens to them in a file."""
+
+    def __init__(self, folder):
+        self.port = free_port()
+        self.events_file = folder / "events"
+        self.stop = StopSignals()
+        self.ready = asyncio.Event()
+        self.shards = [good_shard(0, self.events_file), good_shard(1, self.events_file)]
+        self.router = good_router(self.port, self.events_file)
+        self.grace = 30.0
+
+    def supervisor(self):
+        deployment = Deployment(
+            shards=self.shards,
+            router=self.router,
+            hostname="0.0.0.0",
+            port=self.port,
+            grace_seconds=self.grace,
+        )
+        return Supervisor(deployment, LogRelay(), self.stop, self.ready.set)
+
+    async def run(self):
+        return await asyncio.wait_for(self.supervisor().run(), timeout=60)
+
+    def events(self):
+        return self.events_file.read_text().splitlines() if self.events_file.exists() else []
+
+    async def until(self, *events):
+        async with asyncio.timeout(30):
+            while not set(events) <= set(self.events()):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def scene(tmp_path):
+    return Scene(tmp_path)
+
+
+@pytest.fixture
+def errors(caplog):
+    return lambda: [r.getMessage() for r in caplog.records if r.levelno == logging.ERROR]
+
+
+async def test_serves_until_a_signal_and_stops_the_router_first(scene, errors):
+    supervisor = scene.supervisor()
+    serving = asyncio.create_task(supervisor.run())
+    await scene.until("shard 0 started", "shard 1 started", "router started")
+    await asyncio.wait_for(scene.ready.wait(), 30)
+    assert supervisor.state is State.SERVING
+    scene.stop.receive(signal.SIGTERM)
+    assert await serving == 0
+    assert supervisor.state is State.STOPPED
+    ends = scene.events()[3:]
+    assert ends[0] == "router stopped"
+    assert sorted(ends[1:]) == ["shard 0 stopped", "shard 1 stopped"]
+    assert errors() == []
+
+
+async def test_a_signal_before_ready_stops_as_well(scene):
+    scene.router = good_router(0, scene.events_file)  # never opens its port
+    serving = asyncio.create_task(scene.run())
+    await scene.until("shard 0 started", "shard 1 started", "router started")
+    scene.stop.receive(signal.SIGINT)
+    assert await serving == 0
+    assert not scene.ready.is_set()
+    assert len(scene.events()) == 6
+
+
+async def test_a_shard_that_dies_before_ready_ends_all(scene, errors):
+    source = "import sys; print('tensor w is missing', file=sys.stderr); sys.exit(1)"
+    scene.router = good_router(0, scene.events_file)
+    scene.shards[1] = script(Origin("shard", 1), source)
+    assert await scene.run() == 1
+    assert errors() == [
+        "shard 1 died before the server was ready: exited with code 1: tensor w is missing"
+    ]
+
+
+async def test_a_shard_that_crashes_while_serving_ends_all(scene, errors):
+    source = """
+import os, signal, sys, time
+while not os.path.exists(sys.argv[1]):
+    time.sleep(0.01)
+os.kill(os.getpid(), signal.SIGSEGV)
+"""
+    now = scene.events_file.parent / "now"
+    scene.shards[0] = script(Origin("shard", 0), source, str(now))
+    serving = asyncio.create_task(scene.run())
+    await asyncio.wait_for(scene.ready.wait(), 30)
+    await scene.until("shard 1 started")
+    now.touch()
+    assert await serving == 1
+    assert errors() == ["shard 0 died: was killed by SIGSEGV"]
+    assert scene.events()[-2:] == ["router stopped", "shard 1 stopped"]
+
+
+async def test_a_router_that_ends_by_itself_is_a_failure(scene, errors):
+    scene.router = script(Origin("router"), "")
+    assert await scene.run() == 1
+    assert errors() == ["router died before the server was ready: exited with code 0"]
+
+
+async def test_the_cause_is_told_after_its_consequences(scene, errors):
+    """A dying shard ends the router; the router's end must not hide the shard's."""
+    scene.shards[0] = script(Origin("shard", 0), "import sys; sys.exit(9)")
+    scene.router = script(Origin("router"), "import sys; sys.exit(1)")
+    assert await scene.run() == 1
+    assert "shard 0 died" in errors()[-1]
+
+
+async def test_who_does_not_stop_in_time_is_killed(scene, caplog):
+    scene.grace = 0.1
+    scene.router = good_router(scene.port, scene.events_file, "stubborn")
+    scene.shards[0] = good_shard(0, scene.events_file, "stubborn")
+    serving = asyncio.create_task(scene.run())
+    await asyncio.wait_for(scene.ready.wait(), 30)
+    await scene.until("shard 0 started", "shard 1 started", "router started")
+    scene.stop.receive(signal.SIGTERM)
+    assert await serving == 0
+    assert {"router has not stopped: killed", "shard 0 has not stopped: killed"} <= {
+        record.getMessage() for record in caplog.records
+    }
+
+
+async def test_a_second_signal_ends_all_at_once(scene):
+    scene.grace = 1000.0
+    scene.router = good_router(scene.port, scene.events_file, "stubborn")
+    serving = asyncio.create_task(scene.run())
+    await asyncio.wait_for(scene.ready.wait(), 30)
+    await scene.until("shard 0 started", "shard 1 started", "router started")
+    scene.stop.receive(signal.SIGINT)
+    await scene.until("router asked")
+    scene.stop.receive(signal.SIGINT)
+    assert await serving == 1
+
+
+async def test_a_program_that_is_missing_leaves_nothing_behind(scene):
+    scene.router = ChildCommand(origin=Origin("router"), argv=("/no/such/program",), environment={})
+    supervisor = scene.supervisor()
+    with pytest.raises(LaunchError, match=r"cannot start router: .*/no/such/program"):
+        await supervisor.run()
+    assert supervisor.state is State.STOPPED
+    assert not any(child.is_running for child in supervisor._children())
+
+
+async def test_a_supervisor_that_is_cancelled_leaves_nothing_behind(scene):
+    supervisor = scene.supervisor()
+    serving = asyncio.create_task(supervisor.run())
+    await asyncio.wait_for(scene.ready.wait(), 30)
+    serving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await serving
+    assert not any(child.is_running for child in supervisor._children())
+
+
+async def test_states_move_by_the_table(scene):
+    supervisor = scene.supervisor()
+    with pytest.raises(RuntimeError, match="from new to serving"):
+        supervisor._move(State.SERVING)
