@@ -1,0 +1,185 @@
+"""OpenAI's chat dialect: from tokens to answers and stream chunks."""
+
+import secrets
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import msgspec
+from msgspec import UNSET
+
+from text_generation_router.api.chat import ChatGeneration
+from text_generation_router.api.chat_content import AnswerDelta, ChatContentReader
+from text_generation_router.api.chat_types import (
+    AnswerMessage,
+    AnswerToolCall,
+    CalledFunction,
+    ChatAnswer,
+    ChatChoice,
+    ChatChunk,
+    ChoiceLogprobs,
+    ChunkChoice,
+    Delta,
+    DeltaToolCall,
+    TokenLogprob,
+    TopLogprob,
+)
+from text_generation_router.api.chunk_template import ChunkTemplate
+from text_generation_router.api.generation import Generation
+from text_generation_router.api.numbers import shortest_float32
+from text_generation_router.api.openai_answers import AnswerIdentity, finish_reason, usage
+from text_generation_router.engine.request import Finished, TokenOutput
+
+
+def build_answer(
+    wanted: ChatGeneration,
+    identity: AnswerIdentity,
+    generations: Sequence[Generation],
+    special_texts: Mapping[int, str],
+) -> ChatAnswer:
+    """The answer to an unstreamed request."""
+    return ChatAnswer(
+        id=identity.id,
+        created=identity.created,
+        model=identity.model,
+        system_fingerprint=identity.system_fingerprint,
+        choices=[
+            _choice(wanted, i, generation, special_texts)
+            for i, generation in enumerate(generations)
+        ],
+        usage=usage(
+            [generation.end for generation in generations], choices_per_prompt=len(generations)
+        ),
+    )
+
+
+class ChatStreamEncoder:
+    """Turns the tokens of one choice into the JSON of its chunks.
+
+    Plain text takes the fast path; the first chunk, the last, and whatever has log-probabilities or
+    tool calls is encoded as a whole.
+    """
+
+    def __init__(
+        self,
+        wanted: ChatGeneration,
+        identity: AnswerIdentity,
+        index: int,
+        special_texts: Mapping[int, str],
+    ) -> None:
+        self._wanted = wanted
+        self._identity = identity
+        self._index = index
+        self._reader = ChatContentReader(wanted, special_texts)
+        self._encoder = msgspec.json.Encoder()
+        self._template = ChunkTemplate(partial(self._text_chunk))
+        self._is_plain = not (wanted.parses_tool_calls or wanted.logprobs)
+        self._num_tokens = 0
+        self._num_calls = 0
+
+    def token(self, output: TokenOutput, finished: Finished | None) -> bytes | None:
+        """The chunk of one token; None if there is nothing to tell yet."""
+        self._num_tokens += 1
+        is_first = self._num_tokens == 1
+        if self._is_plain and not (is_first or finished is not None or output.special):
+            return self._template.splice(output.text)
+        read = self._reader.read(output, is_last=finished is not None)
+        if self._wanted.parses_tool_calls and not self._tells(read, finished, is_first):
+            return None
+        delta = self._delta(read)
+        if is_first:
+            delta.role = "assistant"
+        choice = ChunkChoice(self._index, delta)
+        if self._wanted.logprobs:
+            choice.logprobs = ChoiceLogprobs([_token_logprob(output)])
+        if finished is not None:
+            choice.finish_reason = _finish_reason(finished, self._reader)
+        return self._encoder.encode(_chunk(self._identity, choice))
+
+    def _tells(self, read: AnswerDelta, finished: Finished | None, is_first: bool) -> bool:
+        """Whether a chunk has anything in it; with tools, much text is held back."""
+        has_news = bool(read.text or read.calls or self._wanted.logprobs)
+        return has_news or is_first or finished is not None
+
+    def _delta(self, read: AnswerDelta) -> Delta:
+        calls = [
+            DeltaToolCall(
+                self._num_calls + i,
+                _new_call_id(),
+                "function",
+                CalledFunction(call.name, call.arguments),
+            )
+            for i, call in enumerate(read.calls)
+        ]
+        self._num_calls += len(calls)
+        # A message that only calls tools has no text, not an empty one.
+        has_text = bool(read.text) or self._num_calls == 0
+        return Delta(content=read.text if has_text else UNSET, tool_calls=calls or UNSET)
+
+    def _text_chunk(self, text: str) -> ChatChunk:
+        return _chunk(self._identity, ChunkChoice(self._index, Delta(content=text)))
+
+
+def encode_usage_chunk(identity: AnswerIdentity, ends: Sequence[Finished]) -> bytes:
+    """The chunk that `stream_options.include_usage` asks for."""
+    chunk = _chunk(identity, None)
+    chunk.usage = usage(ends, choices_per_prompt=len(ends))
+    return msgspec.json.encode(chunk)
+
+
+def _chunk(identity: AnswerIdentity, choice: ChunkChoice | None) -> ChatChunk:
+    return ChatChunk(
+        id=identity.id,
+        created=identity.created,
+        model=identity.model,
+        system_fingerprint=identity.system_fingerprint,
+        choices=[] if choice is None else [choice],
+    )
+
+
+def _choice(
+    wanted: ChatGeneration,
+    index: int,
+    generation: Generation,
+    special_texts: Mapping[int, str],
+) -> ChatChoice:
+    reader = ChatContentReader(wanted, special_texts)
+    last = len(generation.tokens) - 1
+    deltas = [reader.read(output, is_last=i == last) for i, output in enumerate(generation.tokens)]
+    text = "".join(delta.text for delta in deltas)
+    calls = [
+        AnswerToolCall(_new_call_id(), "function", CalledFunction(call.name, call.arguments))
+        for delta in deltas
+        for call in delta.calls
+    ]
+    return ChatChoice(
+        index,
+        AnswerMessage("assistant", text if text or not calls else None, calls or UNSET),
+        ChoiceLogprobs([_token_logprob(output) for output in generation.tokens])
+        if wanted.logprobs
+        else None,
+        _finish_reason(generation.end, reader),
+    )
+
+
+def _finish_reason(finished: Finished, reader: ChatContentReader) -> str:
+    reason = finish_reason(finished.reason)
+    return "tool_calls" if reason == "stop" and reader.has_calls else reason
+
+
+def _new_call_id() -> str:
+    """Nine digits: unique enough to match answers to calls, a number for TGI's own client, and
+    nine letters or digits for templates that insist on it (Mistral's).
+    """
+    return f"{secrets.randbelow(10**9):09d}"
+
+
+def _token_logprob(output: TokenOutput) -> TokenLogprob:
+    return TokenLogprob(
+        output.text,
+        shortest_float32(output.logprob),
+        list(output.text.encode()),
+        [
+            TopLogprob(top.text, shortest_float32(top.logprob), list(top.text.encode()))
+            for top in output.top_tokens
+        ],
+    )

@@ -1,0 +1,66 @@
+"""From tokens to the parts of a chat answer: text and tool calls.
+
+Streamed and unstreamed answers pass through the same two objects, so they are equal.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from text_generation_router.api.chat import ChatGeneration
+from text_generation_router.engine.request import TokenOutput
+from text_generation_router.prompt.tool_calls import (
+    TOOL_CALL_MARKS,
+    AnswerPart,
+    AnswerText,
+    ToolCall,
+    ToolCallParser,
+)
+
+
+@dataclass(slots=True)
+class AnswerDelta:
+    """What one token added to an answer."""
+
+    text: str = ""
+    calls: list[ToolCall] = field(default_factory=list)
+
+
+class ChatContentReader:
+    """Reads the tokens of one choice.
+
+    Special tokens are no part of an answer, but for those by which a model writes its tool calls.
+    `special_texts` has the text of every special token by its id.
+    """
+
+    def __init__(self, wanted: ChatGeneration, special_texts: Mapping[int, str]) -> None:
+        self._special_texts = special_texts
+        self._parser = ToolCallParser(wanted.max_tool_calls) if wanted.parses_tool_calls else None
+
+    @property
+    def has_calls(self) -> bool:
+        """Whether a tool call was found so far."""
+        return self._parser is not None and self._parser.num_calls > 0
+
+    def read(self, output: TokenOutput, *, is_last: bool) -> AnswerDelta:
+        """What became certain with this token."""
+        text = self._content(output) if output.special else output.text
+        if self._parser is None:
+            return AnswerDelta(text)
+        parts = self._parser.feed(text)
+        if is_last:
+            parts += self._parser.finish()
+        return _delta(parts)
+
+    def _content(self, output: TokenOutput) -> str:
+        """The text that came with a special token: its own is left out, held back text is not."""
+        own = self._special_texts.get(output.token_id, output.text)
+        if self._parser is not None and own in TOOL_CALL_MARKS:
+            return output.text
+        return output.text.removesuffix(own)
+
+
+def _delta(parts: Sequence[AnswerPart]) -> AnswerDelta:
+    return AnswerDelta(
+        "".join(part.text for part in parts if isinstance(part, AnswerText)),
+        [part for part in parts if isinstance(part, ToolCall)],
+    )

@@ -1,0 +1,91 @@
+"""Messages and tools of a chat request, in the form in which templates expect them: content is a
+string, a call's arguments are an object.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from text_generation_router.api.chat_types import ContentPart, Message, MessageToolCall, Tool
+from text_generation_router.api.errors import ToolError, ValidationError
+
+
+def template_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """One dict per message, with the keys that the client set."""
+    return [_message(message, f"messages[{i}]") for i, message in enumerate(messages)]
+
+
+def template_tools(tools: Sequence[Tool]) -> list[dict[str, Any]]:
+    """OpenAI's shape: type, and function with name, description and parameters (a JSON Schema)."""
+    shown: list[dict[str, Any]] = []
+    for i, tool in enumerate(tools):
+        if tool.type != "function":
+            raise ToolError(f"`tools[{i}].type` must be function", param="tools")
+        definition = tool.function
+        function: dict[str, Any] = {"name": definition.name}
+        if definition.description is not None:
+            function["description"] = definition.description
+        parameters = (
+            definition.arguments if definition.parameters is None else definition.parameters
+        )
+        function["parameters"] = parameters or {"type": "object", "properties": {}}
+        shown.append({"type": "function", "function": function})
+    return shown
+
+
+def _message(message: Message, place: str) -> dict[str, Any]:
+    if message.content is None and not message.tool_calls:
+        raise ValidationError(f"`{place}.content` is missing", param=f"{place}.content")
+    shown: dict[str, Any] = {
+        "role": message.role,
+        "content": _content(message.content, f"{place}.content"),
+    }
+    for name in ("name", "tool_call_id", "reasoning_content"):
+        value = getattr(message, name)
+        if value is not None:
+            shown[name] = value
+    if message.tool_calls:
+        shown["tool_calls"] = [_tool_call(call) for call in message.tool_calls]
+    return shown
+
+
+def _content(content: str | list[ContentPart] | None, place: str) -> str:
+    """Text as it is; parts are joined without a separator."""
+    if not isinstance(content, list):
+        return content or ""
+    texts: list[str] = []
+    for i, part in enumerate(content):
+        if part.type != "text":
+            raise ValidationError(
+                f"`{place}[{i}]` is of type {part.type!r}: this model reads text only",
+                param=place,
+            )
+        if part.text is None:
+            raise ValidationError(f"`{place}[{i}].text` is missing", param=place)
+        texts.append(part.text)
+    return "".join(texts)
+
+
+def _tool_call(call: MessageToolCall) -> dict[str, Any]:
+    arguments = call.function.arguments
+    if isinstance(arguments, str):
+        arguments = _parsed(arguments)
+    shown: dict[str, Any] = {
+        "type": call.type,
+        "function": {
+            "name": call.function.name,
+            "arguments": {} if arguments is None else arguments,
+        },
+    }
+    if call.id is not None:
+        shown["id"] = str(call.id)
+    return shown
+
+
+def _parsed(arguments: str) -> Any:
+    """Templates write objects; what is no JSON is shown as the model wrote it."""
+    try:
+        return msgspec.json.decode(arguments)
+    except (msgspec.MsgspecError, UnicodeError):
+        return arguments

@@ -1,0 +1,189 @@
+"""Wire types of POST /v1/chat/completions and /chat_tokenize."""
+
+from typing import Any
+
+from msgspec import UNSET, Raw, Struct, UnsetType, field
+
+from text_generation_router.api.openai_types import SamplingFields, UnsignedInt32, Usage
+
+
+class ContentPart(Struct, kw_only=True):
+    """One part of a message's content; which field counts depends on `type`."""
+
+    type: str
+    text: str | None = None
+
+
+class FunctionCall(Struct, kw_only=True):
+    """A call in an assistant message: OpenAI's arguments are a string of JSON, TGI's an object."""
+
+    name: str
+    arguments: Any = None
+    description: str | None = None
+
+
+class MessageToolCall(Struct, kw_only=True):
+    """An entry of a message's `tool_calls`."""
+
+    function: FunctionCall
+    id: str | int | None = None
+    type: str = "function"
+
+
+class Message(Struct, kw_only=True):
+    """One message of the conversation."""
+
+    role: str
+    content: str | list[ContentPart] | None = None
+    name: str | None = None
+    tool_calls: list[MessageToolCall] | None = None
+    tool_call_id: str | None = None
+    reasoning_content: str | None = None
+
+
+class FunctionDefinition(Struct, kw_only=True):
+    """A function that the model may call; TGI also knows `parameters` as `arguments`."""
+
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    arguments: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(Struct, kw_only=True):
+    """An entry of `tools`."""
+
+    function: FunctionDefinition
+    type: str = "function"
+
+
+class ChatBody(SamplingFields, kw_only=True):
+    """The request. The last group would change the answer and is refused, not ignored."""
+
+    messages: list[Message]
+    max_completion_tokens: UnsignedInt32 | None = None
+    logprobs: bool | None = None
+    top_logprobs: UnsignedInt32 | None = None
+    tools: list[Tool] | None = None
+    tool_choice: Any = None
+    tool_prompt: str | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: Any = None
+    continue_final_message: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    reasoning_effort: str | None = None
+
+    add_generation_prompt: bool | None = None
+    audio: Raw | None = None
+    chat_template: Raw | None = None
+    documents: Raw | None = None
+    function_call: Raw | None = None
+    functions: Raw | None = None
+    modalities: list[str] | None = None
+    web_search_options: Raw | None = None
+
+
+class TopLogprob(Struct):
+    """A candidate for a token."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class TokenLogprob(Struct):
+    """A token of the answer."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+    top_logprobs: list[TopLogprob]
+
+
+class ChoiceLogprobs(Struct):
+    """`logprobs` of a choice."""
+
+    content: list[TokenLogprob]
+
+
+class CalledFunction(Struct):
+    """A function and the text of its arguments, a JSON object."""
+
+    name: str
+    arguments: str
+
+
+class AnswerToolCall(Struct):
+    """A call in an answer."""
+
+    id: str
+    type: str
+    function: CalledFunction
+
+
+class AnswerMessage(Struct):
+    """The model's message; `content` is null if it only calls tools."""
+
+    role: str
+    content: str | None
+    tool_calls: list[AnswerToolCall] | UnsetType = UNSET
+
+
+class ChatChoice(Struct):
+    """One of `n` answers."""
+
+    index: int
+    message: AnswerMessage
+    logprobs: ChoiceLogprobs | None
+    finish_reason: str
+
+
+class ChatAnswer(Struct, kw_only=True):
+    """The whole answer; the order of fields is TGI's."""
+
+    object: str = "chat.completion"
+    id: str
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[ChatChoice]
+    usage: Usage
+
+
+class DeltaToolCall(Struct):
+    """A whole call in one chunk."""
+
+    index: int
+    id: str
+    type: str
+    function: CalledFunction
+
+
+class Delta(Struct, kw_only=True):
+    """What a chunk adds to the message; the role comes with a choice's first chunk."""
+
+    role: str | UnsetType = UNSET
+    content: str | UnsetType = UNSET
+    tool_calls: list[DeltaToolCall] | UnsetType = UNSET
+
+
+class ChunkChoice(Struct):
+    """The one choice that a chunk belongs to."""
+
+    index: int
+    delta: Delta
+    logprobs: ChoiceLogprobs | None = None
+    finish_reason: str | None = None
+
+
+class ChatChunk(Struct, kw_only=True):
+    """One event of a stream; without choices it carries the usage."""
+
+    object: str = "chat.completion.chunk"
+    id: str
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[ChunkChoice] = field(default_factory=list)
+    usage: Usage | None = None

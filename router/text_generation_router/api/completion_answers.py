@@ -1,0 +1,147 @@
+"""OpenAI's completions dialect: from tokens to answers and stream chunks.
+
+In a stream the last chunk of a choice carries the usage of its prompt, as TGI's does; with
+`stream_options.include_usage` one more chunk at the end carries the sum instead, as OpenAI's does.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import msgspec
+
+from text_generation_router.api.chunk_template import ChunkTemplate
+from text_generation_router.api.completion_types import (
+    CompletionAnswer,
+    CompletionChoice,
+    CompletionChunk,
+    CompletionLogprobs,
+)
+from text_generation_router.api.completions import CompletionGeneration
+from text_generation_router.api.generation import Generation
+from text_generation_router.api.numbers import shortest_float32
+from text_generation_router.api.openai_answers import AnswerIdentity, finish_reason, usage
+from text_generation_router.engine.request import Finished, TokenOutput
+
+
+def build_answer(
+    wanted: CompletionGeneration,
+    identity: AnswerIdentity,
+    generations: Sequence[Generation],
+    special_texts: Mapping[int, str],
+) -> CompletionAnswer:
+    """The answer to an unstreamed request; choices are in the order of the prompts."""
+    return CompletionAnswer(
+        id=identity.id,
+        created=identity.created,
+        model=identity.model,
+        system_fingerprint=identity.system_fingerprint,
+        choices=[
+            _choice(wanted, i, generation, special_texts)
+            for i, generation in enumerate(generations)
+        ],
+        usage=usage(
+            [generation.end for generation in generations],
+            choices_per_prompt=wanted.choices_per_prompt,
+        ),
+    )
+
+
+class CompletionStreamEncoder:
+    """Turns the tokens of one choice into the JSON of its chunks, one for every token."""
+
+    def __init__(
+        self,
+        wanted: CompletionGeneration,
+        identity: AnswerIdentity,
+        index: int,
+        special_texts: Mapping[int, str],
+        *,
+        usage_in_last: bool,
+    ) -> None:
+        self._identity = identity
+        self._index = index
+        self._special_texts = special_texts
+        self._usage_in_last = usage_in_last
+        self._encoder = msgspec.json.Encoder()
+        self._template = ChunkTemplate(partial(self._text_chunk))
+        self._text_before = wanted.text_before(index)
+        self._logprobs = wanted.logprobs
+        self._offset = 0
+
+    def token(self, output: TokenOutput, finished: Finished | None) -> bytes:
+        """The chunk of one token."""
+        text = self._text_before + _visible_text(output, self._special_texts)
+        self._text_before = ""
+        if finished is None and self._logprobs is None:
+            return self._template.splice(text)
+        chunk = self._text_chunk(text)
+        if self._logprobs is not None:
+            chunk.choices[0].logprobs = _logprobs([output], self._logprobs, self._offset)
+            self._offset += len(output.text)
+        if finished is not None:
+            chunk.choices[0].finish_reason = finish_reason(finished.reason)
+            if self._usage_in_last:
+                chunk.usage = usage([finished], choices_per_prompt=1)
+        return self._encoder.encode(chunk)
+
+    def _text_chunk(self, text: str) -> CompletionChunk:
+        return _chunk(self._identity, [CompletionChoice(self._index, text)])
+
+
+def encode_usage_chunk(
+    wanted: CompletionGeneration, identity: AnswerIdentity, ends: Sequence[Finished]
+) -> bytes:
+    """The chunk that `stream_options.include_usage` asks for."""
+    chunk = _chunk(identity, [])
+    chunk.usage = usage(ends, choices_per_prompt=wanted.choices_per_prompt)
+    return msgspec.json.encode(chunk)
+
+
+def _chunk(identity: AnswerIdentity, choices: list[CompletionChoice]) -> CompletionChunk:
+    return CompletionChunk(
+        id=identity.id,
+        created=identity.created,
+        choices=choices,
+        model=identity.model,
+        system_fingerprint=identity.system_fingerprint,
+    )
+
+
+def _choice(
+    wanted: CompletionGeneration,
+    index: int,
+    generation: Generation,
+    special_texts: Mapping[int, str],
+) -> CompletionChoice:
+    text = "".join(_visible_text(output, special_texts) for output in generation.tokens)
+    return CompletionChoice(
+        index,
+        wanted.text_before(index) + text,
+        None if wanted.logprobs is None else _logprobs(generation.tokens, wanted.logprobs, 0),
+        finish_reason(generation.end.reason),
+    )
+
+
+def _visible_text(output: TokenOutput, special_texts: Mapping[int, str]) -> str:
+    """A token's text without a special token's own."""
+    if not output.special:
+        return output.text
+    return output.text.removesuffix(special_texts.get(output.token_id, output.text))
+
+
+def _logprobs(tokens: Sequence[TokenOutput], num_top: int, offset: int) -> CompletionLogprobs:
+    offsets: list[int] = []
+    for output in tokens:
+        offsets.append(offset)
+        offset += len(output.text)
+    return CompletionLogprobs(
+        [output.text for output in tokens],
+        [shortest_float32(output.logprob) for output in tokens],
+        [
+            {top.text: shortest_float32(top.logprob) for top in output.top_tokens}
+            for output in tokens
+        ]
+        if num_top
+        else None,
+        offsets,
+    )

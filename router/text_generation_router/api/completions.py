@@ -1,0 +1,123 @@
+"""OpenAI's completions dialect: from `CompletionBody` to generation requests."""
+
+from dataclasses import dataclass
+
+from text_generation_router.api.completion_types import CompletionBody
+from text_generation_router.api.errors import BatchSizeError, SuffixError, ValidationError
+from text_generation_router.api.generation import Prompt
+from text_generation_router.api.limits import (
+    RequestLimits,
+    check_positive,
+    check_top_n_tokens,
+    resolve_max_new_tokens,
+)
+from text_generation_router.api.openai_sampling import choice_samplings, stop_sequences
+from text_generation_router.engine.request import GenerationRequest
+from text_generation_router.prompt.tokenizer import TokenizerPool
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompletionGeneration:
+    """A validated request: choice i belongs to prompt i // choices_per_prompt."""
+
+    prompts: tuple[Prompt, ...]
+    requests: tuple[GenerationRequest, ...]
+    choices_per_prompt: int
+    # Put the prompt before its completion.
+    echo: bool
+    # How many candidates per token `logprobs` lists; None for no `logprobs`.
+    logprobs: int | None
+
+    def text_before(self, choice: int) -> str:
+        """What a choice's text begins with."""
+        return self.prompts[choice // self.choices_per_prompt].text if self.echo else ""
+
+
+async def prepare(
+    body: CompletionBody, *, limits: RequestLimits, tokenizer: TokenizerPool
+) -> CompletionGeneration:
+    """Validate a request; a `RequestError` says what is wrong with it."""
+    given = _prompts(body)
+    if len(given) > limits.max_client_batch_size:
+        raise BatchSizeError(
+            f"`prompt` supports up to {limits.max_client_batch_size} prompts. Given: {len(given)}",
+            param="prompt",
+        )
+    _refuse_unsupported(body)
+    samplings = choice_samplings(body, limits)
+    stop = stop_sequences(body, limits)
+    top_n_tokens = body.logprobs or 0
+    check_top_n_tokens(top_n_tokens, limits, "logprobs")
+    check_positive(body.max_tokens, "max_tokens")
+
+    prompts = tuple([await _tokenize(prompt, limits, tokenizer) for prompt in given])
+    requests: list[GenerationRequest] = []
+    for prompt in prompts:
+        max_new_tokens = resolve_max_new_tokens(
+            body.max_tokens, len(prompt.token_ids), limits, field="max_tokens", prompt="prompt"
+        )
+        requests += [
+            GenerationRequest(
+                prompt_ids=prompt.token_ids,
+                max_new_tokens=max_new_tokens,
+                sampling=sampling,
+                stop_sequences=stop,
+                keep_stop_sequence=False,
+                ignore_eos=bool(body.ignore_eos),
+                top_n_tokens=top_n_tokens,
+            )
+            for sampling in samplings
+        ]
+    return CompletionGeneration(
+        prompts=prompts,
+        requests=tuple(requests),
+        choices_per_prompt=len(samplings),
+        echo=bool(body.echo),
+        logprobs=body.logprobs,
+    )
+
+
+def _prompts(body: CompletionBody) -> list[str | list[int]]:
+    """The prompts, each as text or as token ids."""
+    if isinstance(body.prompt, str):
+        return [body.prompt]
+    texts = [entry for entry in body.prompt if isinstance(entry, str)]
+    ids = [entry for entry in body.prompt if isinstance(entry, int)]
+    id_lists = [entry for entry in body.prompt if isinstance(entry, list)]
+    if not body.prompt:
+        raise ValidationError("`prompt` cannot be empty", param="prompt")
+    if len(body.prompt) not in (len(texts), len(ids), len(id_lists)):
+        raise ValidationError("`prompt` mixes texts and token ids", param="prompt")
+    return [ids] if ids else [*texts, *id_lists]
+
+
+def _refuse_unsupported(body: CompletionBody) -> None:
+    if body.suffix is not None:
+        raise SuffixError("`suffix` is not supported by this server", param="suffix")
+    if body.best_of is not None and body.best_of != (body.n or 1):
+        raise ValidationError("`best_of` other than `n` is not supported", param="best_of")
+    if body.echo and body.logprobs is not None:
+        raise ValidationError(
+            "`echo` together with `logprobs` is not supported by this server yet", param="echo"
+        )
+    if body.response_format not in (None, {"type": "text"}):
+        raise ValidationError(
+            "`response_format` is not supported by this server yet", param="response_format"
+        )
+
+
+async def _tokenize(
+    prompt: str | list[int], limits: RequestLimits, tokenizer: TokenizerPool
+) -> Prompt:
+    if not prompt:
+        raise ValidationError("`prompt` cannot be empty", param="prompt")
+    if isinstance(prompt, str):
+        token_ids = await tokenizer.token_ids(prompt, add_special_tokens=True)
+        return Prompt(text=prompt, token_ids=tuple(token_ids))
+    unknown = next((token_id for token_id in prompt if token_id >= limits.vocab_size), None)
+    if unknown is not None:
+        raise ValidationError(
+            f"`prompt` has the token id {unknown}; ids lie below {limits.vocab_size}",
+            param="prompt",
+        )
+    return Prompt(text=tokenizer.text(prompt), token_ids=tuple(prompt))

@@ -1,0 +1,85 @@
+"""The bounds of a request, and the checks that all dialects share."""
+
+import secrets
+from dataclasses import dataclass
+
+from text_generation_router.api.errors import ValidationError
+
+
+@dataclass(frozen=True, kw_only=True)
+class RequestLimits:
+    """What one request may ask for; /info shows most of it."""
+
+    max_best_of: int
+    max_stop_sequences: int
+    max_top_n_tokens: int
+    max_input_tokens: int
+    max_total_tokens: int
+    max_client_batch_size: int
+    # Whether the log-probabilities of a prompt may be asked for.
+    prefill_logprobs: bool
+    # Token ids lie in [0, vocab_size).
+    vocab_size: int
+
+
+def check_stop_sequences(stop: list[str], limits: RequestLimits) -> None:
+    """Bound the number; an empty string would stop everything at once and is refused."""
+    if len(stop) > limits.max_stop_sequences:
+        raise ValidationError(
+            f"`stop` supports up to {limits.max_stop_sequences} sequences. Given: {len(stop)}",
+            param="stop",
+        )
+    if "" in stop:
+        raise ValidationError("`stop` must not contain an empty string", param="stop")
+
+
+def check_top_n_tokens(value: int, limits: RequestLimits, field: str) -> None:
+    """Bound the candidates per token."""
+    if value > limits.max_top_n_tokens:
+        raise ValidationError(
+            f"`{field}` must be between 0 and {limits.max_top_n_tokens}. Given: {value}",
+            param=field,
+        )
+
+
+def check_positive(value: float | None, field: str) -> None:
+    """Absent or greater than 0."""
+    if value is not None and not value > 0:
+        raise ValidationError(f"`{field}` must be strictly positive. Given: {value}", param=field)
+
+
+def check_penalty(value: float | None, field: str) -> None:
+    """Absent or within the range that OpenAI's API has for its penalties."""
+    if value is not None and not -2.0 <= value <= 2.0:
+        raise ValidationError(
+            f"`{field}` must be between -2.0 and 2.0. Given: {value}", param=field
+        )
+
+
+def resolve_max_new_tokens(
+    asked: int | None, num_prompt_tokens: int, limits: RequestLimits, *, field: str, prompt: str
+) -> int:
+    """How many tokens may be generated: what was asked for, or all that fit after the prompt.
+
+    `field` and `prompt` name the two in the dialect of the request.
+    """
+    room = limits.max_total_tokens - num_prompt_tokens
+    num_new_tokens = max(room, 0) if asked is None else asked
+    if num_new_tokens > room or room < 1:
+        raise ValidationError(
+            f"`{prompt}` tokens + `{field}` must be at most {limits.max_total_tokens}. "
+            f"Given: {num_prompt_tokens} `{prompt}` tokens and {num_new_tokens} `{field}`",
+            param=field,
+        )
+    if num_prompt_tokens > limits.max_input_tokens:
+        raise ValidationError(
+            f"`{prompt}` must have at most {limits.max_input_tokens} tokens. "
+            f"Given: {num_prompt_tokens}",
+            param=prompt,
+        )
+    return num_new_tokens
+
+
+def random_seed() -> int:
+    """A seed for a request that brought none: 64 bits from the system."""
+    return secrets.randbits(64)

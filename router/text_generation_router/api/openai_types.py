@@ -1,0 +1,60 @@
+"""Wire types that OpenAI's two dialects share."""
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+UnsignedInt32 = Annotated[int, Meta(ge=0, le=2**32 - 1)]
+
+
+class StreamOptions(Struct, kw_only=True):
+    """`stream_options`."""
+
+    include_usage: bool | None = None
+
+
+class SamplingFields(Struct, kw_only=True):
+    """How tokens are chosen: OpenAI's fields, then those that other servers have added to them.
+
+    null is the same as absent everywhere.
+    """
+
+    model: str | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    n: UnsignedInt32 | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: UnsignedInt32 | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    # Token id, as a string, to what is added to its score.
+    logit_bias: dict[str, float] | None = None
+
+    top_k: int | None = None
+    min_p: float | None = None
+    typical_p: float | None = None
+    repetition_penalty: float | None = None
+    ignore_eos: bool | None = None
+
+    @property
+    def wants_usage_chunk(self) -> bool:
+        """Whether a stream ends with a chunk that has the usage and nothing else."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+
+class PromptTokensDetails(Struct):
+    """How much of the prompt was found in the prefix cache."""
+
+    cached_tokens: int
+
+
+class Usage(Struct):
+    """`usage`, summed over the choices; a prompt counts once."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails

@@ -1,0 +1,114 @@
+"""The aiohttp application: routes, and what surrounds all of them.
+
+From outside to inside: CORS headers on every response, preflight answers, the API key, errors.
+"""
+
+import hmac
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from text_generation_router.http.chat_routes import ChatRoutes
+from text_generation_router.http.completion_routes import CompletionRoutes
+from text_generation_router.http.errors import RouteError, UnauthorizedError, error_response
+from text_generation_router.http.fact_routes import FactRoutes
+from text_generation_router.http.native_routes import NativeRoutes
+from text_generation_router.http.service import Service
+
+logger = logging.getLogger("text_generation_router.http")
+
+
+_HEALTH_PATHS = frozenset({"/health", "/ping"})
+_VARY = "origin, access-control-request-method, access-control-request-headers"
+
+
+def build_app(service: Service) -> web.Application:
+    """The application of one router; it serves when its runner does."""
+    app = web.Application(
+        middlewares=[_errors_middleware(), _gate_middleware(service.api_key)],
+        client_max_size=service.payload_limit,
+        handler_args={"access_log": None},
+    )
+    for routes in (
+        NativeRoutes(service),
+        ChatRoutes(service),
+        CompletionRoutes(service),
+        FactRoutes(service),
+    ):
+        routes.add_to(app.router)
+    app.on_response_prepare.append(_cors_signal(service.cors_allow_origin))
+    return app
+
+
+def _errors_middleware() -> Middleware:
+    @web.middleware
+    async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+        """The last place that turns an error into an answer."""
+        try:
+            return await handler(request)
+        except web.HTTPNotFound:
+            return error_response(RouteError(404, {}), request.path)
+        except web.HTTPMethodNotAllowed as error:
+            allow = ",".join(sorted(error.allowed_methods))
+            return error_response(RouteError(405, {"allow": allow}), request.path)
+        except (web.HTTPException, ConnectionError):
+            raise
+        except Exception as error:
+            response = error_response(error, request.path)
+            if response.status >= 500:
+                logger.exception("%s %s failed", request.method, request.path)
+            return response
+
+    return errors
+
+
+def _gate_middleware(
+    api_key: str | None,
+) -> Middleware:
+    expected = None if api_key is None else api_key.encode()
+
+    @web.middleware
+    async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Preflights pass without a key and reach no route; all but health need the key."""
+        if request.method == "OPTIONS":
+            return web.Response(
+                headers={
+                    "access-control-allow-methods": "GET,POST",
+                    "access-control-allow-headers": "content-type,authorization",
+                }
+            )
+        if expected is not None and not _is_health(request) and not _has_key(request, expected):
+            raise UnauthorizedError("the API key is missing or wrong")
+        return await handler(request)
+
+    return gate
+
+
+def _is_health(request: web.Request) -> bool:
+    if request.method not in ("GET", "HEAD"):
+        return False
+    return request.path == "/" or request.path in _HEALTH_PATHS
+
+
+def _has_key(request: web.Request, expected: bytes) -> bool:
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    key = given.strip().encode("utf-8", "surrogateescape")
+    return scheme.lower() == "bearer" and hmac.compare_digest(key, expected)
+
+
+def _cors_signal(
+    allowed: Sequence[str],
+) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
+    """Any origin, or exactly the listed ones."""
+
+    async def add_cors_headers(request: web.Request, response: web.StreamResponse) -> None:
+        origin = request.headers.get("origin")
+        if not allowed or "*" in allowed:
+            response.headers["access-control-allow-origin"] = "*"
+        elif origin is not None and origin in allowed:
+            response.headers["access-control-allow-origin"] = origin
+        response.headers["vary"] = _VARY
+
+    return add_cors_headers

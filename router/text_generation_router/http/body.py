@@ -1,0 +1,57 @@
+"""From the bytes of a body to a dialect's wire type, with the errors of TGI's framework."""
+
+import re
+from typing import Generic, TypeVar
+
+import msgspec
+from aiohttp import web
+
+from text_generation_router.http.errors import BodyError
+
+BodyT = TypeVar("BodyT")
+
+_JSON_TYPE = re.compile(r"application/([a-z0-9!#$&^_.-]+\+)?json")
+# msgspec ends its messages with the place: "... - at `$.parameters.top_k`".
+_PLACE = re.compile(r"^(?P<detail>.*) - at `\$\.?(?P<path>.*)`$", re.DOTALL)
+
+
+class BodyDecoder(Generic[BodyT]):
+    """Reads one route's requests."""
+
+    def __init__(self, body_type: type[BodyT]) -> None:
+        self._decoder = msgspec.json.Decoder(body_type)
+
+    async def read(self, request: web.Request) -> BodyT:
+        """The request's body; `BodyError` says what is wrong with it."""
+        if not _JSON_TYPE.fullmatch(request.content_type):
+            raise BodyError(415, "Expected request with `Content-Type: application/json`")
+        try:
+            body = await request.read()
+        except web.HTTPRequestEntityTooLarge as error:
+            raise BodyError(
+                413,
+                "Failed to buffer the request body: length limit exceeded "
+                f"({request.client_max_size} bytes)",
+            ) from error
+        return self.decode(body)
+
+    def decode(self, body: bytes) -> BodyT:
+        """Parse and check the shape."""
+        try:
+            return self._decoder.decode(body)
+        except msgspec.ValidationError as error:
+            raise BodyError(
+                422, f"Failed to deserialize the JSON body into the target type: {_placed(error)}"
+            ) from error
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise BodyError(
+                400, f"Failed to parse the request body as JSON: {error or 'too deep'}"
+            ) from error
+
+
+def _placed(error: msgspec.ValidationError) -> str:
+    """`path: detail`, or the detail alone for the body as a whole."""
+    match = _PLACE.match(str(error))
+    if match is None or not match["path"]:
+        return match["detail"] if match else str(error)
+    return f"{match['path']}: {match['detail']}"

@@ -1,0 +1,205 @@
+"""The one table from errors to what a client sees.
+
+Three trees end here: the dialects' (`api/errors.py`), the engine's (`engine/request.py`) and this
+package's own `HttpError`s:
+
+HttpError
+  ├─ BodyError            the body is no request: 400, 413, 415, 422
+  ├─ UnauthorizedError    401
+  ├─ RouteError           404, 405
+  └─ SlowReaderError      a stream's reader fell too far behind
+
+Two shapes of JSON body: native routes have TGI's `{"error": text, "error_type": word}`; routes
+under /v1 have OpenAI's `{"error": {"message", "type", "param", "code"}}` and beside it the same
+`error_type`, by which TGI's clients tell errors apart. In both, body errors of native routes are
+TGI's plain text.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from text_generation_router.api.errors import (
+    BatchSizeError,
+    RequestError,
+    SuffixError,
+    TemplateError,
+    ToolError,
+    ValidationError,
+)
+from text_generation_router.engine.request import (
+    EngineError,
+    GenerationError,
+    OverloadedError,
+    ShuttingDownError,
+)
+from text_generation_router.prompt.tokenizer import TokenizerError
+
+
+class HttpError(Exception):
+    """A request that never reaches a dialect."""
+
+    status = 500
+    headers: Mapping[str, str] = {}
+
+
+class BodyError(HttpError):
+    """The body cannot be read as the route's request."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class UnauthorizedError(HttpError):
+    """The API key is missing or wrong."""
+
+    status = 401
+    headers = {"www-authenticate": "Bearer"}  # noqa: RUF012
+
+
+class RouteError(HttpError):
+    """No such path, or not with this method."""
+
+    def __init__(self, status: int, headers: Mapping[str, str]) -> None:
+        super().__init__("not found" if status == 404 else "method not allowed")
+        self.status = status
+        self.headers = headers
+
+
+class SlowReaderError(HttpError):
+    """A stream's reader fell too far behind; nobody is left to tell."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ErrorRow:
+    """One line of the table."""
+
+    status: int
+    # TGI's word for the kind of error, which its clients match.
+    error_type: str
+    # Label `err` of tgi_request_failure.
+    label: str
+    # Put before the error's own text.
+    prefix: str = ""
+
+
+_TABLE: Mapping[type[Exception], ErrorRow] = {
+    ValidationError: ErrorRow(
+        status=422,
+        error_type="validation",
+        label="validation",
+        prefix="Input validation error: ",
+    ),
+    TokenizerError: ErrorRow(
+        status=422,
+        error_type="validation",
+        label="validation",
+        prefix="Input validation error: ",
+    ),
+    TemplateError: ErrorRow(
+        status=422, error_type="template_error", label="template", prefix="Template error: "
+    ),
+    ToolError: ErrorRow(status=422, error_type="tool_error", label="tool", prefix="Tool error: "),
+    BatchSizeError: ErrorRow(status=422, error_type="batch size exceeded", label="validation"),
+    SuffixError: ErrorRow(status=422, error_type="suffix not supported", label="validation"),
+    OverloadedError: ErrorRow(
+        status=429, error_type="overloaded", label="overloaded", prefix="Model is overloaded: "
+    ),
+    ShuttingDownError: ErrorRow(status=503, error_type="shutting_down", label="shutting_down"),
+    GenerationError: ErrorRow(
+        status=424,
+        error_type="generation",
+        label="generation",
+        prefix="Request failed during generation: ",
+    ),
+    EngineError: ErrorRow(status=500, error_type="incomplete_generation", label="incomplete"),
+    UnauthorizedError: ErrorRow(status=401, error_type="unauthorized", label="validation"),
+    BodyError: ErrorRow(status=400, error_type="invalid_request", label="validation"),
+    RouteError: ErrorRow(status=404, error_type="not_found", label="validation"),
+    SlowReaderError: ErrorRow(status=500, error_type="slow_reader", label="dropped"),
+    Exception: ErrorRow(status=500, error_type="internal", label="internal"),
+}
+
+# OpenAI's word for an error, by status.
+_OPENAI_TYPES = {401: "authentication_error", 429: "rate_limit_error"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ErrorAnswer:
+    """An error as it is told to a client."""
+
+    status: int
+    error_type: str
+    label: str
+    message: str
+    param: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def native_body(self) -> bytes:
+        """TGI's shape."""
+        return msgspec.json.encode({"error": self.message, "error_type": self.error_type})
+
+    def openai_body(self) -> bytes:
+        """OpenAI's shape, with TGI's word beside it."""
+        return msgspec.json.encode({"error": self._openai_error(), "error_type": self.error_type})
+
+    def openai_event(self) -> bytes:
+        """OpenAI's shape as an event in a stream; `http_status_code` is TGI's."""
+        error = {**self._openai_error(), "http_status_code": self.status}
+        return msgspec.json.encode({"error": error, "error_type": self.error_type})
+
+    def _openai_error(self) -> dict[str, Any]:
+        default = "server_error" if self.status >= 500 else "invalid_request_error"
+        return {
+            "message": self.message,
+            "type": _OPENAI_TYPES.get(self.status, default),
+            "param": self.param,
+            "code": self.error_type,
+        }
+
+
+def describe(error: Exception) -> ErrorAnswer:
+    """Look an error up; what is in no tree is an internal error that tells no details."""
+    kind = next(kind for kind in type(error).__mro__ if kind in _TABLE)
+    row = _TABLE[kind]
+    headers: dict[str, str] = {}
+    status = row.status
+    error_type = row.error_type
+    if isinstance(error, OverloadedError):
+        headers["retry-after"] = str(error.retry_after)
+    if isinstance(error, HttpError):
+        headers.update(error.headers)
+        status = error.status
+    if isinstance(error, BodyError) and status == 422:
+        error_type = "validation"
+    return ErrorAnswer(
+        status=status,
+        error_type=error_type,
+        label=row.label,
+        message="internal error" if kind is Exception else f"{row.prefix}{error}",
+        param=error.param if isinstance(error, RequestError) else None,
+        headers=headers,
+    )
+
+
+def error_response(error: Exception, path: str) -> web.Response:
+    """The answer to a request that failed before anything was sent."""
+    answer = describe(error)
+    if path.startswith("/v1/"):
+        body, content_type = answer.openai_body(), "application/json"
+    elif isinstance(error, BodyError):
+        body, content_type = str(error).encode(), "text/plain"
+    elif isinstance(error, RouteError):
+        return web.Response(status=answer.status, headers=answer.headers)
+    else:
+        body, content_type = answer.native_body(), "application/json"
+    response = web.Response(
+        status=answer.status, headers=answer.headers, body=body, content_type=content_type
+    )
+    if content_type == "text/plain":
+        response.charset = "utf-8"
+    return response

@@ -1,0 +1,97 @@
+"""What the server tells about itself: health, the model, limits, metrics."""
+
+import msgspec
+from aiohttp import web
+
+from text_generation_router.http.service import Service
+from text_generation_router.observability import exposition
+
+
+class Info(msgspec.Struct, kw_only=True):
+    """GET /info; all keys are always there, in TGI's order."""
+
+    model_id: str
+    model_sha: str | None
+    model_pipeline_tag: str | None
+    max_concurrent_requests: int
+    max_best_of: int
+    max_stop_sequences: int
+    max_input_tokens: int
+    max_total_tokens: int
+    validation_workers: int
+    max_client_batch_size: int
+    router: str
+    version: str
+    sha: str | None
+    docker_label: str | None
+
+
+class ModelEntry(msgspec.Struct, kw_only=True):
+    """An entry of GET /v1/models."""
+
+    id: str
+    object: str = "model"
+    created: int = 0
+    owned_by: str
+
+
+class FactRoutes:
+    """Handlers without state."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def add_to(self, router: web.UrlDispatcher) -> None:
+        """Register the routes."""
+        for path in ("/", "/health", "/ping"):
+            router.add_get(path, self.health)
+        router.add_get("/info", self.info)
+        router.add_get("/v1/models", self.models)
+        router.add_get("/metrics", self.metrics)
+
+    async def health(self, request: web.Request) -> web.Response:  # noqa: ARG002
+        """200 while requests are taken and answered."""
+        if self._service.engine.is_healthy:
+            return web.Response()
+        return _json({"error": "unhealthy", "error_type": "healthcheck"}, status=503)
+
+    async def info(self, request: web.Request) -> web.Response:  # noqa: ARG002
+        """The model and the limits of a request."""
+        service = self._service
+        limits = service.limits
+        return _json(
+            Info(
+                model_id=service.model.model_id,
+                model_sha=service.model.revision,
+                model_pipeline_tag="text-generation",
+                max_concurrent_requests=service.max_concurrent_requests,
+                max_best_of=limits.max_best_of,
+                max_stop_sequences=limits.max_stop_sequences,
+                max_input_tokens=limits.max_input_tokens,
+                max_total_tokens=limits.max_total_tokens,
+                validation_workers=service.validation_workers,
+                max_client_batch_size=limits.max_client_batch_size,
+                router="text-generation-router",
+                version=service.model.version,
+                sha=None,
+                docker_label=service.model.docker_label,
+            )
+        )
+
+    async def models(self, request: web.Request) -> web.Response:  # noqa: ARG002
+        """The one model."""
+        model_id = self._service.model.model_id
+        return _json({"object": "list", "data": [ModelEntry(id=model_id, owned_by=model_id)]})
+
+    async def metrics(self, request: web.Request) -> web.Response:  # noqa: ARG002
+        """Prometheus text."""
+        return web.Response(
+            body=exposition.render(self._service.registry),
+            headers={"content-type": exposition.CONTENT_TYPE},
+        )
+
+
+def _json(answer: object, status: int = 200) -> web.Response:
+    return web.Response(
+        body=msgspec.json.encode(answer), status=status, content_type="application/json"
+    )

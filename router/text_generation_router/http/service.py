@@ -1,0 +1,85 @@
+"""What every route needs, put together once at start."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from prometheus_client import CollectorRegistry
+
+from text_generation_router.api.generation import GenerationEngine
+from text_generation_router.api.limits import RequestLimits
+from text_generation_router.engine.request import Finished
+from text_generation_router.http.sse import OpenStreams
+from text_generation_router.observability.metrics import RequestMetrics
+from text_generation_router.observability.request_record import RequestTimes
+from text_generation_router.prompt.conversation import ChatTemplates
+from text_generation_router.prompt.tokenizer import TokenizerPool
+
+
+class ServingEngine(GenerationEngine, Protocol):
+    """The part of the engine that HTTP needs."""
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether it takes requests and its shards answer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedModel:
+    """How the model is named and described to clients."""
+
+    model_id: str
+    revision: str | None
+    version: str
+    docker_label: str | None
+    # `<version>-<label of the build>`, OpenAI's `system_fingerprint`.
+    system_fingerprint: str
+    # Value of the header x-compute-type.
+    compute_type: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Service:
+    """Owned by the process; the routes read it."""
+
+    engine: ServingEngine
+    model: ServedModel
+    limits: RequestLimits
+    tokenizer: TokenizerPool
+    templates: ChatTemplates
+    metrics: RequestMetrics
+    registry: CollectorRegistry
+    streams: OpenStreams
+    max_concurrent_requests: int
+    validation_workers: int
+    api_key: str | None
+    cors_allow_origin: Sequence[str]
+    payload_limit: int
+
+    def stream_headers(self, prompt_texts: Sequence[str]) -> dict[str, str]:
+        """The headers of a stream, known before its first token."""
+        return {
+            "x-compute-type": self.model.compute_type,
+            "x-compute-characters": str(sum(len(text) for text in prompt_texts)),
+        }
+
+    def answer_headers(
+        self, prompt_texts: Sequence[str], ends: Sequence[Finished], times: RequestTimes
+    ) -> Mapping[str, str]:
+        """The headers of a whole answer."""
+        return {
+            **self.stream_headers(prompt_texts),
+            "x-compute-time": repr(times.total),
+            "x-total-time": _milliseconds(times.total),
+            "x-validation-time": _milliseconds(times.validation),
+            "x-queue-time": _milliseconds(times.queue),
+            "x-inference-time": _milliseconds(times.inference),
+            "x-time-per-token": _milliseconds(times.per_token),
+            "x-prompt-tokens": str(sum(end.num_prompt_tokens for end in ends)),
+            "x-generated-tokens": str(sum(end.num_generated_tokens for end in ends)),
+        }
+
+
+def _milliseconds(seconds: float) -> str:
+    return str(math.floor(seconds * 1000))

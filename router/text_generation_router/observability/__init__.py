@@ -1,0 +1,1 @@
+"""What operators see: metrics and one log line per request."""

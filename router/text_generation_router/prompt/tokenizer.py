@@ -1,0 +1,107 @@
+"""Text to token ids and back, off the event loop where it takes long."""
+
+import asyncio
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenizers import Encoding, Tokenizer
+
+from text_generation_router.prompt.model_files import ModelFileError
+
+# Up to this many characters a tokenization takes well under a millisecond: less than a thread
+# costs.
+_INLINE_CHARACTERS = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSpan:
+    """One token of a text and the bytes [start, stop) of its UTF-8 that it stands for."""
+
+    token_id: int
+    text: str
+    start: int
+    stop: int
+
+
+class TokenizerError(ValueError):
+    """The tokenizer refused a text."""
+
+
+def load_tokenizer(directory: Path) -> Tokenizer:
+    """The tokenizer of a model's directory, without truncation and padding."""
+    path = directory / "tokenizer.json"
+    if not path.is_file():
+        raise ModelFileError(f"{path} is missing: the model has no fast tokenizer")
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception
+        raise ModelFileError(f"{path}: {error}") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+class TokenizerPool:
+    """A tokenizer, and the threads that encode long texts with it (the library releases the
+    interpreter lock meanwhile).
+    """
+
+    def __init__(self, tokenizer: Tokenizer, num_workers: int) -> None:
+        self.tokenizer = tokenizer
+        self.vocab_size: int = tokenizer.get_vocab_size(with_added_tokens=True)
+        # Text of every special token by its id.
+        self.special_texts: dict[int, str] = {
+            token_id: token.content
+            for token_id, token in tokenizer.get_added_tokens_decoder().items()
+            if token.special
+        }
+        self._executor = ThreadPoolExecutor(num_workers, thread_name_prefix="tokenizer")
+
+    async def token_ids(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """The ids of a text."""
+        ids: list[int] = (await self._encode(text, add_special_tokens)).ids
+        return ids
+
+    async def spans(self, text: str, *, add_special_tokens: bool) -> list[TokenSpan]:
+        """The tokens of a text with their places in it; special tokens that were added have none:
+        [0, 0).
+        """
+        encoding = await self._encode(text, add_special_tokens)
+        byte_offsets = _byte_offsets(text)
+        return [
+            TokenSpan(token_id, text[start:stop], byte_offsets[start], byte_offsets[stop])
+            for token_id, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True)
+        ]
+
+    def text(self, token_ids: Iterable[int]) -> str:
+        """The text of some tokens, special ones included."""
+        text: str = self.tokenizer.decode(list(token_ids), skip_special_tokens=False)
+        return text
+
+    def close(self) -> None:
+        """End the threads; what they still encode is not waited for."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    async def _encode(self, text: str, add_special_tokens: bool) -> Encoding:
+        try:
+            if len(text) <= _INLINE_CHARACTERS:
+                return self.tokenizer.encode(text, add_special_tokens=add_special_tokens)
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(
+                self._executor,
+                lambda: self.tokenizer.encode(text, add_special_tokens=add_special_tokens),
+            )
+        except Exception as error:  # the library raises bare Exception
+            raise TokenizerError(f"the tokenizer refused the text: {error}") from error
+
+
+def _byte_offsets(text: str) -> list[int] | range:
+    """For each character position, and the end, the number of UTF-8 bytes before it."""
+    if text.isascii():
+        return range(len(text) + 1)
+    offsets = [0]
+    for character in text:
+        offsets.append(offsets[-1] + len(character.encode()))
+    return offsets
