@@ -63,7 +63,7 @@ class FactRoutes:
             Info(
                 model_id=service.model.model_id,
                 model_sha=service.model.revision,
-                model_pipeline_tag="text-generation",
+                model_pipeline_tag=None,
                 max_concurrent_requests=service.max_concurrent_requests,
                 max_best_of=limits.max_best_of,
                 max_stop_sequences=limits.max_stop_sequences,
