@@ -165,7 +165,7 @@ def draws(parameters, logits, num_draws):
     "parameters", [{}, {"temperature": 2.0}, {"top_k": 5}, {"min_p": 0.02, "temperature": 1.5}]
 )
 def test_draws_have_the_distribution_that_is_reported(parameters):
-    """Chi-square over fixed seeds; chance exceeds 31.3 (11 degrees of freedom) once in a thousand."""
+    """Chi-square; chance exceeds 31.3 (11 degrees of freedom) once in a thousand seeds."""
     logits = make_logits(1, vocab_size=12, seed=3)[0] / 2
     parameters = {"do_sample": True, **parameters}
     num_draws = 20000
