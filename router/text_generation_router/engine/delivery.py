@@ -1,0 +1,146 @@
+"""Hands one step's tokens to the generations that wait for them: the fan-out.
+
+Everybody's tokens pass here, one pass per step: packed arrays are read once, and nothing is made
+per token but its `TokenOutput`.
+"""
+
+import logging
+from collections.abc import Callable
+
+from text_generation_proto import shard_pb2
+
+from text_generation_router.engine.generation import Generation
+from text_generation_router.engine.observer import EngineObserver
+from text_generation_router.engine.request import EngineError, GenerationError, TopToken
+from text_generation_router.engine.shard_client import ShardFailedError
+from text_generation_router.scheduler.sequence import Ending, Sequence
+from text_generation_router.scheduler.step_plan import AppliedStep
+
+_log = logging.getLogger("text_generation_router.engine")
+_NO_TOP_TOKENS: list[TopToken] = []
+
+
+class Generations:
+    """The table of generations that wait for tokens, by sequence id. Who leaves it hears nothing
+    more; `end_sequence` then gives back what the sequence holds (harmless if that is done).
+    """
+
+    def __init__(
+        self, observer: EngineObserver, end_sequence: Callable[[Sequence, Ending], None]
+    ) -> None:
+        self._observer = observer
+        self._end_sequence = end_sequence
+        self._table: dict[int, Generation] = {}
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def __getitem__(self, sequence_id: int) -> Generation:
+        return self._table[sequence_id]
+
+    def add(self, generation: Generation) -> None:
+        self._table[generation.sequence.sequence_id] = generation
+
+    def cancel(self, sequence_id: int) -> None:
+        """The client does not want the rest. Harmless after the end."""
+        generation = self._table.pop(sequence_id, None)
+        if generation is not None:
+            self._end_sequence(generation.sequence, Ending.CANCELLED)
+            self._observer.sequence_cancelled()
+
+    def fail(self, sequence_id: int, error: EngineError) -> None:
+        """A generation ends without its last token. Harmless after the end."""
+        generation = self._table.pop(sequence_id, None)
+        if generation is None:
+            return
+        self._end_sequence(generation.sequence, Ending.FAILED)
+        self._observer.sequence_failed(error)
+        try:
+            generation.sink.failed(error)
+        except Exception:  # noqa: BLE001  a sink's own trouble; said in the log
+            _log.exception("the sink of sequence %d failed", sequence_id)
+
+    def fail_all(self, error: EngineError) -> None:
+        for sequence_id in list(self._table):
+            self.fail(sequence_id, error)
+
+    def deliver(
+        self, applied: AppliedStep, token_ids: list[int], result: shard_pb2.StepResult, now: float
+    ) -> int:
+        """Hand out what an applied step brought; returns how many tokens reached a sink. Raises
+        `ShardFailedError` if the result's arrays do not fit together.
+        """
+        if applied.failed:
+            error = GenerationError(result.error.message)
+            for sequence in applied.failed:
+                self.fail(sequence.sequence_id, error)
+        if not applied.rows:
+            return 0
+        if result.prompt_logprobs:
+            self._deliver_prompt_logprobs(applied, result)
+        logprobs = list(result.logprobs)
+        if len(logprobs) != len(token_ids):
+            raise ShardFailedError(
+                f"step {result.step} has {len(token_ids)} tokens, {len(logprobs)} log-probabilities"
+            )
+        candidates = _candidates(result) if result.top_n_counts else None
+        num_tokens = 0
+        table = self._table
+        for row, receiver in enumerate(applied.rows):
+            if receiver is None or (generation := table.get(receiver.sequence_id)) is None:
+                continue
+            num_tokens += 1
+            top_tokens = _NO_TOP_TOKENS
+            if candidates is not None and generation.request.top_n_tokens:
+                top_tokens = generation.top_tokens(*candidates[row])
+            self._hand_out(generation, token_ids[row], logprobs[row], top_tokens, now)
+        return num_tokens
+
+    def _hand_out(
+        self,
+        generation: Generation,
+        token_id: int,
+        logprob: float,
+        top_tokens: list[TopToken],
+        now: float,
+    ) -> None:
+        """One token for one sink. A sink that fails loses its generation and harms nobody else."""
+        sequence = generation.sequence
+        try:
+            finished = generation.accept(token_id, logprob, top_tokens, sequence.ending, now)
+        except Exception:  # noqa: BLE001  a sink's own trouble; said in the log
+            _log.exception("the sink of sequence %d failed", sequence.sequence_id)
+            self.cancel(sequence.sequence_id)
+            return
+        if finished is not None:
+            # The sink may have cancelled from within the call.
+            if self._table.pop(sequence.sequence_id, None) is None:
+                return
+            self._end_sequence(sequence, Ending.STOPPED)
+            self._observer.sequence_finished(finished)
+
+    def _deliver_prompt_logprobs(self, applied: AppliedStep, result: shard_pb2.StepResult) -> None:
+        sequences = dict(zip(applied.plan.work_slots, applied.plan.sequences, strict=True))
+        for part in result.prompt_logprobs:
+            sequence = sequences.get(part.slot)
+            if sequence is None:
+                raise ShardFailedError(
+                    f"step {result.step} has prompt log-probabilities of slot {part.slot}, "
+                    "which it did not compute"
+                )
+            generation = self._table.get(sequence.sequence_id)
+            if generation is not None:
+                generation.accept_prompt_logprobs(part.first_position, list(part.logprobs))
+
+
+def _candidates(result: shard_pb2.StepResult) -> list[tuple[list[int], list[float]]]:
+    """For each sampled row, ids and log-probabilities of its candidates."""
+    token_ids, logprobs = list(result.top_n_token_ids), list(result.top_n_logprobs)
+    counts = list(result.top_n_counts)
+    if len(counts) != len(result.token_ids) or not (sum(counts) == len(token_ids) == len(logprobs)):
+        raise ShardFailedError(f"step {result.step} has candidates that do not add up")
+    rows, start = [], 0
+    for count in counts:
+        rows.append((token_ids[start : start + count], logprobs[start : start + count]))
+        start += count
+    return rows

@@ -1,0 +1,85 @@
+"""Text of tokens as they come, never half a character.
+
+The pieces put together are the text that decoding all tokens at once gives after the prompt,
+without a character that the last token leaves unfinished.
+"""
+
+import codecs
+from collections.abc import Sequence
+from typing import Protocol
+
+from text_generation_router.engine.vocabulary import Vocabulary
+
+# Prompt tokens that the first pieces are decoded after: what a piece looks like depends on at most
+# a few neighbours.
+_NUM_CONTEXT_TOKENS = 6
+# A character has at most four bytes, so at most four tokens; more unfinished ones will never become
+# a character.
+_MAX_UNFINISHED_TOKENS = 8
+_UTF8_DECODER = codecs.getincrementaldecoder("utf-8")
+
+
+class Detokenizer(Protocol):
+    """One generation's text."""
+
+    def push(self, token_id: int) -> str:
+        """Text that became certain with this token, special tokens included."""
+
+
+def new_detokenizer(vocabulary: Vocabulary, prompt_ids: Sequence[int]) -> Detokenizer:
+    """A detokenizer for what follows a prompt."""
+    if vocabulary.is_byte_level:
+        return ByteLevelDetokenizer(vocabulary)
+    return WindowDetokenizer(vocabulary, prompt_ids[-_NUM_CONTEXT_TOKENS:])
+
+
+class ByteLevelDetokenizer:
+    """For vocabularies whose tokens are byte strings: a table, and a UTF-8 decoder in between."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+        self._whole_texts = vocabulary.whole_texts
+        self._decoder = _UTF8_DECODER(errors="replace")
+        self._is_unfinished = False
+
+    def push(self, token_id: int) -> str:
+        if not self._is_unfinished:
+            text = self._whole_texts.get(token_id)
+            if text is not None:
+                return text
+        return self._decode(token_id)
+
+    def _decode(self, token_id: int) -> str:
+        was_unfinished = self._is_unfinished
+        text = self._decoder.decode(self._vocabulary.token_bytes(token_id))
+        self._is_unfinished = bool(self._decoder.getstate()[0])
+        if not was_unfinished and not self._is_unfinished:
+            self._whole_texts[token_id] = text
+        return text
+
+
+class WindowDetokenizer:
+    """For all others: decodes a window of the last tokens with and without the new one.
+
+    token_ids   ... | before | unfinished, new |
+    last piece ended ^        ^ text so far ends here
+    """
+
+    def __init__(self, vocabulary: Vocabulary, context: Sequence[int]) -> None:
+        self._vocabulary = vocabulary
+        # Tokens whose text is out, for context, and their text.
+        self._before = list(context)
+        self._text_before = vocabulary.decode(self._before)
+        self._unfinished: list[int] = []
+
+    def push(self, token_id: int) -> str:
+        self._unfinished.append(token_id)
+        text = self._vocabulary.decode(self._before + self._unfinished)
+        is_finished = len(text) > len(self._text_before) and not text.endswith("\ufffd")
+        if not is_finished and len(self._unfinished) < _MAX_UNFINISHED_TOKENS:
+            return ""
+        piece = text[len(self._text_before) :]
+        self._before = (self._before + self._unfinished)[-_NUM_CONTEXT_TOKENS:]
+        self._unfinished.clear()
+        self._text_before = self._vocabulary.decode(self._before)
+        return piece

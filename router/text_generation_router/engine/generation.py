@@ -1,0 +1,154 @@
+"""A generation: one sequence's tokens on their way to the client who waits for them.
+
+Order of effects in `accept`: text, stop check, then the one call to the sink; the sink is called
+before the scheduler hears of a stop, so nothing that fails there keeps blocks.
+"""
+
+from collections.abc import Sequence as ReadOnlySequence
+
+from text_generation_router.engine.detokenizer import new_detokenizer
+from text_generation_router.engine.request import (
+    Finished,
+    FinishReason,
+    GenerationRequest,
+    OutputSink,
+    TokenOutput,
+    TopToken,
+)
+from text_generation_router.engine.stop import StopChecker
+from text_generation_router.engine.vocabulary import Vocabulary
+from text_generation_router.scheduler.sequence import Ending, Sequence
+
+_REASONS = {Ending.LENGTH: FinishReason.LENGTH, Ending.EOS_TOKEN: FinishReason.EOS_TOKEN}
+
+
+class Generation:
+    """Owned by the engine. `sequence` is the scheduler's; here it is only read."""
+
+    __slots__ = (
+        "_detokenizer",
+        "_first_token_at",
+        "_prompt_logprobs",
+        "_special_texts",
+        "_stop_checker",
+        "_text_parts",
+        "_vocabulary",
+        "num_tokens",
+        "request",
+        "sequence",
+        "sink",
+    )
+
+    def __init__(
+        self,
+        request: GenerationRequest,
+        sink: OutputSink,
+        sequence: Sequence,
+        vocabulary: Vocabulary,
+    ) -> None:
+        self.request = request
+        self.sink = sink
+        self.sequence = sequence
+        # Tokens handed out so far.
+        self.num_tokens = 0
+        self._vocabulary = vocabulary
+        self._special_texts = vocabulary.special_texts
+        self._detokenizer = new_detokenizer(vocabulary, request.prompt_ids)
+        self._stop_checker = (
+            StopChecker(request.stop_sequences, keep=request.keep_stop_sequence)
+            if any(request.stop_sequences)
+            else None
+        )
+        # The output so far without special tokens.
+        self._text_parts: list[str] = []
+        self._prompt_logprobs: list[float] | None = (
+            [float("nan")] * (len(request.prompt_ids) - 1) if request.prompt_logprobs else None
+        )
+        self._first_token_at: float | None = None
+
+    def accept_prompt_logprobs(
+        self, first_position: int, logprobs: ReadOnlySequence[float]
+    ) -> None:
+        """Log-probabilities of the tokens from `first_position` of the sequence on; those that are
+        not of the prompt do not count.
+        """
+        if self._prompt_logprobs is None:
+            return
+        for index, logprob in enumerate(logprobs, start=first_position - 1):
+            if 0 <= index < len(self._prompt_logprobs):
+                self._prompt_logprobs[index] = logprob
+
+    def accept(
+        self,
+        token_id: int,
+        logprob: float,
+        top_tokens: list[TopToken],
+        ending: Ending | None,
+        now: float,
+    ) -> Finished | None:
+        """Hand the next token to the sink; returns how the generation ended if it did (`ending` is
+        what the token ids alone say).
+        """
+        self.num_tokens += 1
+        if self._first_token_at is None:
+            self._first_token_at = now
+        is_special = token_id in self._special_texts
+        text = self._detokenizer.push(token_id)
+        reason = None if ending is None else _REASONS[ending]
+        if self._stop_checker is None:
+            if not is_special:
+                self._text_parts.append(text)
+        else:
+            text, is_stopped = self._check_stop(self._stop_checker, text, is_special, reason)
+            if is_stopped and reason is None:
+                reason = FinishReason.STOP_SEQUENCE
+        finished = None if reason is None else self._finished(reason, now)
+        self.sink.token(TokenOutput(token_id, text, logprob, is_special, top_tokens), finished)
+        return finished
+
+    def top_tokens(
+        self, token_ids: ReadOnlySequence[int], logprobs: ReadOnlySequence[float]
+    ) -> list[TopToken]:
+        """The candidates of one position, with their texts."""
+        return [
+            TopToken(
+                token_id,
+                self._vocabulary.token_text(token_id),
+                logprob,
+                token_id in self._special_texts,
+            )
+            for token_id, logprob in zip(token_ids, logprobs, strict=True)
+        ]
+
+    def _check_stop(
+        self, checker: StopChecker, piece: str, is_special: bool, reason: FinishReason | None
+    ) -> tuple[str, bool]:
+        """Text that goes out with this token, and whether it ends the generation. Text is never
+        held back behind a special token nor at the end, so a special token's own text always goes
+        out with it.
+        """
+        checked = checker.push(piece)
+        text, num_plain = checked.text, checked.num_held_characters
+        if not checked.is_stopped and (is_special or reason is not None):
+            held = checker.release()
+            # Of what was held back, all but this piece's own characters came before.
+            num_plain = max(num_plain, len(text) + len(held) - len(piece))
+            text += held
+        self._text_parts.append(text[:num_plain] if is_special else text)
+        return text, checked.is_stopped
+
+    def _finished(self, reason: FinishReason, now: float) -> Finished:
+        sequence = self.sequence
+        assert sequence.first_admitted_at is not None
+        assert self._first_token_at is not None
+        return Finished(
+            reason=reason,
+            generated_text="".join(self._text_parts),
+            num_prompt_tokens=sequence.num_prompt_tokens,
+            num_cached_tokens=sequence.num_cached_tokens,
+            num_generated_tokens=self.num_tokens,
+            prompt_logprobs=self._prompt_logprobs,
+            queue_time=sequence.first_admitted_at - sequence.arrived_at,
+            inference_time=now - sequence.first_admitted_at,
+            time_to_first_token=self._first_token_at - sequence.arrived_at,
+        )

@@ -1,0 +1,293 @@
+"""The engine: plans steps, sends them, hands their tokens to who waits.
+
+One task owns the scheduler and walks `_serve`; two steps are under way whenever there is that much
+to do, so that the shards never wait for Python. A step's result changes the sequences first (ints
+only), the next step is planned and sent, and only then does text leave.
+
+Order of effects of an ending: the generation leaves the table (`delivery`), its sink hears of it
+(unless it was cancelled), the scheduler gives back slot and blocks.
+"""
+
+import asyncio
+import itertools
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from text_generation_router.engine.delivery import Generations
+from text_generation_router.engine.generation import Generation
+from text_generation_router.engine.health import HealthMonitor
+from text_generation_router.engine.info import (
+    EngineConfig,
+    EngineInfo,
+    engine_info,
+    scheduler_limits,
+    warmup_request,
+    warmup_samples,
+)
+from text_generation_router.engine.observer import EngineObserver, NullObserver, StepStats
+from text_generation_router.engine.request import (
+    EngineError,
+    GenerationError,
+    GenerationHandle,
+    GenerationRequest,
+    OutputSink,
+    OverloadedError,
+    SamplingParameters,
+    ShuttingDownError,
+)
+from text_generation_router.engine.shard_client import ShardFailedError, ShardGroup
+from text_generation_router.engine.vocabulary import TextTokenizer, Vocabulary
+from text_generation_router.engine.wire import StepReply, step_outcome, step_request
+from text_generation_router.scheduler.cost_model import CostModel
+from text_generation_router.scheduler.overload import Load, OverloadPolicy
+from text_generation_router.scheduler.scheduler import (
+    MAX_STEPS_IN_FLIGHT,
+    Scheduler,
+    SchedulerStats,
+)
+from text_generation_router.scheduler.sequence import Ending, Sequence
+from text_generation_router.scheduler.step_plan import StepMismatchError, StepPlan
+
+_log = logging.getLogger("text_generation_router.engine")
+
+
+@dataclass(frozen=True, slots=True)
+class _Handle:
+    """Cancels one generation."""
+
+    engine: "Engine"
+    sequence_id: int
+
+    def cancel(self) -> None:
+        self.engine.cancel(self.sequence_id)
+
+
+class Engine:
+    """Owns the shards' streams, the scheduler and the generations in flight.
+
+    `start` before anything else; `stop` is safe at any time and twice. When a shard is lost, every
+    generation fails and `failed` is set with the reason in `failure`. (All that a restart would
+    need lives in the scheduler's sequences and the table of generations: see `_fail`.)
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        tokenizer: TextTokenizer,
+        eos_token_ids: Collection[int],
+        observer: EngineObserver | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._config = config
+        self._vocabulary = Vocabulary(tokenizer)
+        self._eos_token_ids = frozenset(eos_token_ids)
+        self._observer: EngineObserver = NullObserver() if observer is None else observer
+        self._clock = clock
+        self._policy = OverloadPolicy(max_requests=config.max_concurrent_requests)
+        self._shards = ShardGroup(config.shard_uds_paths)
+        self._health = HealthMonitor(self._shards, self._submit_probe, config.max_step_age, clock)
+        self._generations = Generations(self._observer, self._end_sequence)
+        self._sequence_ids = itertools.count(1)
+        self._sent_at: deque[float] = deque()
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._receiving: asyncio.Task[StepReply] | None = None
+        self._serving: asyncio.Task[None] | None = None
+        self._is_draining = False
+        self._info: EngineInfo | None = None
+        self._scheduler_or_none: Scheduler | None = None
+        # Set when the engine can no longer serve; the reason is in `failure`.
+        self.failed = asyncio.Event()
+        self.failure: Exception | None = None
+
+    @property
+    def info(self) -> EngineInfo:
+        """Facts and limits; after `start`."""
+        assert self._info is not None, "the engine was not started"
+        return self._info
+
+    @property
+    def _scheduler(self) -> Scheduler:
+        assert self._scheduler_or_none is not None, "the engine was not started"
+        return self._scheduler_or_none
+
+    async def start(self) -> None:
+        """Wait for the shards, warm them up, begin to serve. Raises `ShardUnavailableError` or
+        `EngineStartError`.
+        """
+        facts = await self._shards.connect(self._config.connect_timeout)
+        warmup = await self._shards.warm_up(warmup_request(self._config, facts))
+        self._info = engine_info(self._config, facts, warmup)
+        self._scheduler_or_none = Scheduler(
+            scheduler_limits(self._config, self._info), CostModel(warmup_samples(warmup))
+        )
+        self._shards.open()
+        self._serving = asyncio.create_task(self._run(), name="engine")
+
+    async def stop(self) -> None:
+        """End the loop and the streams; what still runs fails."""
+        self._is_draining = True
+        tasks = [task for task in (self._serving, self._receiving) if task is not None]
+        self._serving = self._receiving = None
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._generations.fail_all(ShuttingDownError("the server was stopped"))
+        await self._shards.close()
+
+    async def drain(self, timeout: float) -> bool:  # noqa: ASYNC109
+        """Take no new work and wait for what runs; what is left after `timeout` seconds fails.
+        Returns whether everything ended by itself.
+        """
+        self._is_draining = True
+        try:
+            async with asyncio.timeout(timeout):
+                while len(self._generations):
+                    self._idle.clear()
+                    await self._idle.wait()
+        except TimeoutError:
+            self._generations.fail_all(
+                ShuttingDownError(f"the server stops and did not finish this within {timeout:g} s")
+            )
+            return False
+        return True
+
+    def submit(self, request: GenerationRequest, sink: OutputSink) -> GenerationHandle:
+        """Take a request. Raises `OverloadedError` or `ShuttingDownError`."""
+        refusal = self._refusal()
+        if refusal is not None:
+            self._observer.sequence_refused(refusal)
+            raise refusal
+        return self._submit(request, sink)
+
+    def cancel(self, sequence_id: int) -> None:
+        """What a handle calls."""
+        self._generations.cancel(sequence_id)
+
+    async def health(self) -> bool:
+        """Whether requests can be served now: a step has finished recently, or one does now."""
+        return self.failure is None and self._serving is not None and await self._health.check()
+
+    def stats(self) -> SchedulerStats:
+        """A snapshot, for metrics."""
+        return self._scheduler.stats()
+
+    def _refusal(self) -> EngineError | None:
+        if self.failure is not None:
+            return ShuttingDownError(f"the engine failed: {self.failure}")
+        if self._is_draining:
+            return ShuttingDownError("the server is shutting down")
+        load = Load(
+            num_requests=len(self._generations), predicted_wait=self._scheduler.predicted_wait()
+        )
+        refusal = self._policy.refusal(load)
+        if refusal is None:
+            return None
+        return OverloadedError(
+            f"Model is overloaded: {refusal.reason}", retry_after=refusal.retry_after
+        )
+
+    def _submit(self, request: GenerationRequest, sink: OutputSink) -> GenerationHandle:
+        sequence = Sequence(
+            sequence_id=next(self._sequence_ids),
+            token_ids=list(request.prompt_ids),
+            max_new_tokens=request.max_new_tokens,
+            eos_token_ids=frozenset() if request.ignore_eos else self._eos_token_ids,
+            needs_prompt_logprobs=request.prompt_logprobs,
+            arrived_at=self._clock(),
+        )
+        self._scheduler.submit(sequence)
+        self._generations.add(Generation(request, sink, sequence, self._vocabulary))
+        self._wake.set()
+        return _Handle(self, sequence.sequence_id)
+
+    def _submit_probe(self, sink: OutputSink) -> GenerationHandle:
+        """A generation of one token, for the health check; it passes the overload policy."""
+        request = GenerationRequest(
+            prompt_ids=(0,), max_new_tokens=1, sampling=SamplingParameters()
+        )
+        return self._submit(request, sink)
+
+    def _end_sequence(self, sequence: Sequence, ending: Ending) -> None:
+        self._scheduler.finish(sequence, ending, self._clock())
+        self._wake.set()
+        self._idle.set()
+
+    async def _run(self) -> None:
+        try:
+            await self._serve()
+        except (ShardFailedError, StepMismatchError) as error:
+            self._fail(error)
+        except Exception as error:  # noqa: BLE001  the loop's last resort: everybody must hear of it
+            _log.exception("the engine's loop broke")
+            self._fail(error)
+
+    async def _serve(self) -> None:
+        """The life of a step."""
+        while True:
+            await self._send_steps()
+            reply = await self._receive()
+            if reply is None:
+                continue
+            outcome = step_outcome(reply)
+            applied = self._scheduler.apply(outcome, self._clock())
+            await self._send_steps()
+            now = self._clock()
+            num_tokens = self._generations.deliver(applied, outcome.token_ids, reply.result, now)
+            self._report(applied.plan, reply, num_tokens, now)
+
+    async def _send_steps(self) -> None:
+        """Plan and send until two steps are under way or there is nothing to compute."""
+        while (plan := self._scheduler.plan(self._clock())) is not None:
+            request = step_request(plan, self._request_of)
+            self._sent_at.append(self._clock())
+            self._health.step_sent()
+            await self._shards.send(request)
+
+    def _request_of(self, sequence_id: int) -> GenerationRequest:
+        return self._generations[sequence_id].request
+
+    async def _receive(self) -> StepReply | None:
+        """The next result; None when something new may be planned before it comes. The streams are
+        read while nothing is under way, too: a shard that dies idle is noticed.
+        """
+        if self._receiving is None:
+            self._receiving = asyncio.create_task(self._shards.receive())
+            self._receiving.add_done_callback(lambda _: self._wake.set())
+        while not self._receiving.done():
+            await self._wake.wait()
+            self._wake.clear()
+            has_room = self._scheduler.num_steps_in_flight < MAX_STEPS_IN_FLIGHT
+            if has_room and not self._receiving.done():
+                return None
+        receiving, self._receiving = self._receiving, None
+        return receiving.result()
+
+    def _report(self, plan: StepPlan, reply: StepReply, num_tokens: int, now: float) -> None:
+        duration = now - self._sent_at.popleft()
+        self._health.step_finished(has_more=bool(self._sent_at))
+        self._observer.step_finished(
+            StepStats(
+                step=plan.step,
+                num_decodes=plan.num_decodes,
+                num_prefill_tokens=plan.num_prefill_tokens,
+                num_admitted=len(plan.admissions),
+                num_tokens=num_tokens,
+                duration=duration,
+                shard_duration=reply.total_us / 1e6,
+                forward_duration=reply.forward_us / 1e6,
+                is_failed=reply.result.HasField("error"),
+            )
+        )
+
+    def _fail(self, error: Exception) -> None:
+        """The shards are lost: every generation ends. A restart would, in this place, send the
+        sequences that have not ended back to the queue and open new streams instead.
+        """
+        _log.error("the engine failed: %s", error)
+        self.failure = error
+        self._generations.fail_all(GenerationError(str(error)))
+        self.failed.set()

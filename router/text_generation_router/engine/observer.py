@@ -1,0 +1,67 @@
+"""What the engine tells whoever keeps metrics. Calls must be quick: they are made in the step
+loop.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from text_generation_router.engine.request import EngineError, Finished
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepStats:
+    """One finished step."""
+
+    step: int
+    num_decodes: int
+    num_prefill_tokens: int
+    # Prompts that this step began to read.
+    num_admitted: int
+    # Tokens that reached a stream.
+    num_tokens: int
+    # Seconds from sending it to having its result; with two steps under way this includes waiting
+    # for the one before.
+    duration: float
+    # Seconds the slowest shard spent on it, and on the model's forward pass alone.
+    shard_duration: float
+    forward_duration: float
+    # Whether it was not computed.
+    is_failed: bool
+
+
+class EngineObserver(Protocol):
+    """Sees every step and every end of a generation."""
+
+    def step_finished(self, stats: StepStats) -> None:
+        """A step's result was applied and handed out."""
+
+    def sequence_finished(self, finished: Finished) -> None:
+        """A generation reached its end."""
+
+    def sequence_failed(self, error: EngineError) -> None:
+        """A generation ended with an error."""
+
+    def sequence_cancelled(self) -> None:
+        """A client did not want the rest."""
+
+    def sequence_refused(self, error: EngineError) -> None:
+        """A request was not taken: overload or shutdown."""
+
+
+class NullObserver:
+    """Keeps nothing."""
+
+    def step_finished(self, stats: StepStats) -> None:
+        pass
+
+    def sequence_finished(self, finished: Finished) -> None:
+        pass
+
+    def sequence_failed(self, error: EngineError) -> None:
+        pass
+
+    def sequence_cancelled(self) -> None:
+        pass
+
+    def sequence_refused(self, error: EngineError) -> None:
+        pass

@@ -1,0 +1,223 @@
+"""The shards as the engine sees them: one group that takes numbered steps and answers in order.
+
+ShardError
+  ├─ ShardUnavailableError   a shard did not come up, or the ranks do not fit together
+  └─ ShardFailedError        a shard or its stream broke while serving: the group is gone
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import grpc.aio
+from text_generation_proto import shard_pb2, shard_pb2_grpc
+
+from text_generation_router.engine.wire import StepReply
+
+_POLL_SECONDS = 0.02
+_CHANNEL_OPTIONS = (
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.use_local_subchannel_pool", 1),
+)
+_INFO_TIMEOUT = 60.0
+_HEALTH_TIMEOUT = 2.0
+
+MessageT = TypeVar("MessageT")
+
+
+class ShardError(Exception):
+    """See the module's tree."""
+
+
+class ShardUnavailableError(ShardError):
+    """A shard cannot be used; the text names its socket."""
+
+
+class ShardFailedError(ShardError):
+    """The shards can no longer keep step."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShardHealth:
+    """What the ranks say about their steps; ages of the worst rank, in seconds."""
+
+    last_step: int
+    step_in_flight: int
+    step_in_flight_age: float
+
+
+class _Rank:
+    """One shard's channel and stream."""
+
+    def __init__(self, uds_path: str) -> None:
+        self.uds_path = uds_path
+        self.channel = grpc.aio.insecure_channel(f"unix:{uds_path}", options=_CHANNEL_OPTIONS)
+        self.stub: Any = shard_pb2_grpc.ShardStub(self.channel)  # type: ignore[no-untyped-call]
+        self.stream: Any = None
+
+
+class ShardGroup:
+    """Owns the channels to all ranks. `connect`, `warm_up`, `open`, then `send` and `receive` step
+    by step; `close` is safe at any time and twice.
+    """
+
+    def __init__(self, uds_paths: Sequence[str]) -> None:
+        self._uds_paths = list(uds_paths)
+        self._ranks: list[_Rank] = []
+
+    @property
+    def world_size(self) -> int:
+        return len(self._uds_paths)
+
+    async def connect(self, timeout: float | None) -> shard_pb2.InfoResponse:  # noqa: ASYNC109
+        """Wait for the sockets and ask every rank who it is; they must be ranks 0, 1, ... of one
+        group that serves one model. Returns rank 0's answer. Raises `ShardUnavailableError`.
+        """
+        try:
+            async with asyncio.timeout(timeout):
+                for path in self._uds_paths:
+                    while not Path(path).exists():  # noqa: ASYNC110, ASYNC240  a socket appears
+                        await asyncio.sleep(_POLL_SECONDS)
+        except TimeoutError as error:
+            missing = [path for path in self._uds_paths if not Path(path).exists()]  # noqa: ASYNC240
+            raise ShardUnavailableError(
+                f"no shard appeared at {', '.join(missing)} within {timeout:g} s"
+            ) from error
+        self._ranks = [_Rank(path) for path in self._uds_paths]
+        infos: list[shard_pb2.InfoResponse] = await self._ask_all(
+            lambda rank: rank.stub.Info(
+                shard_pb2.InfoRequest(), wait_for_ready=True, timeout=_INFO_TIMEOUT
+            )
+        )
+        self._check_agreement(infos)
+        return infos[0]
+
+    async def warm_up(self, request: shard_pb2.WarmupRequest) -> shard_pb2.WarmupResponse:
+        """Let all ranks size their caches at the same time; what the smallest of them can serve,
+        all can. Raises `ShardUnavailableError`.
+        """
+        replies: list[shard_pb2.WarmupResponse] = await self._ask_all(
+            lambda rank: rank.stub.Warmup(request)
+        )
+        common = replies[0]
+        common.num_blocks = min(reply.num_blocks for reply in replies)
+        common.max_total_tokens = min(reply.max_total_tokens for reply in replies)
+        return common
+
+    def open(self) -> None:
+        """Open the step streams; the shards start from nothing."""
+        for rank in self._ranks:
+            rank.stream = rank.stub.Run()
+
+    async def send(self, request: shard_pb2.StepRequest) -> None:
+        """Send a step to every rank. Raises `ShardFailedError`."""
+        try:
+            if len(self._ranks) == 1:
+                await self._ranks[0].stream.write(request)
+            else:
+                await asyncio.gather(*(rank.stream.write(request) for rank in self._ranks))
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
+            raise ShardFailedError(await self._describe_break(error)) from error
+
+    async def receive(self) -> StepReply:
+        """The next step's result, once every rank has answered. Raises `ShardFailedError` when a
+        stream broke, a rank gave up, or the ranks disagree.
+        """
+        results = []
+        for rank in self._ranks:
+            try:
+                result = await rank.stream.read()
+            except grpc.aio.AioRpcError as error:
+                raise ShardFailedError(_describe(rank, error)) from error
+            if not isinstance(result, shard_pb2.StepResult):  # grpc.aio.EOF
+                raise ShardFailedError(f"the shard at {rank.uds_path} ended its stream")
+            results.append(result)
+        self._check_lockstep(results)
+        return StepReply(
+            results[0],
+            max(result.total_us for result in results),
+            max(result.forward_us for result in results),
+        )
+
+    async def health(self) -> ShardHealth:
+        """Ask all ranks how they are. Raises `ShardFailedError` if one does not answer."""
+        try:
+            replies: list[shard_pb2.HealthResponse] = await self._ask_all(
+                lambda rank: rank.stub.Health(shard_pb2.HealthRequest(), timeout=_HEALTH_TIMEOUT)
+            )
+        except ShardUnavailableError as error:
+            raise ShardFailedError(str(error)) from error
+        slowest = max(replies, key=lambda reply: reply.step_in_flight_age_ms)
+        return ShardHealth(
+            min(reply.last_step for reply in replies),
+            slowest.step_in_flight,
+            slowest.step_in_flight_age_ms / 1000,
+        )
+
+    async def close(self) -> None:
+        """End the streams and close the channels."""
+        ranks, self._ranks = self._ranks, []
+        for rank in ranks:
+            if rank.stream is not None:
+                rank.stream.cancel()
+            await rank.channel.close(None)
+
+    async def _ask_all(self, call: Callable[[_Rank], Awaitable[MessageT]]) -> list[MessageT]:
+        async def ask(rank: _Rank) -> MessageT:
+            try:
+                return await call(rank)
+            except grpc.aio.AioRpcError as error:
+                raise ShardUnavailableError(_describe(rank, error)) from error
+
+        return list(await asyncio.gather(*(ask(rank) for rank in self._ranks)))
+
+    def _check_agreement(self, infos: Sequence[shard_pb2.InfoResponse]) -> None:
+        for index, (rank, info) in enumerate(zip(self._ranks, infos, strict=True)):
+            if (info.rank, info.world_size) != (index, len(infos)):
+                raise ShardUnavailableError(
+                    f"the shard at {rank.uds_path} is rank {info.rank} of {info.world_size}, "
+                    f"expected rank {index} of {len(infos)}"
+                )
+            for name in ("model_type", "dtype", "device_type", "vocab_size"):
+                ours, theirs = getattr(infos[0], name), getattr(info, name)
+                if ours != theirs:
+                    raise ShardUnavailableError(
+                        f"the shards disagree about {name}: rank 0 has {ours!r}, "
+                        f"rank {index} has {theirs!r}"
+                    )
+
+    def _check_lockstep(self, results: Sequence[shard_pb2.StepResult]) -> None:
+        first = results[0]
+        for index, result in enumerate(results):
+            if result.HasField("error") and result.error.kind != (
+                shard_pb2.StepError.KIND_RECOVERABLE
+            ):
+                raise ShardFailedError(f"rank {index} failed: {result.error.message}")
+            if result.step != first.step:
+                raise ShardFailedError(
+                    f"rank {index} answered step {result.step}, rank 0 step {first.step}"
+                )
+            if result.HasField("error") != first.HasField("error"):
+                failing = result if result.HasField("error") else first
+                raise ShardFailedError(
+                    f"step {first.step} failed on some ranks only: {failing.error.message}"
+                )
+            if result.sampled_checksum != first.sampled_checksum:
+                raise ShardFailedError(
+                    f"rank {index} sampled other tokens than rank 0 in step {first.step}"
+                )
+
+    async def _describe_break(self, error: Exception) -> str:
+        """A write does not say why the stream is over; its status does."""
+        for rank in self._ranks:
+            if rank.stream.done():
+                code, details = await rank.stream.code(), await rank.stream.details()
+                return f"the shard at {rank.uds_path} is gone: {code.name} {details}".strip()
+        return f"a shard is gone: {error}"
+
+
+def _describe(rank: _Rank, error: grpc.aio.AioRpcError) -> str:
+    return f"the shard at {rank.uds_path} failed: {error.code().name} {error.details()}".strip()

@@ -1,0 +1,83 @@
+"""Step plans as protocol messages, and results as plain ints."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from text_generation_proto import shard_pb2
+
+from text_generation_router.engine.request import GenerationRequest, SamplingParameters
+from text_generation_router.scheduler.step_plan import (
+    Admission,
+    StepFailure,
+    StepOutcome,
+    StepPlan,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StepReply:
+    """All ranks' answers to one step, as one: rank 0's result, and the slowest rank's times."""
+
+    result: shard_pb2.StepResult
+    total_us: int
+    forward_us: int
+
+
+def step_request(
+    plan: StepPlan, request_of: Callable[[int], GenerationRequest]
+) -> shard_pb2.StepRequest:
+    """The message for a plan; `request_of` gives the request of an admitted sequence by its id."""
+    message = shard_pb2.StepRequest(
+        step=plan.step,
+        retired_slots=plan.retired_slots,
+        work_slots=plan.work_slots,
+        work_num_tokens=plan.work_num_tokens,
+    )
+    if plan.new_block_ids:
+        message.work_num_new_blocks.extend(plan.work_num_new_blocks)
+        message.new_block_ids.extend(plan.new_block_ids)
+    for admission in plan.admissions:
+        request = request_of(admission.sequence.sequence_id)
+        message.admissions.append(_admission(admission, request))
+    return message
+
+
+def step_outcome(reply: StepReply) -> StepOutcome:
+    """What the scheduler learns from a reply."""
+    result = reply.result
+    failure = None
+    if result.HasField("error"):
+        failure = StepFailure(result.error.message, list(result.error.slots))
+    return StepOutcome(result.step, list(result.token_ids), reply.total_us / 1000, failure)
+
+
+def _admission(admission: Admission, request: GenerationRequest) -> shard_pb2.Admission:
+    return shard_pb2.Admission(
+        slot=admission.slot,
+        sequence_id=admission.sequence.sequence_id,
+        token_ids=admission.token_ids,
+        num_emitted=admission.num_emitted,
+        num_cached_tokens=admission.num_cached_tokens,
+        block_ids=admission.block_ids,
+        sampling=_sampling(request.sampling),
+        top_n_tokens=request.top_n_tokens,
+        prompt_logprobs=admission.prompt_logprobs,
+    )
+
+
+def _sampling(parameters: SamplingParameters) -> shard_pb2.SamplingParameters:
+    return shard_pb2.SamplingParameters(
+        do_sample=parameters.do_sample,
+        temperature=parameters.temperature,
+        top_k=parameters.top_k,
+        top_p=parameters.top_p,
+        typical_p=parameters.typical_p,
+        min_p=parameters.min_p,
+        repetition_penalty=parameters.repetition_penalty,
+        frequency_penalty=parameters.frequency_penalty,
+        presence_penalty=parameters.presence_penalty,
+        watermark=parameters.watermark,
+        seed=parameters.seed,
+        logit_bias_ids=[token_id for token_id, _ in parameters.logit_bias],
+        logit_bias_values=[bias for _, bias in parameters.logit_bias],
+    )
