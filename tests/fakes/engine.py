@@ -91,6 +91,7 @@ class FakeEngine:
         self.refusal: EngineError | None = None
         self.failure: EngineError | None = None
         self.script_for: Callable[[GenerationRequest], Sequence[Said | str]] | None = None
+        self._arrived = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def submit(self, request: GenerationRequest, sink: OutputSink) -> FakeGeneration:
@@ -99,16 +100,22 @@ class FakeEngine:
             raise self.refusal
         generation = FakeGeneration(replace(request), sink)
         self.generations.append(generation)
+        self._arrived.set()
         if not self.is_manual:
             task = asyncio.get_running_loop().create_task(self._run(generation))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         return generation
 
+    async def health(self) -> bool:
+        """What the health endpoint shows."""
+        return self.is_healthy
+
     async def submitted(self, count: int) -> None:
         """Wait until so many requests have arrived."""
         while len(self.generations) < count:
-            await asyncio.sleep(0.001)
+            self._arrived.clear()
+            await self._arrived.wait()
 
     async def _run(self, generation: FakeGeneration) -> None:
         script = self.script_for(generation.request) if self.script_for else self.script

@@ -8,9 +8,6 @@ from typing import Any
 from aiohttp import ClientSession, web
 from aiohttp.test_utils import TestServer
 from prometheus_client import CollectorRegistry
-
-from tests.fakes.byte_tokenizer import SPECIAL_TOKENS, byte_tokenizer
-from tests.fakes.engine import FakeEngine
 from text_generation_router.api.limits import RequestLimits
 from text_generation_router.http.app import build_app
 from text_generation_router.http.service import ServedModel, Service
@@ -19,6 +16,9 @@ from text_generation_router.observability.metrics import RequestMetrics
 from text_generation_router.prompt.conversation import ChatTemplates
 from text_generation_router.prompt.model_files import PromptFiles
 from text_generation_router.prompt.tokenizer import TokenizerPool
+
+from tests.fakes.byte_tokenizer import SPECIAL_TOKENS, byte_tokenizer
+from tests.fakes.engine import FakeEngine
 
 CHATML = (
     "{%- if tools %}{{ '<|im_start|>system\n' }}"
@@ -54,6 +54,7 @@ def make_service(engine: Any, *, template: str | None = CHATML, **changes: Any) 
     registry = CollectorRegistry()
     values: dict[str, Any] = {
         "engine": engine,
+        "is_healthy": engine.health,
         "model": ServedModel(
             model_id=MODEL_ID,
             revision=None,

@@ -106,9 +106,7 @@ _TABLE: Mapping[type[Exception], ErrorRow] = {
     ToolError: ErrorRow(status=422, error_type="tool_error", label="tool", prefix="Tool error: "),
     BatchSizeError: ErrorRow(status=422, error_type="batch size exceeded", label="validation"),
     SuffixError: ErrorRow(status=422, error_type="suffix not supported", label="validation"),
-    OverloadedError: ErrorRow(
-        status=429, error_type="overloaded", label="overloaded", prefix="Model is overloaded: "
-    ),
+    OverloadedError: ErrorRow(status=429, error_type="overloaded", label="overloaded"),
     ShuttingDownError: ErrorRow(status=503, error_type="shutting_down", label="shutting_down"),
     GenerationError: ErrorRow(
         status=424,

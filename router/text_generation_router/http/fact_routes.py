@@ -51,7 +51,7 @@ class FactRoutes:
 
     async def health(self, request: web.Request) -> web.Response:  # noqa: ARG002
         """200 while requests are taken and answered."""
-        if self._service.engine.is_healthy:
+        if await self._service.is_healthy():
             return web.Response()
         return _json({"error": "unhealthy", "error_type": "healthcheck"}, status=503)
 

@@ -1,9 +1,8 @@
 """What every route needs, put together once at start."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from prometheus_client import CollectorRegistry
 
@@ -15,14 +14,6 @@ from text_generation_router.observability.metrics import RequestMetrics
 from text_generation_router.observability.request_record import RequestTimes
 from text_generation_router.prompt.conversation import ChatTemplates
 from text_generation_router.prompt.tokenizer import TokenizerPool
-
-
-class ServingEngine(GenerationEngine, Protocol):
-    """The part of the engine that HTTP needs."""
-
-    @property
-    def is_healthy(self) -> bool:
-        """Whether it takes requests and its shards answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +34,9 @@ class ServedModel:
 class Service:
     """Owned by the process; the routes read it."""
 
-    engine: ServingEngine
+    engine: GenerationEngine
+    # Whether requests are taken and would be answered now.
+    is_healthy: Callable[[], Awaitable[bool]]
     model: ServedModel
     limits: RequestLimits
     tokenizer: TokenizerPool
