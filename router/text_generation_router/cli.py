@@ -1,0 +1,43 @@
+"""text-generation-router: the HTTP server in front of the shards."""
+
+import logging
+import sys
+
+import uvloop
+from text_generation_process import logs, options
+
+from text_generation_router.config import VERSION, RouterConfig
+
+PROGRAM = "text-generation-router"
+
+logger = logging.getLogger("text_generation_router")
+
+
+def main() -> None:
+    """Parse the options and serve; exit codes: 0 stopped as asked, 1 failed, 2 bad option."""
+    config = options.parse(
+        RouterConfig,
+        program=PROGRAM,
+        help="Serves a model's shards over HTTP: TGI's API and OpenAI's.",
+        version=VERSION,
+    )
+    logs.setup(level=config.logger_level, as_json=config.json_output)
+    sys.exit(run(config))
+
+
+def run(config: RouterConfig) -> int:
+    """Serve; the exit code."""
+    # Imported here: `--help` and a bad option answer without loading the server.
+    from text_generation_router.server import Server, StartError
+
+    try:
+        return uvloop.run(Server(config).run())
+    except StartError as error:
+        logger.error("%s", error)
+        return 1
+    except KeyboardInterrupt:
+        return 1
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""What the router counts of steps, queue and cache; it listens to the engine (`EngineObserver`).
+
+TGI's batch metrics keep their names; its two methods are told apart by what a step did: one that
+read prompts is a `prefill`, any other a `decode`.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from text_generation_router.engine.observer import StepStats
+from text_generation_router.engine.request import EngineError, Finished
+from text_generation_router.observability.metrics import DURATION_BUCKETS
+from text_generation_router.observability.weighted_histogram import WeightedHistogram
+
+_BATCH_SIZE_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+class EngineMetrics:
+    """Registers its families and is called in the step loop: one call per step, none per token."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def by_method(name: str, text: str) -> Counter:
+            return Counter(name, text, ["method"], registry=registry)
+
+        def seconds(name: str, text: str) -> Histogram:
+            buckets = DURATION_BUCKETS
+            return Histogram(name, text, ["method"], buckets=buckets, registry=registry)
+
+        self._count = by_method("tgi_batch_inference_count", "Steps")
+        self._success = by_method("tgi_batch_inference_success", "Steps that were computed")
+        self._failure = by_method("tgi_batch_inference_failure", "Steps that failed")
+        self._duration = seconds(
+            "tgi_batch_inference_duration", "Time from sending a step to its result, in seconds"
+        )
+        self._forward = seconds(
+            "tgi_batch_forward_duration", "Time of the model's forward pass, in seconds"
+        )
+        self._next_size = Histogram(
+            "tgi_batch_next_size",
+            "Requests that a step admitted",
+            buckets=_BATCH_SIZE_BUCKETS,
+            registry=registry,
+        )
+        self._inter_token = WeightedHistogram(
+            "tgi_inter_token_latency",
+            "Time between two tokens of a request, in seconds",
+            DURATION_BUCKETS,
+        )
+        registry.register(self._inter_token)
+
+    def step_finished(self, stats: StepStats) -> None:
+        """Count one step; a step's duration is the gap before the tokens that it brought."""
+        method = "prefill" if stats.num_prefill_tokens else "decode"
+        self._count.labels(method).inc()
+        if stats.is_failed:
+            self._failure.labels(method).inc()
+            return
+        self._success.labels(method).inc()
+        self._duration.labels(method).observe(stats.duration)
+        self._forward.labels(method).observe(stats.forward_duration)
+        if stats.num_admitted:
+            self._next_size.observe(stats.num_admitted)
+        if stats.num_decodes:
+            self._inter_token.observe(stats.shard_duration, stats.num_decodes)
+
+    def sequence_finished(self, finished: Finished) -> None:
+        """Requests are counted where they are answered."""
+
+    def sequence_failed(self, error: EngineError) -> None:
+        """Requests are counted where they are answered."""
+
+    def sequence_cancelled(self) -> None:
+        """Requests are counted where they are answered."""
+
+    def sequence_refused(self, error: EngineError) -> None:
+        """Requests are counted where they are answered."""
+
+
+class SchedulerSnapshot(Protocol):
+    """The scheduler's own count of itself."""
+
+    @property
+    def num_waiting(self) -> int: ...
+    @property
+    def num_running(self) -> int: ...
+    @property
+    def num_blocks(self) -> int: ...
+    @property
+    def num_used_blocks(self) -> int: ...
+    @property
+    def num_cached_blocks(self) -> int: ...
+    @property
+    def num_preemptions(self) -> int: ...
+    @property
+    def num_cached_tokens(self) -> int: ...
+
+
+class SchedulerCollector(Collector):
+    """Asks the scheduler when somebody asks for metrics, not before."""
+
+    def __init__(self, snapshot: Callable[[], SchedulerSnapshot], block_size: int) -> None:
+        self._snapshot = snapshot
+        self._block_size = block_size
+
+    def collect(self) -> Iterator[Metric]:
+        """One family for each number."""
+        stats = self._snapshot()
+        used_tokens = stats.num_used_blocks * self._block_size
+        capacity = max(stats.num_blocks - 1, 1)
+        gauges = {
+            "tgi_queue_size": ("Requests that wait", stats.num_waiting),
+            "tgi_batch_current_size": ("Requests that run", stats.num_running),
+            "tgi_batch_current_max_tokens": ("Cache tokens of what runs", used_tokens),
+            "tgi_batch_max_total_tokens": ("Tokens the cache holds", capacity * self._block_size),
+            "tgi_cache_usage": (
+                "Share of the cache that running requests hold",
+                stats.num_used_blocks / capacity,
+            ),
+            "tgi_cache_reusable_blocks": (
+                "Blocks that only the prefix cache holds",
+                stats.num_cached_blocks,
+            ),
+        }
+        for name, (text, value) in gauges.items():
+            yield GaugeMetricFamily(name, text, value=value)
+        yield CounterMetricFamily(
+            "tgi_preemptions", "Requests pushed back for lack of cache", stats.num_preemptions
+        )
+        yield CounterMetricFamily(
+            "tgi_cached_tokens", "Prompt tokens found in the cache", stats.num_cached_tokens
+        )
