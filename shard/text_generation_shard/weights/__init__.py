@@ -1,4 +1,1 @@
-"""Weights on their way into a shard: found or fetched, converted once, checked, read per rank.
-
-The package itself imports nothing: fetching must not pay for torch.
-"""
+"""Weights: fetching checkpoints, converting them, and reading them lazily, each rank its part."""

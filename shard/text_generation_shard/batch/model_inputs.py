@@ -1,0 +1,21 @@
+"""The tensors of one step, as the model takes them."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from text_generation_shard.ops.paged_attention import AttentionPlan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInputs:
+    """One step's tokens, all sequences one after the other, decode rows first.
+
+    token_ids: [tokens], int32; positions: [tokens], int64, index in the sequence; slot_mapping:
+    [tokens], int64, place in the flattened cache where the token's key and value go.
+    """
+
+    token_ids: Tensor
+    positions: Tensor
+    slot_mapping: Tensor
+    attention: AttentionPlan

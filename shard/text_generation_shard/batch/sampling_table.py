@@ -1,0 +1,137 @@
+"""The sampling parameters of all slots, and their selection for the rows of a step."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from text_generation_proto import shard_pb2 as pb
+from torch import Tensor
+
+from text_generation_shard.batch.scheduled_batch import WorkItem
+from text_generation_shard.sampling.parameters import (
+    Processor,
+    SamplingFeatures,
+    SamplingParameterError,
+    SamplingParameters,
+)
+from text_generation_shard.sampling.sampler import RowBias, SamplingRows
+
+_FLOATS = (
+    "temperature",
+    "top_p",
+    "typical_p",
+    "min_p",
+    "repetition_penalty",
+    "frequency_penalty",
+    "presence_penalty",
+)
+# Processors that look at the tokens before the one to be sampled.
+_READ_HISTORY = (Processor.WATERMARK, Processor.REPETITION, Processor.FREQUENCY)
+
+
+@dataclass(frozen=True, slots=True)
+class _Selection:
+    """The parameters of some slots, one row each."""
+
+    slots: tuple[int, ...]
+    # int64 [rows]
+    index: Tensor
+    # float32 [len(_FLOATS), rows]
+    floats: Tensor
+    # int64 [3, rows]: top_k, seed, output start
+    integers: Tensor
+    features: SamplingFeatures
+    logit_bias: tuple[RowBias, ...]
+
+
+class SamplingTable:
+    """Owns the parameters: on the device for the processors, on the host to know which are needed.
+
+    A selection is kept until a parameter or the rows change: a steady decode step reuses it.
+    """
+
+    def __init__(self, num_slots: int, vocab_size: int, device: torch.device) -> None:
+        self._vocab_size = vocab_size
+        self._device = device
+        self._parameters = [SamplingParameters()] * num_slots
+        self._floats = torch.ones(len(_FLOATS), num_slots, device=device)
+        self._integers = torch.zeros(3, num_slots, dtype=torch.int64, device=device)
+        self._selection: _Selection | None = None
+
+    def set(self, slot: int, message: pb.SamplingParameters, *, output_start: int) -> None:
+        """Store one sequence's parameters; SamplingParameterError if one has no meaning."""
+        parameters = _from_message(message, self._vocab_size)
+        self._parameters[slot] = parameters
+        floats = [float(getattr(parameters, name)) for name in _FLOATS]
+        integers = [parameters.top_k, parameters.signed_seed, output_start]
+        self._floats[:, slot] = torch.tensor(floats, device=self._device)
+        self._integers[:, slot] = torch.tensor(integers, device=self._device)
+        self._selection = None
+
+    def rows(self, items: Sequence[WorkItem], tokens: Tensor) -> SamplingRows:
+        """What the sampler needs to know of the items, each of which samples.
+
+        tokens: [num_slots, max_total_tokens + 1], the known tokens of all slots.
+        """
+        slots = tuple(item.slot for item in items)
+        if self._selection is None or self._selection.slots != slots:
+            self._selection = self._select(slots)
+        chosen = self._selection
+        lengths = [item.end for item in items]
+        reads_history = any(chosen.features.needing(processor) for processor in _READ_HISTORY)
+        width = max(lengths) if reads_history else 0
+        top_k, seeds, output_starts = chosen.integers
+        positions = torch.tensor(lengths, device=self._device)
+        return SamplingRows(
+            **dict(zip(_FLOATS, chosen.floats, strict=True)),
+            top_k=top_k,
+            seeds=seeds,
+            output_starts=output_starts,
+            positions=positions,
+            lengths=positions,
+            history=tokens[:, :width].index_select(0, chosen.index).long(),
+            features=chosen.features,
+            logit_bias=chosen.logit_bias,
+        )
+
+    def _select(self, slots: tuple[int, ...]) -> _Selection:
+        parameters = [self._parameters[slot] for slot in slots]
+        index = torch.tensor(slots, device=self._device)
+        return _Selection(
+            slots=slots,
+            index=index,
+            floats=self._floats.index_select(1, index),
+            integers=self._integers.index_select(1, index),
+            features=SamplingFeatures.of(parameters),
+            logit_bias=tuple(
+                self._row_bias(row, chosen.logit_bias)
+                for row, chosen in enumerate(parameters)
+                if chosen.logit_bias
+            ),
+        )
+
+    def _row_bias(self, row: int, bias: tuple[tuple[int, float], ...]) -> RowBias:
+        token_ids, values = zip(*bias, strict=True)
+        return RowBias(
+            row,
+            torch.tensor(token_ids, device=self._device),
+            torch.tensor(values, dtype=torch.float32, device=self._device),
+        )
+
+
+def _from_message(message: pb.SamplingParameters, vocab_size: int) -> SamplingParameters:
+    bias: dict[int, float] = {}
+    for token_id, value in zip(message.logit_bias_ids, message.logit_bias_values, strict=True):
+        if token_id >= vocab_size:
+            raise SamplingParameterError(
+                f"logit_bias: token id {token_id} lies outside the vocabulary ({vocab_size})"
+            )
+        bias[token_id] = bias.get(token_id, 0.0) + value
+    return SamplingParameters(
+        do_sample=message.do_sample,
+        top_k=message.top_k,
+        watermark=message.watermark,
+        seed=message.seed,
+        logit_bias=tuple(bias.items()),
+        **{name: getattr(message, name) for name in _FLOATS},
+    )

@@ -1,0 +1,217 @@
+"""What the shard remembers of the sequences that hold a slot: a cache of the router's truth.
+
+Token values live on the device, for the next step may be asked for before the last one's tokens
+were seen; how many there are is known on the host. The order of a step's effects:
+
+    1. retire     slots are free; their tokens and blocks mean nothing any more
+    2. admit      free slots get tokens, block table and parameters
+    3. schedule   block tables grow, the work is listed
+    4. advance    after the forward: lengths grow, sampled tokens stand behind the known ones
+
+A request that cannot be meant (ProtocolError) ends the shard. A sequence that cannot be computed
+(a token outside the vocabulary) is refused after 3: lengths then still agree with the router's
+count, and so do the answers to steps that it sent ahead.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from text_generation_proto import shard_pb2 as pb
+from torch import Tensor
+
+from text_generation_shard.batch.block_tables import BlockTables
+from text_generation_shard.batch.model_inputs import ModelInputs
+from text_generation_shard.batch.sampling_table import SamplingTable
+from text_generation_shard.batch.scheduled_batch import ScheduledBatch, WorkItem
+from text_generation_shard.errors import ProtocolError
+from text_generation_shard.ops.paged_attention import plan_attention
+from text_generation_shard.sampling.parameters import SamplingParameterError
+from text_generation_shard.sampling.sampler import SamplingRows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotLimits:
+    """How many slots there are, how large they are, and what may stand in them."""
+
+    num_slots: int
+    # Longest sequence. One more token has room: a step sent ahead may sample one too many.
+    max_total_tokens: int
+    num_blocks: int
+    block_size: int
+    vocab_size: int
+    sliding_window: int | None
+
+
+@dataclass(slots=True, kw_only=True)
+class SlotState:
+    """The host's half of one occupied slot."""
+
+    sequence_id: int
+    # Tokens before the first generated one.
+    num_prompt_tokens: int
+    # Tokens known on the device, whether or not the router has seen them.
+    num_tokens: int
+    # Tokens whose keys and values are in the cache.
+    num_computed_tokens: int
+    top_n_tokens: int
+    prompt_logprobs: bool
+
+
+class SequenceSlots:
+    """Owns the slots; `limits` says how many and how large."""
+
+    def __init__(self, limits: SlotLimits, device: torch.device) -> None:
+        self._limits = limits
+        self._device = device
+        self._states: dict[int, SlotState] = {}
+        width = limits.max_total_tokens + 1
+        # Prompt, then generated tokens. What lies behind a sequence's tokens is left over from
+        # others, but always a token id.
+        self._tokens = torch.zeros(limits.num_slots, width, dtype=torch.int32, device=device)
+        self._sampling = SamplingTable(limits.num_slots, limits.vocab_size, device)
+        self._block_tables = BlockTables(
+            num_slots=limits.num_slots,
+            max_blocks=-(-width // limits.block_size),
+            num_blocks=limits.num_blocks,
+            block_size=limits.block_size,
+            device=device,
+        )
+
+    def __getitem__(self, slot: int) -> SlotState:
+        return self._states[slot]
+
+    def retire(self, slots: Iterable[int]) -> None:
+        """Free slots."""
+        for slot in slots:
+            if self._states.pop(slot, None) is None:
+                raise ProtocolError(f"retired slot {slot} holds no sequence")
+
+    def retire_all(self) -> None:
+        """Free every slot."""
+        self._states.clear()
+
+    def admit(self, admissions: Iterable[pb.Admission]) -> list[str]:
+        """Fill free slots; returns why sequences cannot be computed, one line for each."""
+        return [reason for admission in admissions for reason in self._admit(admission)]
+
+    def schedule(self, request: pb.StepRequest) -> ScheduledBatch:
+        """Append the step's new blocks and list its work."""
+        slots, counts = list(request.work_slots), list(request.work_num_tokens)
+        if len(slots) != len(counts) or len(set(slots)) != len(slots):
+            raise ProtocolError("work_slots has a slot twice, or not one work_num_tokens for each")
+        if not self._states.keys() >= set(slots):
+            raise ProtocolError(f"work for a slot that holds no sequence, among {slots}")
+        new_blocks = list(request.work_num_new_blocks)
+        if new_blocks and len(new_blocks) != len(slots):
+            raise ProtocolError("work_num_new_blocks has not one entry for each of work_slots")
+        self._block_tables.append(slots if new_blocks else [], new_blocks, request.new_block_ids)
+        return ScheduledBatch(tuple(map(self._work_item, slots, counts)))
+
+    def model_inputs(self, rows: Sequence[WorkItem]) -> ModelInputs:
+        """The tensors of a step whose rows lie in this order; decode rows come first.
+
+        rows        item 0          | item 1 | item 2
+        tokens      start .. end - 1| ...    | ...
+        """
+        slots = np.array([item.slot for item in rows])
+        lengths = np.array([item.num_tokens for item in rows])
+        starts = np.array([item.start for item in rows])
+        first_rows = lengths.cumsum() - lengths
+        offsets = np.repeat(starts - first_rows, lengths)
+        token_slots = self._upload(np.repeat(slots, lengths))
+        positions = self._upload(np.arange(len(offsets)) + offsets)
+        return ModelInputs(
+            token_ids=self._tokens[token_slots, positions],
+            positions=positions,
+            slot_mapping=self._block_tables.places(token_slots, positions),
+            attention=plan_attention(
+                block_tables=self._block_tables.rows(self._upload(slots)),
+                query_lengths=[item.num_tokens for item in rows],
+                context_lengths=[item.end for item in rows],
+                block_size=self._limits.block_size,
+                sliding_window=self._limits.sliding_window,
+            ),
+        )
+
+    def sampling_rows(self, sampled: Sequence[WorkItem]) -> SamplingRows:
+        """What the sampler needs to know of items that sample."""
+        return self._sampling.rows(sampled, self._tokens)
+
+    def known_tokens(self, slot: int, first: int, last: int) -> Tensor:
+        """int64 [last - first]: a sequence's tokens at the positions first to last - 1."""
+        return self._tokens[slot, first:last].long()
+
+    def advance(self, batch: ScheduledBatch, sampled_ids: Tensor | None) -> None:
+        """The step is done; sampled_ids, int64 [sampled], are the new last tokens.
+
+        None: the step was refused. Lengths grow all the same, the tokens mean nothing.
+        """
+        sampled = batch.sampled
+        if sampled and sampled_ids is not None:
+            slots = self._upload(np.array([item.slot for item in sampled]))
+            columns = self._upload(np.array([item.end for item in sampled]))
+            self._tokens[slots, columns] = sampled_ids.int()
+        for item in batch.items:
+            state = self._states[item.slot]
+            state.num_computed_tokens = item.end
+            state.num_tokens += item.is_sampled
+
+    def _admit(self, admission: pb.Admission) -> list[str]:
+        self._check_admission(admission)
+        slot = admission.slot
+        token_ids = np.array(admission.token_ids, dtype=np.int64)
+        num_prompt_tokens = len(token_ids) - admission.num_emitted
+        reasons = []
+        if token_ids.max() >= self._limits.vocab_size:
+            reasons.append(f"token id {token_ids.max()} lies outside the vocabulary")
+            token_ids[:] = 0
+        try:
+            self._sampling.set(slot, admission.sampling, output_start=num_prompt_tokens)
+        except SamplingParameterError as error:
+            reasons.append(str(error))
+        self._tokens[slot, : len(token_ids)] = self._upload(token_ids).int()
+        self._block_tables.clear(slot)
+        self._block_tables.append([slot], [len(admission.block_ids)], admission.block_ids)
+        self._states[slot] = SlotState(
+            sequence_id=admission.sequence_id,
+            num_prompt_tokens=num_prompt_tokens,
+            num_tokens=len(token_ids),
+            num_computed_tokens=admission.num_cached_tokens,
+            top_n_tokens=admission.top_n_tokens,
+            prompt_logprobs=admission.prompt_logprobs,
+        )
+        return [f"sequence {admission.sequence_id}: {reason}" for reason in reasons]
+
+    def _check_admission(self, admission: pb.Admission) -> None:
+        slot, num_tokens = admission.slot, len(admission.token_ids)
+        if slot >= self._limits.num_slots or slot in self._states:
+            raise ProtocolError(f"slot {slot} is occupied or one of more than were agreed on")
+        if not 0 < num_tokens <= self._limits.max_total_tokens:
+            raise ProtocolError(
+                f"sequence {admission.sequence_id} has {num_tokens} tokens, not 1 to "
+                f"{self._limits.max_total_tokens}"
+            )
+        if admission.num_emitted >= num_tokens or admission.num_cached_tokens >= num_tokens:
+            raise ProtocolError(
+                f"sequence {admission.sequence_id}: emitted and cached tokens must be fewer than "
+                f"its {num_tokens}"
+            )
+
+    def _work_item(self, slot: int, num_tokens: int) -> WorkItem:
+        state = self._states[slot]
+        start = state.num_computed_tokens
+        end = start + num_tokens
+        if not start < end <= min(state.num_tokens, self._limits.max_total_tokens):
+            raise ProtocolError(
+                f"slot {slot}: {num_tokens} more tokens after {start} of {state.num_tokens}"
+            )
+        if not self._block_tables.holds(slot, end):
+            raise ProtocolError(f"slot {slot}: no block for token {end - 1}")
+        return WorkItem(
+            slot=slot, start=start, num_tokens=num_tokens, is_sampled=end == state.num_tokens
+        )
+
+    def _upload(self, values: "np.ndarray[tuple[int], np.dtype[np.int64]]") -> Tensor:
+        return torch.from_numpy(values).to(self._device)

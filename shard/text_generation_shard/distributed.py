@@ -1,0 +1,84 @@
+"""The ranks that share a model, and the few collectives that they use.
+
+All ranks call the same collectives in the same order, for they execute the same steps. A group of
+one rank needs no process group: its collectives return what they were given.
+"""
+
+import datetime
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from text_generation_shard.config import RankInfo
+
+# How long a rank waits for the others: loading weights and long steps lie well below.
+_TIMEOUT = datetime.timedelta(minutes=10)
+
+
+class RankGroup:
+    """This rank's end of the group. Make it with `join`, end it with `leave`."""
+
+    def __init__(self, *, rank: int = 0, world_size: int = 1) -> None:
+        """A group whose process group, if it has more than one rank, exists already."""
+        self.rank = rank
+        self.world_size = world_size
+
+    @classmethod
+    def join(cls, info: RankInfo, device: torch.device) -> "RankGroup":
+        """Wait for the other ranks; gloo on CPU, NCCL on GPU."""
+        if info.world_size > 1:
+            dist.init_process_group(
+                backend="nccl" if device.type == "cuda" else "gloo",
+                init_method=f"tcp://{info.master_addr}:{info.master_port}",
+                rank=info.rank,
+                world_size=info.world_size,
+                timeout=_TIMEOUT,
+            )
+        return cls(rank=info.rank, world_size=info.world_size)
+
+    def leave(self) -> None:
+        """Give the process group back. Harmless when called twice."""
+        if self.world_size > 1 and dist.is_initialized():
+            dist.destroy_process_group()
+
+    def all_reduce(self, partial: Tensor) -> Tensor:
+        """The sum over ranks, equal to the last bit on all of them; may reuse `partial`."""
+        if self.world_size > 1:
+            dist.all_reduce(partial)
+        return partial
+
+    def gather_columns(self, part: Tensor) -> Tensor | None:
+        """On rank 0 the parts of all ranks side by side, elsewhere None.
+
+        part: [rows, columns], of one shape on all ranks. Returns [rows, world_size * columns].
+        """
+        if self.world_size == 1:
+            return part
+        parts = None
+        if self.rank == 0:
+            parts = [torch.empty_like(part) for _ in range(self.world_size)]
+        dist.gather(part.contiguous(), parts, dst=0)
+        return None if parts is None else torch.cat(parts, dim=1)
+
+    def broadcast(self, tensor: Tensor) -> Tensor:
+        """Rank 0's values, in place; dtype and shape are the same everywhere."""
+        if self.world_size > 1:
+            dist.broadcast(tensor, src=0)
+        return tensor
+
+    def minimum(self, value: int) -> int:
+        """The least value that any rank named."""
+        return self._reduced(value, dist.ReduceOp.MIN)
+
+    def maximum(self, value: int) -> int:
+        """The greatest value that any rank named."""
+        return self._reduced(value, dist.ReduceOp.MAX)
+
+    def _reduced(self, value: int, operation: dist.ReduceOp.RedOpType) -> int:
+        if self.world_size == 1:
+            return value
+        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+        tensor = torch.tensor(value, dtype=torch.int64, device=device)
+        dist.all_reduce(tensor, op=operation)
+        return int(tensor)

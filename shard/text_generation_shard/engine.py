@@ -1,0 +1,205 @@
+"""One step: retire, admit, schedule, forward, sample, report.
+
+Rank 0 samples, from the logits that all ranks gather on it, and broadcasts the ids: ranks never
+decide, so they cannot disagree. The exchange is one gather and one small broadcast per step; to
+sample everywhere would cost every rank the whole vocabulary.
+"""
+
+import time
+import zlib
+from dataclasses import dataclass
+
+import torch
+from text_generation_proto import shard_pb2 as pb
+from torch import Tensor
+
+from text_generation_shard.batch.scheduled_batch import ScheduledBatch, WorkItem
+from text_generation_shard.batch.slots import SequenceSlots
+from text_generation_shard.distributed import RankGroup
+from text_generation_shard.errors import StepRejectedError
+from text_generation_shard.kv_cache import KVCache
+from text_generation_shard.models.model import Model
+from text_generation_shard.sampling.prompt_logprobs import prompt_logprobs
+from text_generation_shard.sampling.sampler import SampledTokens, Sampler
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What the device computed in one step."""
+
+    # int64 [sampled], work order, equal on all ranks
+    sampled_ids: Tensor
+    # None on ranks above 0, and where no item sampled
+    sampled: SampledTokens | None
+    prompt_logprobs: list[pb.PromptLogprobs]
+    forward_us: int
+
+
+class Engine:
+    """Executes steps on one rank's model, cache and slots, all of which it owns.
+
+    All calls come from one thread.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: Model,
+        cache: KVCache,
+        slots: SequenceSlots,
+        sampler: Sampler,
+        ranks: RankGroup,
+    ) -> None:
+        self._model = model
+        self._cache = cache
+        self._slots = slots
+        self._sampler = sampler
+        self._ranks = ranks
+        self._device = model.cache_spec.device
+
+    def reset(self) -> None:
+        """Forget all sequences: a new step stream starts from nothing."""
+        self._slots.retire_all()
+
+    def step(self, request: pb.StepRequest) -> pb.StepResult:
+        """Compute one step.
+
+        A StepRejectedError leaves the engine fit for the next step; the step's sequences have
+        failed. After any other error it is not to be used again.
+        """
+        started = time.perf_counter()
+        self._slots.retire(request.retired_slots)
+        refused = self._slots.admit(request.admissions)
+        batch = self._slots.schedule(request)
+        try:
+            if refused:
+                raise StepRejectedError("; ".join(refused))
+            outcome = self._compute(batch)
+        except StepRejectedError:
+            self._slots.advance(batch, None)
+            raise
+        self._slots.advance(batch, outcome.sampled_ids)
+        return _report(request.step, outcome, started, is_worker=self._ranks.rank > 0)
+
+    def _compute(self, batch: ScheduledBatch) -> _Outcome:
+        """Forward and sampling; raises StepRejectedError where memory did not suffice.
+
+        A rank among several cannot give up a step alone: the others wait for it in a collective.
+        There, memory errors stay what they are, and end the shard.
+        """
+        if self._ranks.world_size > 1:
+            return self._forward_and_sample(batch)
+        try:
+            return self._forward_and_sample(batch)
+        except torch.OutOfMemoryError as error:
+            raise StepRejectedError(f"out of memory: {_first_line(error)}") from error
+        except RuntimeError as error:
+            if "can't allocate memory" not in str(error):
+                raise
+            raise StepRejectedError(f"out of memory: {_first_line(error)}") from error
+
+    def _forward_and_sample(self, batch: ScheduledBatch) -> _Outcome:
+        started = time.perf_counter()
+        rows = batch.in_row_order()
+        no_ids = torch.empty(0, dtype=torch.int64)
+        if not rows:
+            return _Outcome(no_ids, None, [], 0)
+        hidden = self._model.forward(self._slots.model_inputs(rows), self._cache)
+        first_rows = _first_rows(rows)
+        logits = None
+        if batch.sampled:
+            last_rows = [first_rows[item.slot] + item.num_tokens - 1 for item in batch.sampled]
+            logits = self._model.logits(hidden[torch.tensor(last_rows, device=self._device)])
+        forward_us = _microseconds_since(started)
+        sampled = self._sample(logits, batch.sampled)
+        sampled_ids = self._agree_on_ids(sampled, len(batch.sampled))
+        prompts = self._prompt_logprobs(hidden, batch, first_rows)
+        return _Outcome(sampled_ids, sampled, prompts, forward_us)
+
+    def _sample(self, logits: Tensor | None, items: tuple[WorkItem, ...]) -> SampledTokens | None:
+        """logits: float32 [sampled, vocab] on rank 0, if anything is sampled."""
+        if logits is None:
+            return None
+        top_n = [self._slots[item.slot].top_n_tokens for item in items]
+        return self._sampler(logits, self._slots.sampling_rows(items), top_n)
+
+    def _agree_on_ids(self, sampled: SampledTokens | None, count: int) -> Tensor:
+        """int64 [count]: rank 0's ids, on every rank."""
+        if sampled is not None:
+            return self._ranks.broadcast(sampled.token_ids)
+        token_ids = torch.empty(count, dtype=torch.int64, device=self._device)
+        return self._ranks.broadcast(token_ids) if count else token_ids
+
+    def _prompt_logprobs(
+        self, hidden: Tensor, batch: ScheduledBatch, first_rows: dict[int, int]
+    ) -> list[pb.PromptLogprobs]:
+        """The log-probabilities of the prompt tokens that follow a token of this step.
+
+        computed    start ........ end - 1
+        reported          start + 1 ........ end     as far as the prompt goes
+        """
+        reports = []
+        for item in batch.items:
+            state = self._slots[item.slot]
+            last = min(item.end + 1, state.num_prompt_tokens)
+            count = last - item.start - 1
+            if not state.prompt_logprobs or count <= 0:
+                continue
+            first_row = first_rows[item.slot]
+            logprobs = prompt_logprobs(
+                hidden[first_row : first_row + count],
+                self._slots.known_tokens(item.slot, item.start + 1, last),
+                head=self._prompt_head,
+                vocab_size=self._model.config.vocab_size,
+            )
+            report = pb.PromptLogprobs(slot=item.slot, first_position=item.start + 1)
+            report.logprobs.extend(logprobs.tolist())
+            reports.append(report)
+        return reports
+
+    def _prompt_head(self, hidden: Tensor) -> Tensor:
+        """The logits on rank 0; elsewhere something of their shape that takes no memory."""
+        logits = self._model.logits(hidden)
+        if logits is not None:
+            return logits
+        nothing = torch.zeros(1, 1, device=self._device)
+        return nothing.expand(len(hidden), self._model.config.vocab_size)
+
+
+def _first_rows(rows: tuple[WorkItem, ...]) -> dict[int, int]:
+    """Where the rows of each slot's item begin."""
+    first_rows, row = {}, 0
+    for item in rows:
+        first_rows[item.slot] = row
+        row += item.num_tokens
+    return first_rows
+
+
+def _report(step: int, outcome: _Outcome, started: float, *, is_worker: bool) -> pb.StepResult:
+    """The outcome as a message; ranks above 0 report the checksum only."""
+    token_ids = outcome.sampled_ids.int().cpu()
+    result = pb.StepResult(
+        step=step,
+        forward_us=outcome.forward_us,
+        sampled_checksum=zlib.crc32(token_ids.numpy().astype("<u4").tobytes()),
+    )
+    sampled = outcome.sampled
+    if sampled is not None:
+        result.token_ids.extend(token_ids.tolist())
+        result.logprobs.extend(sampled.logprobs.tolist())
+        if sampled.top_tokens is not None:
+            result.top_n_counts.extend(sampled.top_tokens.counts.tolist())
+            result.top_n_token_ids.extend(sampled.top_tokens.token_ids.tolist())
+            result.top_n_logprobs.extend(sampled.top_tokens.logprobs.tolist())
+    if not is_worker:
+        result.prompt_logprobs.extend(outcome.prompt_logprobs)
+    result.total_us = _microseconds_since(started)
+    return result
+
+
+def _microseconds_since(started: float) -> int:
+    return int((time.perf_counter() - started) * 1e6)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0]

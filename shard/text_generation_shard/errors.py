@@ -1,0 +1,33 @@
+"""What can go wrong in a shard, and how far the damage goes.
+
+ShardError
+  ├─ CheckpointError     the model cannot be served; the text names file, key or tensor
+  ├─ CapacityError       the limits asked for do not fit the memory; the text names the flags
+  ├─ SocketError         the socket cannot be bound
+  ├─ StepRejectedError   recoverable: this step is not computed, the shard goes on
+  └─ ProtocolError       fatal: the step stream broke its own rules; the shard cannot trust it
+"""
+
+
+class ShardError(Exception):
+    """Base of all errors that a shard raises itself; the text is one line."""
+
+
+class CheckpointError(ShardError):
+    """The model directory is missing something, holds something unknown, or is damaged."""
+
+
+class CapacityError(ShardError):
+    """The memory does not hold what the limits ask for."""
+
+
+class SocketError(ShardError):
+    """The unix socket cannot be listened on."""
+
+
+class StepRejectedError(ShardError):
+    """The step cannot be computed, but every rank sees this alike and can go on with the next."""
+
+
+class ProtocolError(ShardError):
+    """The router addressed a slot, block or token that cannot be; going on would be guessing."""

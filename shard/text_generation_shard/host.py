@@ -1,0 +1,111 @@
+"""What this machine leaves to us: cores and memory, within the limits of its control group."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+_CGROUP_ROOT = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostShare:
+    """This rank's share of the machine."""
+
+    num_threads: int
+    memory_bytes: int
+
+
+def host_share(
+    *,
+    num_ranks: int,
+    num_threads: int | None,
+    cgroup_root: Path = _CGROUP_ROOT,
+    meminfo: Path = Path("/proc/meminfo"),
+) -> HostShare:
+    """Cores and available memory divided by the ranks on this host.
+
+    num_threads: what --num-threads says; None takes the share.
+    """
+    cores = _available_cores(cgroup_root)
+    return HostShare(
+        num_threads=num_threads or max(1, cores // num_ranks),
+        memory_bytes=_available_memory(cgroup_root, meminfo) // num_ranks,
+    )
+
+
+def ranks_on_host(world_size: int, environment: Mapping[str, str] = os.environ) -> int:
+    """Ranks on this machine, as torchrun says it in LOCAL_WORLD_SIZE; all of them without it."""
+    value = environment.get("LOCAL_WORLD_SIZE", "")
+    return int(value) if value.isdigit() and int(value) > 0 else world_size
+
+
+def _available_cores(cgroup_root: Path) -> int:
+    """Cores that this process may run on, and not more than its group's quota."""
+    cores = len(os.sched_getaffinity(0))
+    quota, _, period = _read(cgroup_root / "cpu.max").partition(" ")
+    if not quota:
+        quota = _read(cgroup_root / "cpu" / "cpu.cfs_quota_us")
+        period = _read(cgroup_root / "cpu" / "cpu.cfs_period_us")
+    if quota.isdigit() and period.isdigit() and int(period) > 0:
+        cores = min(cores, max(1, int(quota) // int(period)))
+    return cores
+
+
+def _available_memory(cgroup_root: Path, meminfo: Path) -> int:
+    """Bytes that can be had without swapping, and not more than the group's limit leaves."""
+    available = 0
+    for line in _read(meminfo).splitlines():
+        if line.startswith("MemAvailable:"):
+            available = int(line.split()[1]) * 1024
+    for limit_file, usage_file, stat_file in (
+        ("memory.max", "memory.current", "memory.stat"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
+    ):
+        limit, usage = _read(cgroup_root / limit_file), _read(cgroup_root / usage_file)
+        if limit.isdigit() and usage.isdigit():
+            in_use = int(usage) - _reclaimable(_read(cgroup_root / stat_file))
+            available = min(available, max(0, int(limit) - in_use))
+    return available
+
+
+def _reclaimable(stat: str) -> int:
+    """Bytes of cached files in a group's usage, which the kernel gives up when asked."""
+    for line in stat.splitlines():
+        name, _, value = line.partition(" ")
+        if name in ("inactive_file", "total_inactive_file") and value.isdigit():
+            return int(value)
+    return 0
+
+
+def _read(path: Path) -> str:
+    """A small file's text; empty where the kernel does not offer it."""
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
+
+
+class PeakMemory:
+    """How far this process's resident memory rises above where it was when this was made."""
+
+    def __init__(self, proc: Path = Path("/proc/self")) -> None:
+        self._status = proc / "status"
+        try:
+            # 5 resets the high-water mark to the present size.
+            (proc / "clear_refs").write_text("5")
+        except OSError:
+            # Not allowed here: growth is then measured from the highest mark so far.
+            self._start = self._read_bytes("VmHWM:")
+        else:
+            self._start = self._read_bytes("VmRSS:")
+
+    def growth(self) -> int:
+        """Bytes; 0 where the kernel does not tell."""
+        return max(0, self._read_bytes("VmHWM:") - self._start)
+
+    def _read_bytes(self, key: str) -> int:
+        for line in _read(self._status).splitlines():
+            if line.startswith(key):
+                return int(line.split()[1]) * 1024
+        return 0

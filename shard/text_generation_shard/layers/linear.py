@@ -1,0 +1,120 @@
+"""Linear layers, cut over the ranks.
+
+A column-parallel layer makes part of the outputs from all inputs; a row-parallel one takes part of
+the inputs and sums over the ranks. One after the other they need one collective.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from text_generation_shard.distributed import RankGroup
+from text_generation_shard.layers.partition import HeadPartition, even_range
+from text_generation_shard.weights.reader import WeightScope
+
+
+@dataclass(frozen=True, slots=True)
+class OutputPart:
+    """Consecutive outputs of one stored linear layer that this rank computes."""
+
+    # Module in the checkpoint, such as "q_proj".
+    name: str
+    # Outputs of the stored layer.
+    total_outputs: int
+    start: int
+    stop: int
+
+    @property
+    def num_outputs(self) -> int:
+        """Outputs of the part."""
+        return self.stop - self.start
+
+
+class ColumnParallelLinear:
+    """y = x W^T + b, for the named parts of one or more stored layers, fused into one product."""
+
+    def __init__(
+        self, weights: WeightScope, parts: Sequence[OutputPart], *, num_inputs: int, bias: bool
+    ) -> None:
+        num_outputs = sum(part.num_outputs for part in parts)
+        self._weight = weights.empty(num_outputs, num_inputs)
+        self._bias = weights.empty(num_outputs) if bias else None
+        row = 0
+        for part in parts:
+            rows = slice(row, row + part.num_outputs)
+            row = rows.stop
+            shape = (part.total_outputs, num_inputs)
+            weights.read_into(
+                self._weight[rows], f"{part.name}.weight", shape=shape, start=part.start
+            )
+            if self._bias is not None:
+                shape_of_bias = (part.total_outputs,)
+                weights.read_into(
+                    self._bias[rows], f"{part.name}.bias", shape=shape_of_bias, start=part.start
+                )
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x: [tokens, num_inputs]. Returns [tokens, outputs of all parts]."""
+        return F.linear(x, self._weight, self._bias)
+
+
+class RowParallelLinear:
+    """y = sum over ranks of x_r W_r^T, plus the bias once."""
+
+    def __init__(
+        self,
+        weights: WeightScope,
+        ranks: RankGroup,
+        *,
+        inputs: range,
+        total_inputs: int,
+        num_outputs: int,
+        bias: bool,
+    ) -> None:
+        """`inputs`: the part of the stored layer's inputs that this rank has."""
+        self._ranks = ranks
+        self._weight = weights.empty(num_outputs, len(inputs))
+        weights.read_into(
+            self._weight,
+            "weight",
+            shape=(num_outputs, total_inputs),
+            dim=1,
+            start=inputs.start,
+        )
+        self._bias = weights.read("bias", (num_outputs,)) if bias else None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x: [tokens, inputs of this rank]. Returns [tokens, num_outputs], equal on all ranks."""
+        total = self._ranks.all_reduce(F.linear(x, self._weight))
+        return total if self._bias is None else total.add_(self._bias)
+
+
+def qkv_parts(
+    names: tuple[str, str, str],
+    heads: HeadPartition,
+    *,
+    total_heads: tuple[int, int],
+    head_dim: int,
+) -> list[OutputPart]:
+    """The outputs of query, key and value that one rank computes, in this order.
+
+    names: modules of query, key and value; total_heads: query heads and KV heads of the model.
+    """
+    query, key, value = names
+    total_queries, total_kvs = (count * head_dim for count in total_heads)
+    start = heads.first_head * head_dim
+    parts = [OutputPart(query, total_queries, start, start + heads.num_heads * head_dim)]
+    for name in (key, value):
+        parts += [
+            OutputPart(name, total_kvs, head * head_dim, (head + 1) * head_dim)
+            for head in heads.kv_heads
+        ]
+    return parts
+
+
+def even_parts(names: Sequence[str], total_outputs: int, ranks: RankGroup) -> list[OutputPart]:
+    """This rank's even share of the outputs of several layers of one width."""
+    share = even_range(total_outputs, ranks.rank, ranks.world_size)
+    return [OutputPart(name, total_outputs, share.start, share.stop) for name in names]

@@ -1,0 +1,58 @@
+"""Which part of the heads, of the vocabulary and of a wide dimension is whose."""
+
+import math
+from dataclasses import dataclass
+
+from text_generation_shard.errors import CapacityError
+
+
+@dataclass(frozen=True, slots=True)
+class HeadPartition:
+    """The attention heads of one rank.
+
+    Query heads are cut evenly. A KV head goes to every rank that has a query head of its group, so
+    where there are fewer KV heads than ranks they are replicated. Each local KV head serves
+    `group_size` consecutive local query heads.
+
+        12 query heads, 4 KV heads, 2 ranks     12 query heads, 4 KV heads, 6 ranks (rank 1)
+        rank 0  q 0 1 2 | 3 4 5                 q 2 | 3
+                kv  0   |   1                   kv 0 | 1
+    """
+
+    num_heads: int
+    first_head: int
+    group_size: int
+    # Index in the whole model of each local KV head.
+    kv_heads: tuple[int, ...]
+
+    @classmethod
+    def of_rank(
+        cls, rank: int, world_size: int, *, total_num_heads: int, total_num_kv_heads: int
+    ) -> "HeadPartition":
+        """The heads of a rank; CapacityError if the query heads cannot be cut evenly."""
+        if total_num_heads % world_size:
+            raise CapacityError(
+                f"num_attention_heads ({total_num_heads}) cannot be divided among {world_size} "
+                "shards (--num-shard)"
+            )
+        num_heads = total_num_heads // world_size
+        first_head = rank * num_heads
+        total_group_size = total_num_heads // total_num_kv_heads
+        # The longest run of query heads that, cut off at multiples of its length, never straddles
+        # two KV heads.
+        group_size = math.gcd(num_heads, total_group_size)
+        kv_heads = tuple(
+            head // total_group_size
+            for head in range(first_head, first_head + num_heads, group_size)
+        )
+        return cls(num_heads, first_head, group_size, kv_heads)
+
+    @property
+    def num_kv_heads(self) -> int:
+        """KV heads on this rank."""
+        return len(self.kv_heads)
+
+
+def even_range(total: int, rank: int, world_size: int) -> range:
+    """A rank's part of `total` things: consecutive, complete, sizes differ by one at most."""
+    return range(rank * total // world_size, (rank + 1) * total // world_size)

@@ -1,0 +1,3 @@
+"""Models: one file per family, single-rank code that reads like the paper; one line in the
+registry.
+"""

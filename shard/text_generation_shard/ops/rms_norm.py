@@ -1,0 +1,14 @@
+"""Root mean square normalisation (Zhang and Sennrich, 2019)."""
+
+import torch
+from torch import Tensor
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x / rms(x) * weight over the last dimension; the mean is taken in float32.
+
+    x: [tokens, hidden]; weight: [hidden], of x's dtype. Returns x's shape and dtype.
+    """
+    wide = x.float()
+    scale = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True).add_(eps))
+    return (wide * scale).to(x.dtype).mul_(weight)

@@ -1,0 +1,175 @@
+"""A rank's model from its directory to a running engine.
+
+All methods but `info` are called on the compute thread.
+"""
+
+import logging
+from pathlib import Path
+
+import torch
+from text_generation_proto import shard_pb2 as pb
+
+from text_generation_shard.config import RankInfo, ShardConfig
+from text_generation_shard.distributed import RankGroup
+from text_generation_shard.engine import Engine
+from text_generation_shard.errors import CheckpointError, ProtocolError
+from text_generation_shard.host import host_share, ranks_on_host
+from text_generation_shard.models.config import ModelConfig
+from text_generation_shard.models.registry import LoadedModel, family_of, load_model
+from text_generation_shard.sampling.sampler import Sampler
+from text_generation_shard.warmup import warm_up
+
+logger = logging.getLogger(__name__)
+
+_DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+# Share of the memory that is free which the KV cache may take on CPU: others live here too.
+_CPU_MEMORY_SHARE = 0.6
+
+
+class Shard:
+    """Owns the model of this rank and, after warmup, the engine."""
+
+    def __init__(
+        self,
+        *,
+        loaded: LoadedModel,
+        sampler: Sampler,
+        ranks: RankGroup,
+        available_memory: "AvailableMemory",
+    ) -> None:
+        self._loaded = loaded
+        self._sampler = sampler
+        self._ranks = ranks
+        self._available_memory = available_memory
+        self._engine: Engine | None = None
+
+    @classmethod
+    def load(cls, config: ShardConfig, info: RankInfo) -> "Shard":
+        """Read configuration and weights and join the other ranks."""
+        model_path = Path(config.model_path)
+        model_config = _model_config(config, model_path)
+        device = _device(info)
+        num_ranks = ranks_on_host(info.world_size)
+        share = host_share(num_ranks=num_ranks, num_threads=config.num_threads)
+        torch.set_num_threads(share.num_threads)
+        dtype = _dtype(config, model_config, device)
+        logger.info(
+            "Loading model",
+            extra={
+                "fields": {
+                    "model_type": model_config.model_type,
+                    "dtype": str(dtype).removeprefix("torch."),
+                    "device": str(device),
+                    "threads": share.num_threads,
+                    "rank": info.rank,
+                    "world_size": info.world_size,
+                }
+            },
+        )
+        ranks = RankGroup.join(info, device)
+        loaded = load_model(model_path, model_config, ranks, dtype=dtype, device=device)
+        sampler = Sampler(
+            vocab_size=model_config.vocab_size,
+            watermark_gamma=config.watermark_gamma,
+            watermark_delta=config.watermark_delta,
+        )
+        memory = AvailableMemory(device, num_ranks, config.cuda_memory_fraction)
+        return cls(loaded=loaded, sampler=sampler, ranks=ranks, available_memory=memory)
+
+    def info(self) -> pb.InfoResponse:
+        """Facts about the model."""
+        model = self._loaded.model
+        return pb.InfoResponse(
+            model_type=model.config.model_type,
+            dtype=str(model.cache_spec.dtype).removeprefix("torch."),
+            device_type=model.cache_spec.device.type,
+            vocab_size=model.config.vocab_size,
+            max_position_embeddings=model.config.max_position_embeddings,
+            world_size=self._ranks.world_size,
+            rank=self._ranks.rank,
+        )
+
+    def warm_up(self, request: pb.WarmupRequest) -> pb.WarmupResponse:
+        """Make the engine; a second call makes a new one."""
+        self._engine = None
+        warm = warm_up(
+            self._loaded,
+            self._sampler,
+            self._ranks,
+            request,
+            available_bytes=self._available_memory.measure(),
+        )
+        self._engine = warm.engine
+        return warm.response
+
+    def reset(self) -> None:
+        """A new step stream begins."""
+        self._warm_engine().reset()
+
+    def step(self, request: pb.StepRequest) -> pb.StepResult:
+        """Compute one step, see `Engine.step`."""
+        return self._warm_engine().step(request)
+
+    def close(self) -> None:
+        """Leave the other ranks."""
+        self._ranks.leave()
+
+    def _warm_engine(self) -> Engine:
+        if self._engine is None:
+            raise ProtocolError("a step before Warmup")
+        return self._engine
+
+
+class AvailableMemory:
+    """How much memory this rank may still take."""
+
+    def __init__(self, device: torch.device, num_ranks: int, cuda_memory_fraction: float) -> None:
+        self._device = device
+        self._num_ranks = num_ranks
+        self._cuda_memory_fraction = cuda_memory_fraction
+
+    def measure(self) -> int:
+        """Bytes."""
+        if self._device.type == "cuda":
+            free, total = torch.cuda.mem_get_info(self._device)
+            return int(free - (1 - self._cuda_memory_fraction) * total)
+        share = host_share(num_ranks=self._num_ranks, num_threads=None)
+        return int(share.memory_bytes * _CPU_MEMORY_SHARE)
+
+
+def _model_config(config: ShardConfig, model_path: Path) -> ModelConfig:
+    """The checkpoint's configuration with the flags' RoPE scaling."""
+    model_config = ModelConfig.from_directory(model_path)
+    family_of(model_config.model_type)
+    if config.rope_scaling is None and config.rope_factor is None:
+        return model_config
+    factor = 1.0 if config.rope_factor is None else config.rope_factor
+    if factor < 1:
+        raise CheckpointError(f"--rope-factor must be at least 1, got {factor}")
+    return model_config.with_rope(config.rope_scaling or "linear", factor)
+
+
+def _device(info: RankInfo) -> torch.device:
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", info.rank % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    return device
+
+
+def _dtype(config: ShardConfig, model_config: ModelConfig, device: torch.device) -> torch.dtype:
+    """--dtype; without it float32 on CPU, and the checkpoint's on GPU."""
+    if config.dtype is not None:
+        return _DTYPES[config.dtype]
+    if device.type == "cpu" or model_config.dtype is None:
+        return torch.float32
+    dtype = _DTYPES.get(model_config.dtype)
+    if dtype is None:
+        raise CheckpointError(
+            f"dtype {model_config.dtype!r} of config.json is not supported: choose one by --dtype"
+        )
+    return dtype

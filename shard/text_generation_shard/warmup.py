@@ -1,0 +1,218 @@
+"""From a loaded model to an engine: measure the worst steps, size the cache, allocate.
+
+Warmup is a client of the engine: it sends the steps that the router would send, to an engine whose
+cache is one scrap block. What it measures is therefore what serving costs. On CPU the steps grow
+until a time budget is spent, and memory is extrapolated from the largest; on GPU the worst step
+itself is run.
+"""
+
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from text_generation_proto import shard_pb2 as pb
+
+from text_generation_shard.batch.slots import SequenceSlots, SlotLimits
+from text_generation_shard.cache_sizing import CacheBudget, CacheSize, size_cache
+from text_generation_shard.distributed import RankGroup
+from text_generation_shard.engine import Engine
+from text_generation_shard.host import PeakMemory
+from text_generation_shard.kv_cache import SCRAP_BLOCK, KVCache
+from text_generation_shard.models.registry import LoadedModel
+from text_generation_shard.sampling.sampler import Sampler
+
+logger = logging.getLogger(__name__)
+
+# Time for measured steps on CPU, beyond the few that are always run.
+_BUDGET_S = 0.2
+_MIN_SAMPLES = 3
+# Context of the decode rows that are measured, where the limits allow it.
+_DECODE_CONTEXT = 256
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredStep:
+    """One step of the warmup: tokens computed, decode rows among them, and how long it took."""
+
+    tokens: int
+    decodes: int
+    milliseconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class WarmEngine:
+    """An engine that is ready to serve, and what the router learns about it."""
+
+    engine: Engine
+    response: pb.WarmupResponse
+
+
+def warm_up(
+    loaded: LoadedModel,
+    sampler: Sampler,
+    ranks: RankGroup,
+    request: pb.WarmupRequest,
+    *,
+    available_bytes: int,
+) -> WarmEngine:
+    """Measure, size and allocate; all ranks call this at the same time.
+
+    available_bytes: memory that this rank may use beyond what it holds already. CapacityError names
+    the flags that ask for more than there is.
+    """
+    started = time.monotonic()
+    budget = CacheBudget.of_request(request, loaded.model, available_bytes)
+    probe = _Probe(loaded, sampler, ranks, request, budget)
+    steps = probe.measure()
+    size = size_cache(budget, activation_bytes=probe.activation_bytes(steps), ranks=ranks)
+    engine = _make_engine(loaded, sampler, ranks, request, size)
+    logger.info(
+        "Warmed up",
+        extra={
+            "fields": {
+                "cache_tokens": (size.num_blocks - 1) * size.block_size,
+                "cache_bytes": size.cache_bytes,
+                "max_total_tokens": size.max_total_tokens,
+                "seconds": round(time.monotonic() - started, 3),
+            }
+        },
+    )
+    return WarmEngine(engine, _response(size, loaded.weight_bytes, steps))
+
+
+class _Probe:
+    """Runs steps on an engine of one block."""
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        sampler: Sampler,
+        ranks: RankGroup,
+        request: pb.WarmupRequest,
+        budget: CacheBudget,
+    ) -> None:
+        self._request = request
+        self._ranks = ranks
+        self._spec = loaded.model.cache_spec
+        self._max_context = min(
+            budget.max_total_tokens, max(request.max_step_tokens, _DECODE_CONTEXT)
+        )
+        size = CacheSize(
+            num_blocks=1,
+            block_size=request.block_size,
+            max_total_tokens=self._max_context,
+            cache_bytes=0,
+        )
+        self._engine = _make_engine(loaded, sampler, ranks, request, size)
+        self._peak = PeakMemory()
+        self._num_steps = 0
+
+    def measure(self) -> list[MeasuredStep]:
+        """Run ever larger steps; each once to warm up and once to measure."""
+        samples: list[MeasuredStep] = []
+        started = time.monotonic()
+        for tokens, decodes in self._plan():
+            if self._is_budget_spent(samples, tokens, time.monotonic() - started):
+                break
+            self._run(tokens, decodes)
+            samples.append(MeasuredStep(tokens, decodes, self._run(tokens, decodes)))
+        return samples
+
+    def activation_bytes(self, steps: list[MeasuredStep]) -> int:
+        """Memory that the worst step needs for a moment, extrapolated from the largest run."""
+        largest = max(step.tokens for step in steps)
+        worst = max(self._request.max_step_tokens, self._request.max_slots)
+        if self._spec.device.type == "cuda":
+            reserved = torch.cuda.max_memory_reserved(self._spec.device)
+            return reserved - torch.cuda.memory_allocated(self._spec.device)
+        return self._peak.growth() * max(1, -(-worst // largest))
+
+    def _plan(self) -> Iterator[tuple[int, int]]:
+        """(tokens, decode rows) of the steps, ascending in tokens; the worst comes last."""
+        max_slots, max_tokens = self._request.max_slots, self._request.max_step_tokens
+        sizes = [(1, 1), (16, 0), (8, 8), (64, 0), (32, 32), (256, 0), (128, 128), (1024, 0)]
+        for tokens, decodes in sizes:
+            if tokens < max_tokens and decodes <= max_slots:
+                yield tokens, decodes
+        decodes = min(max_slots, max_tokens) - 1
+        yield max_tokens, decodes
+
+    def _is_budget_spent(self, samples: list[MeasuredStep], tokens: int, elapsed: float) -> bool:
+        """Whether the next step would take too long; all ranks answer alike."""
+        if len(samples) < _MIN_SAMPLES or self._spec.device.type == "cuda":
+            return False
+        last = samples[-1]
+        predicted = 2 * last.milliseconds / 1000 * max(1.0, tokens / last.tokens)
+        return self._ranks.maximum(elapsed + predicted > _BUDGET_S) > 0
+
+    def _run(self, tokens: int, decodes: int) -> float:
+        """One step of `decodes` decode rows and one chunk for the rest; milliseconds."""
+        context = min(_DECODE_CONTEXT, self._max_context)
+        lengths = [context] * decodes
+        chunk = min(tokens - decodes, self._max_context)
+        if chunk:
+            lengths.append(chunk)
+        self._num_steps += 1
+        request = pb.StepRequest(step=self._num_steps)
+        for slot, length in enumerate(lengths):
+            num_tokens = 1 if slot < decodes else length
+            request.admissions.append(self._admission(slot, length, length - num_tokens))
+            request.work_slots.append(slot)
+            request.work_num_tokens.append(num_tokens)
+        started = time.perf_counter()
+        self._engine.step(request)
+        milliseconds = (time.perf_counter() - started) * 1000
+        self._engine.reset()
+        return milliseconds
+
+    def _admission(self, slot: int, length: int, num_cached: int) -> pb.Admission:
+        num_blocks = -(-length // self._request.block_size)
+        sampling = pb.SamplingParameters(temperature=1, top_p=1, typical_p=1, repetition_penalty=1)
+        return pb.Admission(
+            slot=slot,
+            token_ids=[0] * length,
+            num_cached_tokens=num_cached,
+            block_ids=[SCRAP_BLOCK] * num_blocks,
+            sampling=sampling,
+        )
+
+
+def _make_engine(
+    loaded: LoadedModel,
+    sampler: Sampler,
+    ranks: RankGroup,
+    request: pb.WarmupRequest,
+    size: CacheSize,
+) -> Engine:
+    model = loaded.model
+    limits = SlotLimits(
+        num_slots=request.max_slots,
+        max_total_tokens=size.max_total_tokens,
+        num_blocks=size.num_blocks,
+        block_size=size.block_size,
+        vocab_size=model.config.vocab_size,
+        sliding_window=model.config.sliding_window,
+    )
+    cache = KVCache.allocate(
+        model.cache_spec,
+        num_blocks=size.num_blocks,
+        block_size=size.block_size,
+        max_total_tokens=size.max_total_tokens,
+    )
+    slots = SequenceSlots(limits, model.cache_spec.device)
+    return Engine(model=model, cache=cache, slots=slots, sampler=sampler, ranks=ranks)
+
+
+def _response(size: CacheSize, weight_bytes: int, steps: list[MeasuredStep]) -> pb.WarmupResponse:
+    return pb.WarmupResponse(
+        num_blocks=size.num_blocks,
+        block_size=size.block_size,
+        max_total_tokens=size.max_total_tokens,
+        cache_bytes=size.cache_bytes,
+        weight_bytes=weight_bytes,
+        measured_tokens=[step.tokens for step in steps],
+        measured_decodes=[step.decodes for step in steps],
+        measured_ms=[step.milliseconds for step in steps],
+    )

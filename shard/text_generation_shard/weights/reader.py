@@ -1,0 +1,242 @@
+"""Reading a safetensors checkpoint: lazily, each rank only its part, and strictly.
+
+A file is mapped, never read whole. Every tensor that the model asks for must be there with the
+shape that the configuration implies; every tensor that is there must have been asked for (or be
+known to be harmless); anything else is a CheckpointError that names file and tensor.
+"""
+
+import json
+import logging
+import re
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from text_generation_shard.errors import CheckpointError
+
+logger = logging.getLogger(__name__)
+
+INDEX_FILE = "model.safetensors.index.json"
+SINGLE_FILE = "model.safetensors"
+
+# Buffers that old checkpoints carry although they follow from the configuration.
+_HARMLESS = re.compile(r"(^|\.)rotary_emb\.(inv_freq|cos_cached|sin_cached)$")
+_LOADABLE = ("F64", "F32", "F16", "BF16")
+_PROGRESS_INTERVAL_S = 0.5
+
+
+@dataclass(slots=True)
+class _StoredTensor:
+    """One tensor of the checkpoint; `slices` is safetensors' lazy handle."""
+
+    path: Path
+    slices: Any
+    shape: tuple[int, ...]
+    dtype: str
+    num_bytes: int
+    was_read: bool = False
+
+
+class CheckpointReader:
+    """The tensors of one checkpoint directory. Use as a context manager: it holds files open."""
+
+    def __init__(self, model_path: Path) -> None:
+        """Open all files and read their headers.
+
+        Raises CheckpointError if there is none, or one is missing, damaged, or not what the index
+        says.
+        """
+        self._model_path = model_path
+        self._tensors: dict[str, _StoredTensor] = {}
+        self._files: list[Any] = []
+        # Bytes that this rank keeps of what it read.
+        self.kept_bytes = 0
+        index = _read_index(model_path)
+        for path in _weight_files(model_path, index):
+            self._open(path)
+        for name, file_name in index.items():
+            if name not in self._tensors or self._tensors[name].path.name != file_name:
+                raise CheckpointError(
+                    f"{model_path / file_name}: tensor {name} is missing, though {INDEX_FILE} "
+                    "places it there"
+                )
+        self._progress = _Progress(sum(tensor.num_bytes for tensor in self._tensors.values()))
+
+    def __enter__(self) -> "CheckpointReader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._tensors.clear()
+        while self._files:
+            self._files.pop().__exit__(None, None, None)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._tensors
+
+    def read_into(
+        self, destination: Tensor, name: str, *, shape: tuple[int, ...], dim: int, start: int
+    ) -> None:
+        """Copy a part of a tensor, converted to the destination's dtype and device.
+
+        shape: what the whole tensor must have. The part begins at `start` in dimension `dim` and is
+        as long as the destination, which has the whole length in all other dimensions.
+        """
+        stored = self._find(name, shape)
+        window = tuple(
+            slice(start, start + destination.shape[dim]) if axis == dim else slice(None)
+            for axis in range(len(shape))
+        )
+        try:
+            destination.copy_(stored.slices[window])
+        except SafetensorError as error:
+            raise CheckpointError(f"{stored.path}: tensor {name}: {error}") from error
+        self.kept_bytes += destination.nbytes
+        if not stored.was_read:
+            stored.was_read = True
+            self._progress.advance(stored.num_bytes)
+
+    def finish(self, *, unused: Collection[str]) -> None:
+        """Refuse tensors that nobody asked for; `unused` names those that may stay unread."""
+        leftover = [
+            name
+            for name, stored in self._tensors.items()
+            if not stored.was_read and name not in unused and not _HARMLESS.search(name)
+        ]
+        if leftover:
+            shown = ", ".join(sorted(leftover)[:4]) + (", ..." if len(leftover) > 4 else "")
+            raise CheckpointError(
+                f"{self._tensors[leftover[0]].path}: {len(leftover)} tensor(s) that this model "
+                f"does not have: {shown}"
+            )
+        self._progress.finish()
+
+    def _open(self, path: Path) -> None:
+        try:
+            file = safe_open(path, framework="pt", device="cpu")
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{path}: cannot be read: {error}") from error
+        self._files.append(file)
+        for name in file.keys():  # type: ignore[no-untyped-call]  # noqa: SIM118  no mapping
+            if name in self._tensors:
+                raise CheckpointError(
+                    f"{path}: tensor {name} lies in {self._tensors[name].path.name} too"
+                )
+            slices = file.get_slice(name)  # type: ignore[no-untyped-call]
+            shape, dtype = tuple(slices.get_shape()), slices.get_dtype()
+            num_bytes = torch.Size(shape).numel() * (2 if dtype in ("F16", "BF16") else 4)
+            self._tensors[name] = _StoredTensor(path, slices, shape, dtype, num_bytes)
+
+    def _find(self, name: str, shape: tuple[int, ...]) -> _StoredTensor:
+        stored = self._tensors.get(name)
+        if stored is None:
+            raise CheckpointError(f"{self._model_path}: tensor {name} is missing")
+        if stored.shape != shape:
+            raise CheckpointError(
+                f"{stored.path}: tensor {name} has shape {list(stored.shape)}, "
+                f"config.json implies {list(shape)}"
+            )
+        if stored.dtype not in _LOADABLE:
+            raise CheckpointError(
+                f"{stored.path}: tensor {name} has data type {stored.dtype}, which is not "
+                f"supported (supported: {', '.join(_LOADABLE)})"
+            )
+        return stored
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightScope:
+    """The tensors under one prefix, as a layer asks for them: one dtype, one device."""
+
+    reader: CheckpointReader
+    prefix: str
+    dtype: torch.dtype
+    device: torch.device
+
+    def scope(self, name: str) -> "WeightScope":
+        """The tensors of a sub-module."""
+        return WeightScope(
+            reader=self.reader,
+            prefix=f"{self.prefix}{name}.",
+            dtype=self.dtype,
+            device=self.device,
+        )
+
+    def __contains__(self, name: str) -> bool:
+        return self.prefix + name in self.reader
+
+    def empty(self, *shape: int) -> Tensor:
+        """Room for a weight."""
+        return torch.empty(shape, dtype=self.dtype, device=self.device)
+
+    def read(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """A whole tensor."""
+        weight = self.empty(*shape)
+        self.read_into(weight, name, shape=shape)
+        return weight
+
+    def read_into(
+        self,
+        destination: Tensor,
+        name: str,
+        *,
+        shape: tuple[int, ...],
+        dim: int = 0,
+        start: int = 0,
+    ) -> None:
+        """A part of a tensor, see `CheckpointReader.read_into`."""
+        self.reader.read_into(destination, self.prefix + name, shape=shape, dim=dim, start=start)
+
+
+class _Progress:
+    """Log records from which the launcher draws its progress display."""
+
+    def __init__(self, total_bytes: int) -> None:
+        self._total_bytes = total_bytes
+        self._loaded_bytes = 0
+        self._last_report = time.monotonic()
+
+    def advance(self, num_bytes: int) -> None:
+        self._loaded_bytes += num_bytes
+        if time.monotonic() - self._last_report >= _PROGRESS_INTERVAL_S:
+            self._report("Loading weights", self._loaded_bytes)
+
+    def finish(self) -> None:
+        self._report("Loaded weights", self._total_bytes)
+
+    def _report(self, message: str, loaded_bytes: int) -> None:
+        self._last_report = time.monotonic()
+        fields = {"loaded_bytes": loaded_bytes, "total_bytes": self._total_bytes}
+        logger.info(message, extra={"fields": fields})
+
+
+def _read_index(model_path: Path) -> dict[str, str]:
+    """Tensor name to file name, from the index of a sharded checkpoint; empty without one."""
+    path = model_path / INDEX_FILE
+    if not path.exists():
+        return {}
+    try:
+        weight_map = json.loads(path.read_bytes())["weight_map"]
+        return {str(name): str(file_name) for name, file_name in weight_map.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path}: not an index of safetensors files: {error!r}") from error
+
+
+def _weight_files(model_path: Path, index: dict[str, str]) -> list[Path]:
+    if index:
+        names = sorted(set(index.values()))
+        if any(Path(name).name != name for name in names):
+            raise CheckpointError(f"{model_path / INDEX_FILE}: names files outside the directory")
+        return [model_path / name for name in names]
+    single = model_path / SINGLE_FILE
+    if single.exists():
+        return [single]
+    found = sorted(model_path.glob("*.safetensors"))
+    if not found:
+        raise CheckpointError(f"{model_path}: no safetensors weights")
+    return found
