@@ -44,7 +44,6 @@ def records(result):
 
 def repository(tmp_path):
     source = write_safetensors(tmp_path / "source")
-    (source / "model.safetensors").open("ab").close()
     files = {path.name: path.read_bytes() for path in source.iterdir()}
     return files | {
         "tokenizer.json": b"{}",
@@ -117,3 +116,13 @@ def test_usage_errors_exit_with_two(tmp_path):
     assert result.returncode == 2
     assert "--nonsense" in result.stderr
     assert json.dumps(result.stdout) == '""'
+
+
+def test_an_override_directory_receives_the_files(tmp_path):
+    directory = tmp_path / "override"
+    with serve(MODEL, repository(tmp_path)) as endpoint:
+        result = run(MODEL, "--weights-cache-override", str(directory), HF_ENDPOINT=endpoint)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert records(result)[-1]["model_path"] == str(directory)
+    assert (directory / "model.safetensors").is_file()
+    assert not (directory / "pytorch_model.bin").exists()
