@@ -198,13 +198,15 @@ def _parameter(item: "Field[Any]", hint: Any) -> click.Option:
     names = [item.name, flag_name(item.name)] + ([declared.short] if declared.short else [])
     required = item.default is MISSING
     is_flag = hint is bool and not declared.takes_value
+    # to click a default of None is a default, and `is_flag=False` lets a value be left out
+    default: dict[str, Any] = {} if required else {"default": item.default}
     return click.Option(
         names,
         type=_click_type(hint),
         required=required,
-        default=None if required else item.default,
+        **default,
         show_default=item.default not in (None, MISSING, ()),
-        is_flag=is_flag,
+        is_flag=is_flag or None,
         multiple=_is_repeated(hint),
         envvar=item.name.upper() if declared.environment else None,
         show_envvar=declared.environment,

@@ -2,6 +2,7 @@
 
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from text_generation_launcher.child import ChildCommand
@@ -57,3 +58,10 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def is_alive(pid: int) -> bool:
+    """Whether the process runs; a dead one that nobody has waited for does not."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return not Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].startswith("Z")
+    return False

@@ -8,13 +8,12 @@ import signal
 import sys
 import time
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 from text_generation_launcher.child import Child, ChildExit
 from text_generation_launcher.log_relay import LogRelay, Origin
 
-from tests.fakes.children import script
+from tests.fakes.children import is_alive, script
 
 ORIGIN = Origin("shard", 0)
 
@@ -124,16 +123,7 @@ time.sleep(60)
         await asyncio.sleep(0.01)
     child.kill()
     await child.exited()
-    await _until_gone(pids[0])
-
-
-async def _until_gone(pid):
     deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        try:
-            if Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].startswith("Z"):
-                return  # dead; whoever inherited it has not yet looked
-        except FileNotFoundError:
-            return
+    while is_alive(pids[0]) and time.monotonic() < deadline:  # noqa: ASYNC110
         await asyncio.sleep(0.01)
-    pytest.fail(f"process {pid} lives on")
+    assert not is_alive(pids[0])

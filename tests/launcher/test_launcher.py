@@ -9,12 +9,11 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from tests.fakes.children import free_port
+from tests.fakes.children import free_port, is_alive
 
 _DRIVER = """
 import text_generation_launcher.commands as commands
@@ -178,16 +177,9 @@ def test_children_die_with_a_launcher_that_is_killed(start):
     launched.process.kill()
     launched.process.wait()
     deadline = time.monotonic() + 30
-    while any(map(_is_alive, pids)) and time.monotonic() < deadline:
+    while any(map(is_alive, pids)) and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert not any(map(_is_alive, pids))
-
-
-def _is_alive(pid):
-    with suppress(FileNotFoundError, ProcessLookupError):
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        return state != "Z"
-    return False
+    assert not any(map(is_alive, pids))
 
 
 def test_a_download_says_where_the_model_is(start, model):
