@@ -1,5 +1,6 @@
 """text-generation-router: the HTTP server in front of the shards."""
 
+import gc
 import logging
 import sys
 
@@ -28,7 +29,11 @@ def main() -> None:
 def run(config: RouterConfig) -> int:
     """Serve; the exit code."""
     # Imported here: `--help` and a bad option answer without loading the server.
-    from text_generation_router.server import Server, StartError
+    # Start-up makes much and drops little: the collector would only slow it. The server turns it
+    # on again once it serves.
+    gc.disable()
+    from text_generation_router.server import Server
+    from text_generation_router.start_error import StartError
 
     try:
         return uvloop.run(Server(config).run())

@@ -9,43 +9,27 @@ grace.
 import asyncio
 import gc
 import logging
-import os
 import signal
 import socket
-from collections.abc import Mapping
-from pathlib import Path
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
-from tokenizers import Tokenizer
 
-from text_generation_router.api.limits import RequestLimits
-from text_generation_router.config import VERSION, RouterConfig
+from text_generation_router.assembly import ModelFiles, build_service, read_model
+from text_generation_router.config import RouterConfig
 from text_generation_router.engine.info import EngineConfig, EngineInfo, EngineStartError
 from text_generation_router.engine.loop import Engine
 from text_generation_router.engine.shard_client import ShardError
 from text_generation_router.http.app import build_app
-from text_generation_router.http.service import ServedModel, Service
-from text_generation_router.http.sse import OpenStreams
+from text_generation_router.listener import listen_error, reserve_port
 from text_generation_router.observability.engine_metrics import EngineMetrics, SchedulerCollector
-from text_generation_router.observability.metrics import RequestMetrics
-from text_generation_router.prompt.conversation import ChatTemplates
-from text_generation_router.prompt.model_files import (
-    ModelFileError,
-    PromptFiles,
-    read_prompt_files,
-)
-from text_generation_router.prompt.tokenizer import TokenizerPool, load_tokenizer
+from text_generation_router.start_error import StartError
 
 logger = logging.getLogger("text_generation_router")
 
 # How long connections may take to close after the last answer was sent.
 _CLOSE_SECONDS = 2.0
 _BACKLOG = 1024
-
-
-class StartError(Exception):
-    """The router cannot start; the text is one line for whoever started it."""
 
 
 class Server:
@@ -58,7 +42,7 @@ class Server:
 
     async def run(self) -> int:
         """Serve until a signal comes or the engine fails; returns the exit code."""
-        listener = _reserve_port(self._config.hostname, self._config.port)
+        listener = reserve_port(self._config.hostname, self._config.port)
         try:
             self._listen_to_signals()
             return await self._run_engine(listener)
@@ -67,19 +51,19 @@ class Server:
 
     async def _run_engine(self, listener: socket.socket) -> int:
         config = self._config
-        files, tokenizer = _read_model(config)
+        model = read_model(config)
         registry = CollectorRegistry()
         engine = Engine(
             EngineConfig.from_router(config),
-            tokenizer,
-            eos_token_ids(files, tokenizer),
+            model.tokenizer,
+            model.eos_token_ids,
             EngineMetrics(registry),
         )
         try:
             if not await self._start_engine(engine):
                 return 0
             registry.register(SchedulerCollector(engine.stats, engine.info.block_size))
-            return await self._serve(engine, files, tokenizer, registry, listener)
+            return await self._serve(engine, model, registry, listener)
         finally:
             await engine.stop()
 
@@ -102,12 +86,14 @@ class Server:
     async def _serve(
         self,
         engine: Engine,
-        files: PromptFiles,
-        tokenizer: Tokenizer,
+        model: ModelFiles,
         registry: CollectorRegistry,
         listener: socket.socket,
     ) -> int:
-        service = self._service(engine, files, tokenizer, registry)
+        async def is_healthy() -> bool:
+            return not self._is_draining and await engine.health()
+
+        service = build_service(self._config, engine, model, registry, is_healthy)
         runner = web.AppRunner(
             build_app(service),
             handle_signals=False,
@@ -116,13 +102,12 @@ class Server:
         )
         await runner.setup()
         service.streams.start()
+        _settle_memory()
         try:
             try:
                 await web.SockSite(runner, listener, backlog=_BACKLOG).start()
             except OSError as error:
-                raise StartError(_port_message(self._config, error)) from error
-            gc.collect()
-            gc.freeze()
+                raise listen_error(self._config.hostname, self._config.port, error) from error
             self._log_ready(engine.info)
             return await self._until_over(engine)
         finally:
@@ -156,6 +141,8 @@ class Server:
             logger.warning("%s again: not waiting any longer", forcing.result().name)
             draining.cancel()
             await asyncio.gather(draining, return_exceptions=True)
+            # Tells every client before the connections close.
+            await engine.stop()
             return
         forcing.cancel()
         if not draining.result():
@@ -165,40 +152,6 @@ class Server:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop_requests.put_nowait, number)
-
-    def _service(
-        self,
-        engine: Engine,
-        files: PromptFiles,
-        tokenizer: Tokenizer,
-        registry: CollectorRegistry,
-    ) -> Service:
-        config = self._config
-        limits = _request_limits(config, engine.info)
-
-        async def is_healthy() -> bool:
-            return not self._is_draining and await engine.health()
-
-        return Service(
-            engine=engine,
-            is_healthy=is_healthy,
-            model=_served_model(config, engine.info, os.environ),
-            limits=limits,
-            tokenizer=TokenizerPool(tokenizer, config.validation_workers),
-            templates=_templates(files),
-            metrics=RequestMetrics(
-                registry,
-                max_input_tokens=limits.max_input_tokens,
-                max_total_tokens=limits.max_total_tokens,
-            ),
-            registry=registry,
-            streams=OpenStreams(),
-            max_concurrent_requests=config.max_concurrent_requests,
-            validation_workers=config.validation_workers,
-            api_key=config.api_key,
-            cors_allow_origin=config.cors_allow_origin,
-            payload_limit=config.payload_limit,
-        )
 
     def _log_ready(self, info: EngineInfo) -> None:
         fields = {
@@ -214,74 +167,11 @@ class Server:
         logger.info("Connected, serving on %s", address, extra={"fields": fields})
 
 
-def eos_token_ids(files: PromptFiles, tokenizer: Tokenizer) -> frozenset[int]:
-    """Every token that ends a sequence: the model's, and the tokenizer's (chat models often have
-    their end of turn only there).
+def _settle_memory() -> None:
+    """Take what start-up made out of the collector's sight, and let it run rarely: a full pass
+    would show as a gap in every stream.
     """
-    name = files.special_tokens.get("eos_token")
-    token_id = None if name is None else tokenizer.token_to_id(name)
-    return files.eos_token_ids | ({token_id} if token_id is not None else frozenset())
-
-
-def _read_model(config: RouterConfig) -> tuple[PromptFiles, Tokenizer]:
-    directory = Path(config.model_path)
-    if not directory.is_dir():
-        raise StartError(f"--model-path: there is no directory {directory}")
-    settings = config.tokenizer_config_path
-    try:
-        files = read_prompt_files(directory, None if settings is None else Path(settings))
-        return files, load_tokenizer(directory)
-    except ModelFileError as error:
-        raise StartError(str(error)) from error
-
-
-def _templates(files: PromptFiles) -> ChatTemplates:
-    try:
-        return ChatTemplates(files)
-    except ModelFileError as error:
-        raise StartError(str(error)) from error
-
-
-def _request_limits(config: RouterConfig, info: EngineInfo) -> RequestLimits:
-    return RequestLimits(
-        max_best_of=config.max_best_of,
-        max_stop_sequences=config.max_stop_sequences,
-        max_top_n_tokens=config.max_top_n_tokens,
-        max_input_tokens=info.max_input_tokens,
-        max_total_tokens=info.max_total_tokens,
-        max_client_batch_size=config.max_client_batch_size,
-        prefill_logprobs=config.enable_prefill_logprobs,
-        vocab_size=info.vocab_size,
-    )
-
-
-def _served_model(
-    config: RouterConfig, info: EngineInfo, environment: Mapping[str, str]
-) -> ServedModel:
-    label = environment.get("DOCKER_LABEL")
-    return ServedModel(
-        model_id=config.model_id or config.model_path,
-        revision=config.revision,
-        version=VERSION,
-        docker_label=label,
-        system_fingerprint=f"{VERSION}-{label or 'native'}",
-        compute_type=environment.get("COMPUTE_TYPE", f"{info.world_size}-{info.device_type}"),
-    )
-
-
-def _reserve_port(hostname: str, port: int) -> socket.socket:
-    """A bound socket that does not listen yet: connecting to it is refused."""
-    try:
-        address = socket.getaddrinfo(hostname, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(address[0], socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address[4])
-    except OSError as error:
-        raise StartError(
-            f"cannot listen on {hostname}:{port}: {error.strerror or error}"
-        ) from error
-    return listener
-
-
-def _port_message(config: RouterConfig, error: OSError) -> str:
-    return f"cannot listen on {config.hostname}:{config.port}: {error.strerror or error}"
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
+    gc.enable()

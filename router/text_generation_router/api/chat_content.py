@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from text_generation_router.api.chat import ChatGeneration
+from text_generation_router.api.visible_text import visible_text
 from text_generation_router.engine.request import TokenOutput
 from text_generation_router.prompt.tool_calls import (
     TOOL_CALL_MARKS,
@@ -43,7 +44,7 @@ class ChatContentReader:
 
     def read(self, output: TokenOutput, *, is_last: bool) -> AnswerDelta:
         """What became certain with this token."""
-        text = self._content(output) if output.special else output.text
+        text = self._content(output)
         if self._parser is None:
             return AnswerDelta(text)
         parts = self._parser.feed(text)
@@ -52,11 +53,10 @@ class ChatContentReader:
         return _delta(parts)
 
     def _content(self, output: TokenOutput) -> str:
-        """The text that came with a special token: its own is left out, held back text is not."""
-        own = self._special_texts.get(output.token_id, output.text)
-        if self._parser is not None and own in TOOL_CALL_MARKS:
+        is_mark = self._special_texts.get(output.token_id) in TOOL_CALL_MARKS
+        if self._parser is not None and is_mark:
             return output.text
-        return output.text.removesuffix(own)
+        return visible_text(output, self._special_texts)
 
 
 def _delta(parts: Sequence[AnswerPart]) -> AnswerDelta:

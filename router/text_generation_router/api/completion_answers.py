@@ -20,6 +20,7 @@ from text_generation_router.api.completions import CompletionGeneration
 from text_generation_router.api.generation import Generation
 from text_generation_router.api.numbers import shortest_float32
 from text_generation_router.api.openai_answers import AnswerIdentity, finish_reason, usage
+from text_generation_router.api.visible_text import visible_text
 from text_generation_router.engine.request import Finished, TokenOutput
 
 
@@ -70,7 +71,7 @@ class CompletionStreamEncoder:
 
     def token(self, output: TokenOutput, finished: Finished | None) -> bytes:
         """The chunk of one token."""
-        text = self._text_before + _visible_text(output, self._special_texts)
+        text = self._text_before + visible_text(output, self._special_texts)
         self._text_before = ""
         if finished is None and self._logprobs is None:
             return self._template.splice(text)
@@ -113,20 +114,13 @@ def _choice(
     generation: Generation,
     special_texts: Mapping[int, str],
 ) -> CompletionChoice:
-    text = "".join(_visible_text(output, special_texts) for output in generation.tokens)
+    text = "".join(visible_text(output, special_texts) for output in generation.tokens)
     return CompletionChoice(
         index,
         wanted.text_before(index) + text,
         None if wanted.logprobs is None else _logprobs(generation.tokens, wanted.logprobs, 0),
         finish_reason(generation.end.reason),
     )
-
-
-def _visible_text(output: TokenOutput, special_texts: Mapping[int, str]) -> str:
-    """A token's text without a special token's own."""
-    if not output.special:
-        return output.text
-    return output.text.removesuffix(special_texts.get(output.token_id, output.text))
 
 
 def _logprobs(tokens: Sequence[TokenOutput], num_top: int, offset: int) -> CompletionLogprobs:

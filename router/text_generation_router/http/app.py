@@ -12,7 +12,12 @@ from aiohttp.typedefs import Handler, Middleware
 
 from text_generation_router.http.chat_routes import ChatRoutes
 from text_generation_router.http.completion_routes import CompletionRoutes
-from text_generation_router.http.errors import RouteError, UnauthorizedError, error_response
+from text_generation_router.http.errors import (
+    RouteError,
+    UnauthorizedError,
+    error_response,
+    is_unexpected,
+)
 from text_generation_router.http.fact_routes import FactRoutes
 from text_generation_router.http.native_routes import NativeRoutes
 from text_generation_router.http.service import Service
@@ -56,10 +61,9 @@ def _errors_middleware() -> Middleware:
         except (web.HTTPException, ConnectionError):
             raise
         except Exception as error:
-            response = error_response(error, request.path)
-            if response.status >= 500:
+            if is_unexpected(error):
                 logger.exception("%s %s failed", request.method, request.path)
-            return response
+            return error_response(error, request.path)
 
     return errors
 
@@ -110,5 +114,6 @@ def _cors_signal(
         elif origin is not None and origin in allowed:
             response.headers["access-control-allow-origin"] = origin
         response.headers["vary"] = _VARY
+        response.headers["server"] = "text-generation-router"
 
     return add_cors_headers

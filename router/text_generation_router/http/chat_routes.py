@@ -75,7 +75,9 @@ class ChatRoutes:
         return web.Response(
             body=msgspec.json.encode(answer),
             content_type="application/json",
-            headers=service.answer_headers([wanted.prompt.text], ends, times),
+            headers=service.answer_headers(
+                [wanted.prompt.text], ends, times, choices_per_prompt=len(ends)
+            ),
         )
 
     async def _stream(

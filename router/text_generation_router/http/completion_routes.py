@@ -62,7 +62,9 @@ class CompletionRoutes:
         return web.Response(
             body=msgspec.json.encode(answer),
             content_type="application/json",
-            headers=service.answer_headers(texts, ends, times),
+            headers=service.answer_headers(
+                texts, ends, times, choices_per_prompt=wanted.choices_per_prompt
+            ),
         )
 
     async def _stream(

@@ -160,9 +160,14 @@ class ErrorAnswer:
         }
 
 
+def is_unexpected(error: Exception) -> bool:
+    """Whether an error is in no tree, which is our own mistake."""
+    return _kind(error) is Exception
+
+
 def describe(error: Exception) -> ErrorAnswer:
     """Look an error up; what is in no tree is an internal error that tells no details."""
-    kind = next(kind for kind in type(error).__mro__ if kind in _TABLE)
+    kind = _kind(error)
     row = _TABLE[kind]
     headers: dict[str, str] = {}
     status = row.status
@@ -182,6 +187,10 @@ def describe(error: Exception) -> ErrorAnswer:
         param=error.param if isinstance(error, RequestError) else None,
         headers=headers,
     )
+
+
+def _kind(error: Exception) -> type[Exception]:
+    return next(kind for kind in type(error).__mro__ if kind in _TABLE)
 
 
 def error_response(error: Exception, path: str) -> web.Response:

@@ -58,9 +58,17 @@ class Service:
         }
 
     def answer_headers(
-        self, prompt_texts: Sequence[str], ends: Sequence[Finished], times: RequestTimes
+        self,
+        prompt_texts: Sequence[str],
+        ends: Sequence[Finished],
+        times: RequestTimes,
+        *,
+        choices_per_prompt: int = 1,
     ) -> Mapping[str, str]:
-        """The headers of a whole answer."""
+        """The headers of a whole answer; `ends` has the choices of one prompt next to each
+        other, and a prompt counts once.
+        """
+        num_prompt_tokens = sum(end.num_prompt_tokens for end in ends[::choices_per_prompt])
         return {
             **self.stream_headers(prompt_texts),
             "x-compute-time": repr(times.total),
@@ -69,7 +77,7 @@ class Service:
             "x-queue-time": _milliseconds(times.queue),
             "x-inference-time": _milliseconds(times.inference),
             "x-time-per-token": _milliseconds(times.per_token),
-            "x-prompt-tokens": str(sum(end.num_prompt_tokens for end in ends)),
+            "x-prompt-tokens": str(num_prompt_tokens),
             "x-generated-tokens": str(sum(end.num_generated_tokens for end in ends)),
         }
 

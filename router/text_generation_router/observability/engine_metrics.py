@@ -4,6 +4,7 @@ TGI's batch metrics keep their names; its two methods are told apart by what a s
 read prompts is a `prefill`, any other a `decode`.
 """
 
+import time
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
@@ -23,7 +24,13 @@ _BATCH_SIZE_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 class EngineMetrics:
     """Registers its families and is called in the step loop: one call per step, none per token."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(
+        self, registry: CollectorRegistry, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._clock = clock
+        # When the last step that brought tokens ended.
+        self._last_tokens_at: float | None = None
+
         def by_method(name: str, text: str) -> Counter:
             return Counter(name, text, ["method"], registry=registry)
 
@@ -54,7 +61,7 @@ class EngineMetrics:
         registry.register(self._inter_token)
 
     def step_finished(self, stats: StepStats) -> None:
-        """Count one step; a step's duration is the gap before the tokens that it brought."""
+        """Count one step."""
         method = "prefill" if stats.num_prefill_tokens else "decode"
         self._count.labels(method).inc()
         if stats.is_failed:
@@ -65,8 +72,12 @@ class EngineMetrics:
         self._forward.labels(method).observe(stats.forward_duration)
         if stats.num_admitted:
             self._next_size.observe(stats.num_admitted)
-        if stats.num_decodes:
-            self._inter_token.observe(stats.shard_duration, stats.num_decodes)
+        now = self._clock()
+        if stats.num_decodes and self._last_tokens_at is not None:
+            # Sequences that decode got their token before this one with the last step.
+            self._inter_token.observe(now - self._last_tokens_at, stats.num_decodes)
+        if stats.num_tokens:
+            self._last_tokens_at = now
 
     def sequence_finished(self, finished: Finished) -> None:
         """Requests are counted where they are answered."""
@@ -111,7 +122,7 @@ class SchedulerCollector(Collector):
         """One family for each number."""
         stats = self._snapshot()
         used_tokens = stats.num_used_blocks * self._block_size
-        capacity = max(stats.num_blocks - 1, 1)
+        capacity = max(stats.num_blocks, 1)
         gauges = {
             "tgi_queue_size": ("Requests that wait", stats.num_waiting),
             "tgi_batch_current_size": ("Requests that run", stats.num_running),
