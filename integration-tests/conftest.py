@@ -56,7 +56,7 @@ class Answer:
         return found
 
 
-@dataclass(frozen=True)
+@dataclass
 class Server:
     """A launcher that is ready, and the ways to ask it."""
 
@@ -64,10 +64,17 @@ class Server:
     port: int
     log_path: Path
     api_key: str | None = None
+    is_stopping: bool = False
 
     @property
     def base_url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    def terminate(self) -> None:
+        """SIGTERM, once: a second one would cut the grace short."""
+        if not self.is_stopping:
+            self.is_stopping = True
+            self.process.send_signal(signal.SIGTERM)
 
     def logs(self) -> str:
         return self.log_path.read_text(errors="replace")
@@ -220,7 +227,7 @@ def _stop(found: Server) -> None:
     """SIGTERM; exit code 0 and nobody left."""
     family = _process_tree(found.process.pid)
     if found.process.poll() is None:
-        found.process.send_signal(signal.SIGTERM)
+        found.terminate()
     try:
         code = found.process.wait(STOP_TIMEOUT_S)
     except subprocess.TimeoutExpired:

@@ -36,7 +36,12 @@ def test_streams_closed_half_way(server: Any) -> None:
             "temperature": 100.0,
             "stream": True,
         },
-        "/v1/completions": {"prompt": PROMPT, "max_tokens": 400, "temperature": 100, "stream": True},
+        "/v1/completions": {
+            "prompt": PROMPT,
+            "max_tokens": 400,
+            "temperature": 100,
+            "stream": True,
+        },
     }
     for _ in range(3):
         open_streams = [begin(server, path, payload) for path, payload in payloads.items()]

@@ -82,7 +82,7 @@ def test_chat_stream_bytes(server: Any) -> None:
     assert usage["choices"] == []
     assert usage["usage"] == whole["usage"]
     deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
-    assert all(delta["role"] == "assistant" for delta in deltas)
+    assert deltas[0]["role"] == "assistant"
     text = "".join(delta["content"] for delta in deltas)
     assert text == whole["choices"][0]["message"]["content"]
     finish = whole["choices"][0]["finish_reason"]
@@ -181,8 +181,11 @@ def test_cors(server: Any) -> None:
 def test_bad_json_is_400(server: Any, path: str) -> None:
     answer = server.request("POST", path, b'{"inputs": ', {"content-type": "application/json"})
     assert answer.status == 400
-    assert answer.headers["content-type"].startswith("text/plain")
     assert b"JSON" in answer.body
+    if path.startswith("/v1/"):
+        assert answer.json()["error"]["type"] == "invalid_request_error"
+    else:
+        assert answer.headers["content-type"].startswith("text/plain")
 
 
 @pytest.mark.parametrize("path", ROUTES)
@@ -236,9 +239,7 @@ def test_prompt_too_long(server: Any) -> None:
     assert event == answer.json()
     chat = {"messages": [{"role": "user", "content": payload["inputs"]}], "stream": True}
     answer = server.post("/v1/chat/completions", chat)
-    (event,) = answer.events()
-    assert event["error"]["http_status_code"] == 422
-    assert answer.body.endswith(b"data: [DONE]\n\n")
+    assert (answer.status, answer.json()["error_type"]) == (422, "validation")
 
 
 def test_unknown_path_and_method(server: Any) -> None:

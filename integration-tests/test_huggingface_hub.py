@@ -8,6 +8,8 @@ from huggingface_hub.errors import ValidationError
 
 PROMPT = "What is deep learning?"
 MESSAGES = [{"role": "user", "content": PROMPT}]
+# The client asks at `/`, where TGI returns the prompt too unless told otherwise.
+OPTIONS: dict[str, Any] = {"max_new_tokens": 10, "return_full_text": False}
 
 
 @pytest.fixture
@@ -16,22 +18,22 @@ def client(server: Any) -> InferenceClient:
 
 
 def test_text_generation(client: InferenceClient) -> None:
-    text = client.text_generation(PROMPT, max_new_tokens=10)
+    text = client.text_generation(PROMPT, **OPTIONS)
     assert text
-    full = client.text_generation(PROMPT, max_new_tokens=10, return_full_text=True)
-    assert full == PROMPT + text
+    full = client.text_generation(PROMPT, **OPTIONS | {"return_full_text": True})
+    assert full == client.text_generation(PROMPT, max_new_tokens=10) == PROMPT + text
 
 
 def test_text_generation_details(client: InferenceClient) -> None:
-    found = client.text_generation(PROMPT, max_new_tokens=10, details=True)
+    found = client.text_generation(PROMPT, details=True, **OPTIONS)
     assert found.details.generated_tokens == len(found.details.tokens)
     assert "".join(token.text for token in found.details.tokens) == found.generated_text
 
 
 def test_text_generation_stream(client: InferenceClient) -> None:
-    text = client.text_generation(PROMPT, max_new_tokens=10)
-    assert "".join(client.text_generation(PROMPT, max_new_tokens=10, stream=True)) == text
-    events = list(client.text_generation(PROMPT, max_new_tokens=10, stream=True, details=True))
+    text = client.text_generation(PROMPT, **OPTIONS)
+    assert "".join(client.text_generation(PROMPT, stream=True, **OPTIONS)) == text
+    events = list(client.text_generation(PROMPT, stream=True, details=True, **OPTIONS))
     assert events[-1].generated_text == text
     assert events[-1].details.generated_tokens == len(events)
     assert events[-1].details.finish_reason == "length"
@@ -40,16 +42,16 @@ def test_text_generation_stream(client: InferenceClient) -> None:
 def test_text_generation_sampled(client: InferenceClient) -> None:
     options: dict[str, Any] = {"do_sample": True, "seed": 7, "temperature": 1.5, "top_k": 50}
     first, second = (
-        client.text_generation(PROMPT, max_new_tokens=10, details=True, **options) for _ in range(2)
+        client.text_generation(PROMPT, details=True, **OPTIONS, **options) for _ in range(2)
     )
     assert first.details.seed == 7
     assert first.generated_text == second.generated_text
 
 
 def test_text_generation_stop(client: InferenceClient) -> None:
-    text = client.text_generation(PROMPT, max_new_tokens=20)
+    text = client.text_generation(PROMPT, **OPTIONS)
     stop = text.split()[2]
-    assert client.text_generation(PROMPT, max_new_tokens=20, stop=[stop]).endswith(stop)
+    assert client.text_generation(PROMPT, stop=[stop], **OPTIONS).endswith(stop)
 
 
 def test_validation_error(client: InferenceClient) -> None:
