@@ -14,7 +14,7 @@ from text_generation_proto import shard_pb2 as pb
 from torch import Tensor
 
 from text_generation_shard.batch.scheduled_batch import ScheduledBatch, WorkItem
-from text_generation_shard.batch.slots import SequenceSlots
+from text_generation_shard.batch.slots import RefusedSequence, SequenceSlots
 from text_generation_shard.distributed import RankGroup
 from text_generation_shard.errors import StepRejectedError
 from text_generation_shard.kv_cache import KVCache
@@ -73,7 +73,7 @@ class Engine:
         batch = self._slots.schedule(request)
         try:
             if refused:
-                raise StepRejectedError("; ".join(refused))
+                raise _rejection(refused)
             outcome = self._compute(batch)
         except StepRejectedError:
             self._slots.advance(batch, None)
@@ -84,7 +84,8 @@ class Engine:
     def _compute(self, batch: ScheduledBatch) -> _Outcome:
         """Forward and sampling; raises StepRejectedError where memory did not suffice.
 
-        A rank among several cannot give up a step alone: the others wait for it in a collective.
+        Then the sequence with the most work fails, and the router may try the others again. A rank
+        among several cannot give up a step alone: the others wait for it in a collective.
         There, memory errors stay what they are, and end the shard.
         """
         if self._ranks.world_size > 1:
@@ -92,11 +93,11 @@ class Engine:
         try:
             return self._forward_and_sample(batch)
         except torch.OutOfMemoryError as error:
-            raise StepRejectedError(f"out of memory: {_first_line(error)}") from error
+            raise _out_of_memory(error, batch) from error
         except RuntimeError as error:
             if "can't allocate memory" not in str(error):
                 raise
-            raise StepRejectedError(f"out of memory: {_first_line(error)}") from error
+            raise _out_of_memory(error, batch) from error
 
     def _forward_and_sample(self, batch: ScheduledBatch) -> _Outcome:
         started = time.perf_counter()
@@ -201,5 +202,12 @@ def _microseconds_since(started: float) -> int:
     return int((time.perf_counter() - started) * 1e6)
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0]
+def _rejection(refused: list[RefusedSequence]) -> StepRejectedError:
+    message = "; ".join(f"sequence {entry.sequence_id}: {entry.reason}" for entry in refused)
+    return StepRejectedError(message, slots=tuple(entry.slot for entry in refused))
+
+
+def _out_of_memory(error: Exception, batch: ScheduledBatch) -> StepRejectedError:
+    largest = max(batch.items, key=lambda item: (item.num_tokens, item.end))
+    reason = str(error).splitlines()[0]
+    return StepRejectedError(f"out of memory: {reason}", slots=(largest.slot,))

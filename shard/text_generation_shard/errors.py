@@ -26,7 +26,14 @@ class SocketError(ShardError):
 
 
 class StepRejectedError(ShardError):
-    """The step cannot be computed, but every rank sees this alike and can go on with the next."""
+    """The step is not computed, but every rank sees this alike and can go on with the next.
+
+    slots: the sequences that have failed; the step's others may be admitted again.
+    """
+
+    def __init__(self, message: str, *, slots: tuple[int, ...]) -> None:
+        super().__init__(message)
+        self.slots = slots
 
 
 class ProtocolError(ShardError):

@@ -74,7 +74,7 @@ class StepStream:
         except StepRejectedError as error:
             logger.error("Step %d was not computed: %s", request.step, error)
             result = _failed(request.step, pb.StepError.KIND_RECOVERABLE, str(error))
-            result.error.slots.extend(request.work_slots)
+            result.error.slots.extend(error.slots)
         except Exception as error:  # noqa: BLE001  the shard ends: this is its last answer
             self._results.put(_failed(request.step, pb.StepError.KIND_FATAL, describe(error)))
             self.close()

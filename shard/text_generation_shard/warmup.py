@@ -67,7 +67,7 @@ def warm_up(
     probe = _Probe(loaded, sampler, ranks, request, budget)
     steps = probe.measure()
     size = size_cache(budget, activation_bytes=probe.activation_bytes(steps), ranks=ranks)
-    engine = _make_engine(loaded, sampler, ranks, request, size)
+    engine = make_engine(loaded, sampler, ranks, request, size)
     logger.info(
         "Warmed up",
         extra={
@@ -105,7 +105,7 @@ class _Probe:
             max_total_tokens=self._max_context,
             cache_bytes=0,
         )
-        self._engine = _make_engine(loaded, sampler, ranks, request, size)
+        self._engine = make_engine(loaded, sampler, ranks, request, size)
         self._peak = PeakMemory()
         self._num_steps = 0
 
@@ -179,7 +179,7 @@ class _Probe:
         )
 
 
-def _make_engine(
+def make_engine(
     loaded: LoadedModel,
     sampler: Sampler,
     ranks: RankGroup,

@@ -59,6 +59,15 @@ class SlotState:
     prompt_logprobs: bool
 
 
+@dataclass(frozen=True, slots=True)
+class RefusedSequence:
+    """A sequence that was admitted but cannot be computed."""
+
+    slot: int
+    sequence_id: int
+    reason: str
+
+
 class SequenceSlots:
     """Owns the slots; `limits` says how many and how large."""
 
@@ -92,9 +101,14 @@ class SequenceSlots:
         """Free every slot."""
         self._states.clear()
 
-    def admit(self, admissions: Iterable[pb.Admission]) -> list[str]:
-        """Fill free slots; returns why sequences cannot be computed, one line for each."""
-        return [reason for admission in admissions for reason in self._admit(admission)]
+    def admit(self, admissions: Iterable[pb.Admission]) -> list[RefusedSequence]:
+        """Fill free slots; returns the sequences that cannot be computed."""
+        reasons = ((admission, self._admit(admission)) for admission in admissions)
+        return [
+            RefusedSequence(admission.slot, admission.sequence_id, reason)
+            for admission, reason in reasons
+            if reason is not None
+        ]
 
     def schedule(self, request: pb.StepRequest) -> ScheduledBatch:
         """Append the step's new blocks and list its work."""
@@ -158,19 +172,20 @@ class SequenceSlots:
             state.num_computed_tokens = item.end
             state.num_tokens += item.is_sampled
 
-    def _admit(self, admission: pb.Admission) -> list[str]:
+    def _admit(self, admission: pb.Admission) -> str | None:
+        """Fill one slot; returns why the sequence cannot be computed, if so."""
         self._check_admission(admission)
         slot = admission.slot
         token_ids = np.array(admission.token_ids, dtype=np.int64)
         num_prompt_tokens = len(token_ids) - admission.num_emitted
-        reasons = []
+        reason = None
         if token_ids.max() >= self._limits.vocab_size:
-            reasons.append(f"token id {token_ids.max()} lies outside the vocabulary")
+            reason = f"token id {token_ids.max()} lies outside the vocabulary"
             token_ids[:] = 0
         try:
             self._sampling.set(slot, admission.sampling, output_start=num_prompt_tokens)
         except SamplingParameterError as error:
-            reasons.append(str(error))
+            reason = str(error)
         self._tokens[slot, : len(token_ids)] = self._upload(token_ids).int()
         self._block_tables.clear(slot)
         self._block_tables.append([slot], [len(admission.block_ids)], admission.block_ids)
@@ -182,7 +197,7 @@ class SequenceSlots:
             top_n_tokens=admission.top_n_tokens,
             prompt_logprobs=admission.prompt_logprobs,
         )
-        return [f"sequence {admission.sequence_id}: {reason}" for reason in reasons]
+        return reason
 
     def _check_admission(self, admission: pb.Admission) -> None:
         slot, num_tokens = admission.slot, len(admission.token_ids)

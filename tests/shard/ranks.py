@@ -1,0 +1,96 @@
+"""Groups of ranks over gloo, each in a process of its own, that play a script of steps.
+
+A fork server imports torch once for all of them.
+"""
+
+import multiprocessing
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from text_generation_proto import shard_pb2 as pb
+
+_PRELOAD = ["torch", "text_generation_shard.shard", "tests.shard.engines"]
+
+
+@dataclass(frozen=True)
+class RankResults:
+    """One rank's answers, and what it said about itself."""
+
+    info: pb.InfoResponse
+    warmup: pb.WarmupResponse
+    # Per script, its results.
+    results: list[list[pb.StepResult]]
+
+
+def play_on_ranks(
+    path: Path, scripts: Sequence[Sequence[pb.StepRequest]], *, world_size: int, dtype: str
+) -> list[RankResults]:
+    """Let every rank compute all steps of all scripts, each script on empty slots."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_PRELOAD)
+    port = _free_port()
+    payload = [[request.SerializeToString() for request in script] for script in scripts]
+    children = []
+    for rank in range(world_size):
+        ours, theirs = context.Pipe()
+        process = context.Process(
+            target=_play, args=(rank, world_size, port, str(path), dtype, payload, theirs)
+        )
+        process.start()
+        theirs.close()
+        children.append((process, ours))
+    try:
+        return [_receive(connection) for _, connection in children]
+    finally:
+        for process, connection in children:
+            connection.close()
+            process.join(20)
+            if process.is_alive():
+                process.kill()
+                process.join()
+
+
+def _play(
+    rank: int,
+    world_size: int,
+    port: int,
+    path: str,
+    dtype: str,
+    payload: list[list[bytes]],
+    connection: Connection,
+) -> None:
+    import torch
+    from text_generation_shard.config import RankInfo, ShardConfig
+    from text_generation_shard.shard import Shard
+
+    from tests.shard.engines import warmup_request
+
+    info = RankInfo(rank=rank, world_size=world_size, master_addr="127.0.0.1", master_port=port)
+    config = ShardConfig(model_path=path, num_threads=1, dtype=dtype)
+    with torch.inference_mode():
+        shard = Shard.load(config, info)
+        connection.send_bytes(shard.info().SerializeToString())
+        connection.send_bytes(shard.warm_up(warmup_request()).SerializeToString())
+        answers = []
+        for script in payload:
+            shard.reset()
+            requests = map(pb.StepRequest.FromString, script)
+            answers.append([shard.step(request).SerializeToString() for request in requests])
+        connection.send(answers)
+        shard.close()
+
+
+def _receive(connection: Connection) -> RankResults:
+    info = pb.InfoResponse.FromString(connection.recv_bytes())
+    warmup = pb.WarmupResponse.FromString(connection.recv_bytes())
+    results = [list(map(pb.StepResult.FromString, script)) for script in connection.recv()]
+    return RankResults(info, warmup, results)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
