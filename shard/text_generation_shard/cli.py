@@ -61,3 +61,7 @@ def _download_weights(argv: list[str]) -> None:
     from text_generation_shard.weights.download import main as download
 
     download(argv)
+
+
+if __name__ == "__main__":
+    main()

@@ -109,6 +109,8 @@ class ShardServicer(pb_grpc.ShardServicer):
         self, request_iterator: Iterator[pb.StepRequest], context: grpc.ServicerContext
     ) -> Iterator[pb.StepResult]:
         """Steps in, results out; ends the stream before it, if there is one."""
+        if not self._shard.is_warm:
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, "Run before Warmup")
         stream = StepStream(
             shard=self._shard,
             compute=self._compute,
@@ -118,7 +120,8 @@ class ShardServicer(pb_grpc.ShardServicer):
         previous, self._stream = self._stream, stream
         if previous is not None:
             previous.close()
-        context.add_callback(stream.close)
+        if not context.add_callback(stream.close):
+            return
         yield from stream.run(request_iterator)
 
 
@@ -139,7 +142,7 @@ def serve(config: ShardConfig, info: RankInfo) -> int:
                 if isinstance(event, _Failed):
                     raise event.error
                 servicer = ShardServicer(event.shard.result(), compute, events)
-                server = _start(servicer, path)
+                server = start_server(servicer, path)
                 cleanup.callback(_stop_serving, server)
                 logger.info("Ready", extra={"fields": {"socket": str(path), "rank": info.rank}})
         except Exception as failure:  # noqa: BLE001  the process ends with it, see below
@@ -151,7 +154,8 @@ def serve(config: ShardConfig, info: RankInfo) -> int:
     return 1
 
 
-def _start(servicer: ShardServicer, path: Path) -> grpc.Server:
+def start_server(servicer: ShardServicer, path: Path) -> grpc.Server:
+    """Listen on a unix socket of mode 0600; SocketError if that cannot be."""
     server = grpc.server(ThreadPoolExecutor(_NUM_WORKERS), options=_OPTIONS)
     pb_grpc.add_ShardServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
     bind_privately(path, server.add_insecure_port)

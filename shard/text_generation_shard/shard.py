@@ -93,6 +93,11 @@ class Shard:
             rank=self._ranks.rank,
         )
 
+    @property
+    def is_warm(self) -> bool:
+        """Whether steps can be computed."""
+        return self._engine is not None
+
     def warm_up(self, request: pb.WarmupRequest) -> pb.WarmupResponse:
         """Make the engine; a second call makes a new one."""
         self._engine = None

@@ -10,7 +10,7 @@ import grpc
 from text_generation_proto import shard_pb2 as pb
 
 from text_generation_shard.compute_thread import ComputeThread
-from text_generation_shard.errors import ProtocolError, StepRejectedError
+from text_generation_shard.errors import ProtocolError, ShardError, StepRejectedError
 from text_generation_shard.shard import Shard
 from text_generation_shard.step_progress import StepProgress
 
@@ -85,9 +85,9 @@ class StepStream:
 
 
 def describe(error: BaseException) -> str:
-    """An error in one line, with its type where that is not ours and says something."""
+    """An error in one line, with its type where it is not one of ours."""
     text = " ".join(str(error).split())
-    return text if isinstance(error, ProtocolError) else f"{type(error).__name__}: {text}"
+    return text if isinstance(error, ShardError) else f"{type(error).__name__}: {text}"
 
 
 def _failed(step: int, kind: "pb.StepError.Kind", message: str) -> pb.StepResult:
