@@ -32,8 +32,10 @@ class ProgressDisplay:
         done, total = record.get("bytes_done"), record.get("bytes_total")
         if not self._enabled or not isinstance(done, int) or not isinstance(total, int):
             return False
-        progress = self._started()
         key = (origin, str(record.get("progress", record["message"])))
+        if key not in self._tasks and done >= total:
+            return False  # over before there was anything to draw
+        progress = self._started()
         if key not in self._tasks:
             self._tasks[key] = progress.add_task(f"{origin}: {key[1]}", total=total)
         progress.update(self._tasks[key], completed=done, total=total)

@@ -4,10 +4,12 @@ import json
 import os
 import re
 import select
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -104,24 +106,36 @@ def model(tmp_path):
 
 
 @pytest.fixture
-def start(tmp_path, model):
+def sockets():
+    """A directory with a name short enough for sockets."""
+    path = tempfile.mkdtemp(dir="/tmp")
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def start(tmp_path, model, sockets):
     """Starts a launcher with `--json-output` and the given flags and variables."""
     (tmp_path / "fake_shard.py").write_text(_SHARD)
     (tmp_path / "fake_router.py").write_text(_ROUTER)
     started = []
 
-    def start_one(*argv, **variables):
+    def start_one(*argv, ignored=(), **variables):
         port = str(free_port())
         flags = ["--json-output", "--port", port, "--model-id", str(model), *argv]
         environment = {
             "PATH": os.environ["PATH"],
             "PYTHONPATH": str(tmp_path),
+            "TMPDIR": sockets,
             "CUDA_VISIBLE_DEVICES": "",
             "FAKE_MODEL": str(model),
             **variables,
         }
+        ignore = (
+            f"import signal; [signal.signal(n, signal.SIG_IGN) for n in {[*map(int, ignored)]}]"
+        )
         process = subprocess.Popen(
-            [sys.executable, "-c", _DRIVER, *flags],
+            [sys.executable, "-c", ignore + _DRIVER, *flags],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -148,6 +162,16 @@ def test_serves_and_stops_with_0(start, number, model):
     assert shard["rank"] == 0
     assert not Path(shard["uds"]).parent.exists(), "the private directory is gone"
     assert uds["target"] in ("fake_shard", "fake_router")
+
+
+def test_sigint_counts_in_the_background_of_a_shell_and_sighup_under_nohup_does_not(start):
+    launched = start(ignored=(signal.SIGINT, signal.SIGHUP))
+    launched.until("serving")
+    launched.process.send_signal(signal.SIGHUP)
+    launched.process.send_signal(signal.SIGINT)
+    assert launched.finish() == 0
+    assert "SIGINT: stopping" in launched.messages()
+    assert "SIGHUP: stopping" not in launched.messages()
 
 
 def test_stops_with_0_before_it_is_ready(start):

@@ -1,6 +1,7 @@
 """The child that downloads or converts a model."""
 
 import asyncio
+import itertools
 import json
 import signal
 from pathlib import Path
@@ -53,7 +54,8 @@ async def test_success_without_a_path_is_a_failure():
 async def test_a_signal_ends_it(number_of_signals):
     stubborn = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
     up = asyncio.Event()
-    stop = StopSignals()
+    seconds = itertools.count()
+    stop = StopSignals(clock=lambda: next(seconds))
     source = (stubborn if number_of_signals == 2 else "") + said() + "import time; time.sleep(60)"
     running = asyncio.create_task(
         run(source, stop=stop, observer=lambda origin, record: up.set() or True)

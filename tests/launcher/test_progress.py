@@ -57,6 +57,7 @@ def test_other_records_are_left_to_the_log(open_terminal):
     terminal = open_terminal()
     display = ProgressDisplay(enabled=True)
     assert not display.observe(SHARD, {**BYTES, "bytes_total": None})
+    assert not display.observe(SHARD, {**BYTES, "bytes_done": 4})
     assert not display.observe(SHARD, {"level": "INFO", "target": "t", "message": "m"})
     assert sys.stdout is terminal
 
