@@ -14,8 +14,9 @@ from text_generation_shard.distributed import RankGroup
 from text_generation_shard.engine import Engine
 from text_generation_shard.errors import CheckpointError, ProtocolError
 from text_generation_shard.host import host_share, ranks_on_host
+from text_generation_shard.models import registry
 from text_generation_shard.models.config import ModelConfig
-from text_generation_shard.models.registry import LoadedModel, family_of, load_model
+from text_generation_shard.models.registry import LoadedModel, load_model
 from text_generation_shard.sampling.sampler import Sampler
 from text_generation_shard.warmup import warm_up
 
@@ -148,8 +149,7 @@ class AvailableMemory:
 
 def _model_config(config: ShardConfig, model_path: Path) -> ModelConfig:
     """The checkpoint's configuration with the flags' RoPE scaling."""
-    model_config = ModelConfig.from_directory(model_path)
-    family_of(model_config.model_type)
+    model_config = registry.model_config(model_path)
     if config.rope_scaling is None and config.rope_factor is None:
         return model_config
     factor = 1.0 if config.rope_factor is None else config.rope_factor

@@ -53,23 +53,6 @@ class ModelConfig:
     dtype: str | None
 
     @classmethod
-    def from_directory(cls, model_path: Path) -> "ModelConfig":
-        """Read config.json; a CheckpointError says what is missing or unknown."""
-        path = model_path / "config.json"
-        if not model_path.is_dir():
-            raise CheckpointError(f"--model-path {model_path} is not a directory")
-        try:
-            config = json.loads(path.read_bytes())
-        except OSError as error:
-            raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
-        except ValueError as error:
-            raise CheckpointError(f"{path}: not JSON: {error}") from error
-        try:
-            return cls.from_hf(config)
-        except CheckpointError as error:
-            raise CheckpointError(f"{path}: {error}") from error
-
-    @classmethod
     def from_hf(cls, config: Mapping[str, Any]) -> "ModelConfig":
         """Translate the contents of a config.json as transformers writes it, old or new."""
         fields = _Fields(config)
@@ -114,6 +97,22 @@ class ModelConfig:
         )
         positions = int(original * factor)
         return ModelConfig(**{**vars(self), "rope": rope, "max_position_embeddings": positions})
+
+
+def read_config(model_path: Path) -> dict[str, Any]:
+    """The contents of a model directory's config.json; CheckpointError if there is none."""
+    path = model_path / "config.json"
+    if not model_path.is_dir():
+        raise CheckpointError(f"--model-path {model_path} is not a directory")
+    try:
+        config = json.loads(path.read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise CheckpointError(f"{path}: not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path}: not an object")
+    return config
 
 
 class _Fields:

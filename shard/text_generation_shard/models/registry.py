@@ -9,7 +9,7 @@ import torch
 
 from text_generation_shard.distributed import RankGroup
 from text_generation_shard.errors import CheckpointError
-from text_generation_shard.models.config import ModelConfig
+from text_generation_shard.models.config import ModelConfig, read_config
 from text_generation_shard.models.llama import Llama
 from text_generation_shard.models.model import Model
 from text_generation_shard.weights.reader import CheckpointReader, WeightScope
@@ -39,6 +39,16 @@ def family_of(model_type: str) -> Family:
             f"model_type {model_type!r} is not supported (supported: {supported})"
         )
     return family
+
+
+def model_config(model_path: Path) -> ModelConfig:
+    """What the model in a directory is; a CheckpointError says what is missing or unknown."""
+    config = read_config(model_path)
+    try:
+        family_of(str(config.get("model_type")))
+        return ModelConfig.from_hf(config)
+    except CheckpointError as error:
+        raise CheckpointError(f"{model_path / 'config.json'}: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)

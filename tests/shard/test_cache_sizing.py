@@ -1,0 +1,120 @@
+"""How the KV cache is sized, and what the machine has for it."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from text_generation_shard.cache_sizing import CacheBudget, CacheSize, size_cache
+from text_generation_shard.distributed import RankGroup
+from text_generation_shard.errors import CapacityError
+from text_generation_shard.host import host_share, ranks_on_host
+from text_generation_shard.kv_cache import KVCacheSpec
+
+from tests.shard.checkpoints import Checkpoint
+from tests.shard.engines import running_shard, warmup_request
+
+SPEC = KVCacheSpec(
+    num_layers=2, num_kv_heads=2, head_dim=8, dtype=torch.float32, device=torch.device("cpu")
+)
+TOKEN_BYTES = 2 * 2 * 2 * 8 * 4
+
+
+def size(
+    *,
+    room_tokens: int,
+    max_total_tokens: int = 64,
+    is_total_fixed: bool = True,
+    max_cache_tokens: int | None = None,
+    max_slots: int = 3,
+) -> CacheSize:
+    """With memory for so many tokens, the scrap block included."""
+    overhead = SPEC.workspace_bytes(max_total_tokens)
+    budget = CacheBudget(
+        spec=SPEC,
+        block_size=16,
+        max_slots=max_slots,
+        max_total_tokens=max_total_tokens,
+        is_total_fixed=is_total_fixed,
+        max_cache_tokens=max_cache_tokens,
+        available_bytes=room_tokens * TOKEN_BYTES + overhead + 1000,
+    )
+    return size_cache(budget, activation_bytes=1000, ranks=RankGroup())
+
+
+def test_never_more_than_running_sequences_and_their_prefixes_need() -> None:
+    assert size(room_tokens=10**9) == CacheSize(
+        num_blocks=1 + 2 * 3 * 4,
+        block_size=16,
+        max_total_tokens=64,
+        cache_bytes=25 * 16 * TOKEN_BYTES,
+    )
+
+
+def test_what_fits() -> None:
+    assert size(room_tokens=16 * 8 + 15).num_blocks == 8
+
+
+def test_the_cache_asked_for_wins() -> None:
+    assert size(room_tokens=10**6, max_cache_tokens=100).num_blocks == 1 + 6
+    assert size(room_tokens=10**6, max_cache_tokens=16_000).num_blocks == 1 + 1000
+
+
+def test_longest_sequence_shrinks_to_the_cache_unless_asked_for() -> None:
+    assert size(room_tokens=16 * 3, is_total_fixed=False).max_total_tokens == 32
+    with pytest.raises(CapacityError, match="--max-total-tokens"):
+        size(room_tokens=16 * 3)
+
+
+def test_too_little_names_the_flags() -> None:
+    with pytest.raises(CapacityError, match=r"--max-batch-total-tokens \(4096\)"):
+        size(room_tokens=100, max_cache_tokens=4096)
+    with pytest.raises(CapacityError, match="--max-batch-prefill-tokens"):
+        size(room_tokens=0, is_total_fixed=False)
+    with pytest.raises(CapacityError, match="--max-batch-total-tokens"):
+        size(room_tokens=10**6, max_cache_tokens=32)
+
+
+def test_warmup_refuses_more_than_the_positions(checkpoint: Checkpoint) -> None:
+    request = warmup_request(max_total_tokens=513)
+    with (
+        pytest.raises(CapacityError, match=r"--max-total-tokens \(513\).*\(512\)"),
+        running_shard(checkpoint.path, warmup=request),
+    ):
+        pass
+
+
+def test_warmup_reports_what_it_measured(checkpoint: Checkpoint) -> None:
+    with running_shard(checkpoint.path) as shard:
+        response = shard.warm_up(warmup_request(max_total_tokens=0, max_cache_tokens=2048))
+    assert response.num_blocks == 1 + 2048 // 4
+    assert response.max_total_tokens == 512
+    assert response.cache_bytes == response.num_blocks * 4 * (2 * 2 * 2 * 12 * 4)
+    samples = zip(
+        response.measured_tokens, response.measured_decodes, response.measured_ms, strict=True
+    )
+    for tokens, decodes, milliseconds in samples:
+        assert 0 <= decodes <= tokens <= 256
+        assert milliseconds > 0
+
+
+def test_share_of_the_machine(tmp_path: Path) -> None:
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal: 9000 kB\nMemAvailable: 4000 kB\n")
+    share = host_share(num_ranks=2, num_threads=None, cgroup_root=tmp_path, meminfo=meminfo)
+    assert share.memory_bytes == 2000 * 1024
+    (tmp_path / "cpu.max").write_text("100000 100000\n")
+    (tmp_path / "memory.max").write_text("3000000\n")
+    (tmp_path / "memory.current").write_text("2500000\n")
+    (tmp_path / "memory.stat").write_text("anon 5\ninactive_file 500000\n")
+    share = host_share(num_ranks=1, num_threads=None, cgroup_root=tmp_path, meminfo=meminfo)
+    assert share.memory_bytes == 1_000_000
+    assert share.num_threads == 1
+    (tmp_path / "memory.max").write_text("max\n")
+    share = host_share(num_ranks=1, num_threads=7, cgroup_root=tmp_path, meminfo=meminfo)
+    assert share.memory_bytes == 4000 * 1024
+    assert share.num_threads == 7
+
+
+def test_ranks_on_this_host() -> None:
+    assert ranks_on_host(8, {}) == 8
+    assert ranks_on_host(8, {"LOCAL_WORLD_SIZE": "4"}) == 4

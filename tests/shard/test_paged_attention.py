@@ -1,0 +1,91 @@
+"""Paged attention against attention written out, for any mixture of decodes and chunks."""
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import given, settings
+from text_generation_shard.ops import paged_attention as module
+from text_generation_shard.ops.paged_attention import Workspace, paged_attention, plan_attention
+from torch import Tensor
+
+BLOCK_SIZE = 4
+HEAD_DIM = 8
+
+
+def attend(query: Tensor, keys: Tensor, values: Tensor, window: int | None) -> Tensor:
+    """query: [tokens, heads, head_dim], the last of the context's tokens."""
+    num_tokens, num_heads, _ = query.shape
+    context, num_kv_heads, _ = keys.shape
+    output = torch.empty_like(query)
+    for token in range(num_tokens):
+        position = context - num_tokens + token
+        first = 0 if window is None else max(0, position - window + 1)
+        for head in range(num_heads):
+            kv = head * num_kv_heads // num_heads
+            scores = keys[first : position + 1, kv] @ query[token, head] * HEAD_DIM**-0.5
+            weights = scores.softmax(0)
+            output[token, head] = weights @ values[first : position + 1, kv]
+    return output
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    requests=st.lists(st.tuples(st.integers(1, 12), st.integers(0, 14)), min_size=1, max_size=6),
+    heads=st.sampled_from([(2, 1), (4, 2), (3, 3)]),
+    window=st.sampled_from([None, 1, 5]),
+    seed=st.integers(0, 1000),
+)
+def test_any_mixture(
+    requests: list[tuple[int, int]], heads: tuple[int, int], window: int | None, seed: int
+) -> None:
+    """requests: tokens computed now, tokens before them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "MAX_GROUP_TOKENS", 20)
+        patch.setattr(module, "_TILE_ROWS", 5)
+        check_mixture(requests, heads, window, seed)
+
+
+def check_mixture(
+    requests: list[tuple[int, int]], heads: tuple[int, int], window: int | None, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    num_heads, num_kv_heads = heads
+    decodes = sorted(before + 1 for length, before in requests if length == 1)
+    chunks = [(length, length + before) for length, before in requests if length > 1]
+    geometry = [(1, context) for context in decodes] + chunks
+    max_blocks = -(-26 // BLOCK_SIZE)
+    num_blocks = 1 + len(geometry) * max_blocks
+    shape = (num_blocks, BLOCK_SIZE, num_kv_heads, HEAD_DIM)
+    keys = torch.randn(shape, generator=generator)
+    values = torch.randn(shape, generator=generator)
+    order = torch.randperm(num_blocks - 1, generator=generator) + 1
+    tables = order.view(len(geometry), max_blocks).int()
+    keys[0], values[0] = 0, 0
+    contexts = []
+    for row, (_, context) in enumerate(geometry):
+        blocks = tables[row].long()
+        # Whatever lies behind the context must not matter, not even if it is no number.
+        flat_keys, flat_values = keys[blocks].flatten(0, 1), values[blocks].flatten(0, 1)
+        flat_keys[context:], flat_values[context:] = float("nan"), float("nan")
+        keys[blocks] = flat_keys.view(-1, *shape[1:])
+        values[blocks] = flat_values.view(-1, *shape[1:])
+        contexts.append((flat_keys[:context], flat_values[:context]))
+    query = torch.randn(
+        sum(length for length, _ in geometry), num_heads, HEAD_DIM, generator=generator
+    )
+    plan = plan_attention(
+        block_tables=tables,
+        query_lengths=[length for length, _ in geometry],
+        context_lengths=[context for _, context in geometry],
+        block_size=BLOCK_SIZE,
+        sliding_window=window,
+    )
+    space = (64, num_kv_heads, HEAD_DIM)
+    workspace = Workspace(torch.zeros(space), torch.zeros(space))
+    output = paged_attention(query, keys, values, plan, workspace, scale=HEAD_DIM**-0.5)
+    row = 0
+    for (length, _), (own_keys, own_values) in zip(geometry, contexts, strict=True):
+        rows = slice(row, row + length)
+        row += length
+        expected = attend(query[rows], own_keys, own_values, window)
+        torch.testing.assert_close(output[rows], expected, atol=1e-5, rtol=1e-5)

@@ -1,0 +1,169 @@
+"""The step log's rules: what a request may name, and what a refused sequence leaves behind."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from text_generation_proto import shard_pb2 as pb
+from text_generation_shard.batch.slots import SequenceSlots, SlotLimits
+from text_generation_shard.errors import ProtocolError, StepRejectedError
+from text_generation_shard.shard import Shard
+
+from tests.shard.checkpoints import VOCAB_SIZE, Checkpoint
+from tests.shard.step_script import StepScript, sampling
+
+PROMPT = [(17 * index + 1) % VOCAB_SIZE for index in range(9)]
+
+
+@pytest.fixture
+def slots() -> SequenceSlots:
+    """Slot 0 holds five tokens, none computed, and two blocks of four."""
+    limits = SlotLimits(
+        num_slots=3,
+        max_total_tokens=12,
+        num_blocks=6,
+        block_size=4,
+        vocab_size=100,
+        sliding_window=None,
+    )
+    slots = SequenceSlots(limits, torch.device("cpu"))
+    slots.admit([admission(0, 5, blocks=[1, 2])])
+    return slots
+
+
+def admission(slot: int, num_tokens: int, *, blocks: list[int] | None = None) -> pb.Admission:
+    return pb.Admission(
+        slot=slot,
+        sequence_id=slot,
+        token_ids=range(num_tokens),
+        block_ids=blocks or [],
+        sampling=sampling(),
+    )
+
+
+def work(slot: int, count: int, blocks: list[int] | None = None) -> pb.StepRequest:
+    request = pb.StepRequest(work_slots=[slot], work_num_tokens=[count])
+    if blocks:
+        request.work_num_new_blocks.append(len(blocks))
+        request.new_block_ids.extend(blocks)
+    return request
+
+
+VIOLATIONS: dict[str, Callable[[SequenceSlots], object]] = {
+    "retire an empty slot": lambda slots: slots.retire([1]),
+    "admit to an occupied slot": lambda slots: slots.admit([admission(0, 1)]),
+    "admit beyond the slots": lambda slots: slots.admit([admission(3, 1)]),
+    "admit nothing": lambda slots: slots.admit([admission(1, 0)]),
+    "admit too long a sequence": lambda slots: slots.admit([admission(1, 13)]),
+    "admit with a block beyond the cache": lambda slots: slots.admit([admission(1, 1, blocks=[6])]),
+    "admit with too many blocks": lambda slots: slots.admit([admission(1, 1, blocks=[1] * 5)]),
+    "work for an empty slot": lambda slots: slots.schedule(work(1, 1)),
+    "work for a slot twice": lambda slots: slots.schedule(
+        pb.StepRequest(work_slots=[0, 0], work_num_tokens=[1, 1])
+    ),
+    "work without a count": lambda slots: slots.schedule(pb.StepRequest(work_slots=[0])),
+    "no tokens": lambda slots: slots.schedule(work(0, 0)),
+    "more tokens than known": lambda slots: slots.schedule(work(0, 6)),
+    "blocks for nobody": lambda slots: slots.schedule(
+        pb.StepRequest(work_slots=[0], work_num_tokens=[1], new_block_ids=[3])
+    ),
+    "fewer blocks than counted": lambda slots: slots.schedule(
+        pb.StepRequest(work_slots=[0], work_num_tokens=[1], work_num_new_blocks=[1])
+    ),
+}
+
+
+@pytest.mark.parametrize("violation", VIOLATIONS)
+def test_violations_of_the_protocol(slots: SequenceSlots, violation: str) -> None:
+    with pytest.raises(ProtocolError):
+        VIOLATIONS[violation](slots)
+
+
+def test_tokens_without_a_block(slots: SequenceSlots) -> None:
+    slots.admit([admission(1, 5, blocks=[3])])
+    with pytest.raises(ProtocolError, match="no block for token 4"):
+        slots.schedule(work(1, 5))
+
+
+def test_places_follow_the_block_table(slots: SequenceSlots) -> None:
+    slots.admit([admission(1, 6, blocks=[5])])
+    request = work(1, 6, blocks=[3])
+    batch = slots.schedule(request)
+    inputs = slots.model_inputs(batch.in_row_order())
+    assert inputs.token_ids.tolist() == list(range(6))
+    assert inputs.positions.tolist() == list(range(6))
+    assert inputs.slot_mapping.tolist() == [20, 21, 22, 23, 12, 13]
+
+
+def test_rows_hold_decodes_first_and_results_follow_the_work(slots: SequenceSlots) -> None:
+    slots.admit([admission(1, 3, blocks=[3]), admission(2, 1, blocks=[4])])
+    batch = slots.schedule(pb.StepRequest(work_slots=[0, 1, 2], work_num_tokens=[4, 3, 1]))
+    assert [item.slot for item in batch.in_row_order()] == [2, 0, 1]
+    assert [item.slot for item in batch.sampled] == [1, 2]
+    slots.advance(batch, torch.tensor([77, 88]))
+    assert slots.known_tokens(1, 0, 4).tolist() == [0, 1, 2, 77]
+    assert slots.known_tokens(2, 0, 2).tolist() == [0, 88]
+    assert (slots[0].num_tokens, slots[0].num_computed_tokens) == (5, 4)
+    assert (slots[1].num_tokens, slots[1].num_computed_tokens) == (4, 3)
+
+
+@pytest.mark.parametrize(
+    ("token_id", "parameters", "reason"),
+    [
+        (VOCAB_SIZE, sampling(), "outside the vocabulary"),
+        (0, sampling(top_p=2.0), "top_p"),
+        (0, sampling(logit_bias_ids=[VOCAB_SIZE], logit_bias_values=[1.0]), "logit_bias"),
+    ],
+)
+def test_a_sequence_that_cannot_be_computed_fails_alone(
+    checkpoint: Checkpoint,
+    shard: Shard,
+    token_id: int,
+    parameters: pb.SamplingParameters,
+    reason: str,
+) -> None:
+    """The steps that were sent ahead are answered, and the others go on once admitted again."""
+    expected = checkpoint.greedy(PROMPT, 4)
+    script = StepScript()
+    script.admit(0, PROMPT, sequence_id=7)
+    script.prefill(0, 100)
+    script.admit(1, [3, token_id, 4], sequence_id=8, sampling=parameters)
+    script.step({0: 1, 1: 3})
+    script.step({0: 1, 1: 1})
+    script.retire(0)
+    script.retire(1)
+    script.admit(1, [*PROMPT, *expected[:1]], num_emitted=1, sequence_id=7)
+    script.prefill(1, 100)
+    script.decode([1], 2)
+    first, bad, ahead, *rest = script.requests
+    assert list(shard.step(first).token_ids) == expected[:1]
+    with pytest.raises(StepRejectedError, match=reason) as caught:
+        shard.step(bad)
+    assert caught.value.slots == (1,)
+    assert "sequence 8" in str(caught.value)
+    assert len(shard.step(ahead).token_ids) == 2
+    assert [token for request in rest for token in shard.step(request).token_ids] == expected[1:]
+
+
+def test_memory_that_runs_out_fails_the_largest_work_only(
+    shard: Shard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = StepScript()
+    script.admit(0, PROMPT)
+    script.prefill(0, 100)
+    script.admit(1, PROMPT)
+    script.step({0: 1, 1: 9})
+    script.step({0: 1, 1: 1})
+    first, second, third = script.requests
+    shard.step(first)
+    model = shard._loaded.model
+
+    def exhausted(*_: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate ...")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(model), "forward", exhausted)
+        with pytest.raises(StepRejectedError, match="out of memory") as caught:
+            shard.step(second)
+    assert caught.value.slots == (1,)
+    assert len(shard.step(third).token_ids) == 2
