@@ -6,7 +6,6 @@ block holds) and checks before every step that the context it reads is there, th
 written by two sequences, and every rule of proto/shard.proto.
 """
 
-import copy
 import zlib
 from array import array
 from collections.abc import Mapping
@@ -67,6 +66,8 @@ class _Slot:
         self.top_n_tokens = admission.top_n_tokens
         self.prompt_logprobs = admission.prompt_logprobs
         self.num_admitted = self.num_known
+        # Whether a step that should have computed part of it failed.
+        self.is_lost = False
         # Hash of the tokens up to each position (strict: all of them, else only the last).
         self.chain: list[int] = []
         for token_id in admission.token_ids:
@@ -100,9 +101,8 @@ class ShardModel:
         self._slots: dict[int, _Slot] = {}
         # What each written place holds: chain hash by (block, offset).
         self._cache: dict[tuple[int, int], int] = {}
-        # The step after a failed one may have been planned on it.
-        self._is_after_failure = False
-        self._has_failed = False
+        # The last step that failed. The one after it may have been planned on it.
+        self._failed_step = -1
 
     def step(self, request: shard_pb2.StepRequest) -> shard_pb2.StepResult:
         """Execute one step."""
@@ -110,22 +110,26 @@ class ShardModel:
             raise ProtocolViolation(f"step {request.step} follows step {self.last_step}")
         self.last_step = request.step
         self._retire(request)
+        for admission in request.admissions:
+            self._admit(admission)
+        slots = list(request.work_slots)
+        self._append_blocks(request, slots)
         failure = self.config.failures.get(request.step)
-        is_after_failure, self._is_after_failure = self._is_after_failure, False
-        if failure is not None:
-            self._is_after_failure = self._has_failed = True
-            return self._failed(request, failure)
-        if not is_after_failure:
-            return self._execute(request)
-        before = copy.deepcopy(self._slots)
-        try:
-            return self._execute(request)
-        except (ProtocolViolation, IndexError, KeyError):
-            self._slots = before
-            self._is_after_failure = True
-            return self._failed(request, FakeFailure(message="planned on a step that failed"))
+        if failure is None:
+            return self._execute(request, slots)
+        self._failed_step = request.step
+        return self._fail(request, slots, failure)
 
-    def _failed(self, request: shard_pb2.StepRequest, failure: FakeFailure) -> shard_pb2.StepResult:
+    def _fail(
+        self, request: shard_pb2.StepRequest, slots: list[int], failure: FakeFailure
+    ) -> shard_pb2.StepResult:
+        """Keep count as if the step had been computed; what it should have made is lost."""
+        for slot_id, num_tokens in zip(slots, request.work_num_tokens, strict=True):
+            slot = self._slots[slot_id]
+            slot.is_lost = True
+            slot.num_computed += num_tokens
+            if slot.num_computed == slot.num_known:
+                self._sample(slot)
         kinds = shard_pb2.StepError
         slots = list(request.work_slots)
         return shard_pb2.StepResult(
@@ -139,14 +143,13 @@ class ShardModel:
 
     def _retire(self, request: shard_pb2.StepRequest) -> None:
         for slot in request.retired_slots:
-            if self._slots.pop(slot, None) is None and not self._has_failed:
+            if self._slots.pop(slot, None) is None:
                 self._violated(f"slot {slot} is retired but empty")
 
-    def _execute(self, request: shard_pb2.StepRequest) -> shard_pb2.StepResult:
-        for admission in request.admissions:
-            self._admit(admission)
-        work_slots, work_num_tokens = list(request.work_slots), list(request.work_num_tokens)
-        self._append_blocks(request, work_slots)
+    def _execute(
+        self, request: shard_pb2.StepRequest, work_slots: list[int]
+    ) -> shard_pb2.StepResult:
+        work_num_tokens = list(request.work_num_tokens)
         if self.config.is_strict:
             self._check_step(work_slots, work_num_tokens)
         sampled: list[_Slot] = []
@@ -269,6 +272,9 @@ class ShardModel:
         """The work fits the sequence and its blocks, and the blocks hold what it reads."""
         slot = self._slots[slot_id]
         end = slot.num_computed + num_tokens
+        is_after_failure = self.last_step == self._failed_step + 1
+        if slot.is_lost and not is_after_failure:
+            self._violated(f"slot {slot_id} goes on although its tokens were lost")
         if num_tokens < 1 or end > slot.num_known:
             self._violated(f"slot {slot_id}: tokens up to {end}, {slot.num_known} are known")
         if end > self.max_total_tokens:
@@ -281,4 +287,6 @@ class ShardModel:
         for position in range(slot.num_computed):
             place = (slot.block_table[position // self.block_size], position % self.block_size)
             if self._cache.get(place) != slot.chain[position]:
-                self._violated(f"slot {slot_id}: position {position} is not in block {place[0]}")
+                slot.is_lost = True
+                if not is_after_failure:
+                    self._violated(f"slot {slot_id}: position {position} is not in its block")

@@ -26,22 +26,18 @@ class PrefixCache:
         self._idle: OrderedDict[int, None] = OrderedDict()
 
     @property
-    def num_blocks(self) -> int:
-        """Blocks that can be handed out, all together."""
-        return self._allocator.num_blocks - 1
-
-    @property
     def num_available(self) -> int:
         """Blocks that `allocate` can give: free ones and idle cached ones."""
         return self._allocator.num_free + len(self._idle)
 
     @property
     def num_used(self) -> int:
-        return self.num_blocks - self.num_available
+        return self._allocator.num_blocks - 1 - self.num_available
 
     @property
-    def num_named(self) -> int:
-        return len(self._block_of)
+    def num_idle(self) -> int:
+        """Cached blocks that no sequence holds."""
+        return len(self._idle)
 
     def find(self, name: bytes) -> int | None:
         """The block of this name, or None. Takes no reference."""

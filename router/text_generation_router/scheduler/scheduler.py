@@ -11,9 +11,10 @@ item counting on one token. Why that is safe:
   right now wait for that step instead of computing it again.
 - *Names of generated blocks* are given when all tokens of the block have come back, so they were
   computed by steps that succeeded.
-- *A failed step* was not computed. What was planned on it is void: its names and those of the step
-  after it are taken back, the sequences of both that did not fail are preempted, and the later
-  result counts for nothing. Their recomputation starts from blocks named before.
+- *A failed step* was not computed, though the shards keep count as if it had been. What was planned
+  on it is void: its names and those of the step after it are taken back, the sequences of both that
+  did not fail are preempted, and the later result counts for nothing. Their recomputation starts
+  from blocks named before.
 - *Preemption* loses no token: one that is under way when its sequence loses its slot is still
   valid, because it is sampled by an earlier step; the sequence queues again when it has arrived.
 
@@ -51,9 +52,12 @@ class SchedulerStats:
 
     num_waiting: int
     num_running: int
+    # Blocks of the cache, the scrap block included; those that running sequences hold; and those
+    # that only the prefix cache holds.
     num_blocks: int
     num_used_blocks: int
     num_cached_blocks: int
+    # Since the start: steps, preemptions, and tokens found in the prefix cache.
     num_steps: int
     num_preemptions: int
     num_cached_tokens: int
@@ -162,9 +166,9 @@ class Scheduler:
         return SchedulerStats(
             num_waiting=len(self._sequences) - len(self._residents),
             num_running=len(self._residents),
-            num_blocks=cache.num_blocks,
+            num_blocks=self.limits.num_blocks,
             num_used_blocks=cache.num_used,
-            num_cached_blocks=cache.num_named,
+            num_cached_blocks=cache.num_idle,
             num_steps=self._num_steps,
             num_preemptions=self._num_preemptions,
             num_cached_tokens=self._num_cached_tokens,
