@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from msgspec import UNSET, Raw, Struct, UnsetType, field
+from msgspec import UNSET, Struct, UnsetType, field
 
 from text_generation_router.api.openai_types import SamplingFields, UnsignedInt32, Usage
 
@@ -75,13 +75,13 @@ class ChatBody(SamplingFields, kw_only=True):
     reasoning_effort: str | None = None
 
     add_generation_prompt: bool | None = None
-    audio: Raw | None = None
-    chat_template: Raw | None = None
-    documents: Raw | None = None
-    function_call: Raw | None = None
-    functions: Raw | None = None
+    audio: Any = None
+    chat_template: Any = None
+    documents: Any = None
+    function_call: Any = None
+    functions: Any = None
     modalities: list[str] | None = None
-    web_search_options: Raw | None = None
+    web_search_options: Any = None
 
 
 class TopLogprob(Struct):

@@ -17,7 +17,7 @@ def shortest_float32(value: float) -> float:
         return value
     shortest: float | None = None
     # Eight digits are the usual case, so the search starts there and goes down while it can.
-    for digits in (8, 7, 6):
+    for digits in range(8, 0, -1):
         candidate = float(f"{value:.{digits}g}")
         if _FLOAT32.pack(candidate) != packed:
             break

@@ -137,14 +137,14 @@ class _WrittenCall(msgspec.Struct):
     """What stands between the marks; some models say `parameters` for `arguments`."""
 
     name: str
-    arguments: msgspec.Raw | None = None
-    parameters: msgspec.Raw | None = None
+    arguments: msgspec.Raw = msgspec.Raw()
+    parameters: msgspec.Raw = msgspec.Raw()
 
 
 def _parse_call(body: str) -> ToolCall | None:
     try:
         call = msgspec.json.decode(body.strip(), type=_WrittenCall)
-        arguments = _arguments_text(call.arguments or call.parameters)
+        arguments = _arguments_text(bytes(call.arguments) or bytes(call.parameters))
     except (msgspec.MsgspecError, UnicodeError):
         return None
     if not call.name or arguments is None:
@@ -152,11 +152,11 @@ def _parse_call(body: str) -> ToolCall | None:
     return ToolCall(call.name, arguments)
 
 
-def _arguments_text(written: msgspec.Raw | None) -> str | None:
+def _arguments_text(written: bytes) -> str | None:
     """The text of a JSON object as the model wrote it; None if it is something else."""
-    if written is None:
+    if written in (b"", b"null"):
         return "{}"
-    text = bytes(written).decode()
+    text = written.decode()
     if text.startswith('"'):
         # An object in a string, as OpenAI's API shows it.
         text = msgspec.json.decode(text, type=str)

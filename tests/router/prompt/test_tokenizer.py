@@ -1,0 +1,60 @@
+"""Texts to ids, in place or in a thread."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from text_generation_router.prompt.model_files import ModelFileError
+from text_generation_router.prompt.tokenizer import TokenizerPool, load_tokenizer
+
+from tests.fakes.byte_tokenizer import byte_tokenizer, save_byte_tokenizer
+
+
+@pytest.fixture
+def pool() -> Iterator[TokenizerPool]:
+    pool = TokenizerPool(byte_tokenizer(), 1)
+    yield pool
+    pool.close()
+
+
+async def test_special_tokens_are_added_where_asked(pool: TokenizerPool) -> None:
+    assert (await pool.token_ids("a", add_special_tokens=True))[0] == 1
+    assert len(await pool.token_ids("a", add_special_tokens=False)) == 1
+
+
+async def test_long_texts_give_the_same_ids_as_short_ones(pool: TokenizerPool) -> None:
+    short = await pool.token_ids("ab", add_special_tokens=False)
+    assert await pool.token_ids("ab" * 3000, add_special_tokens=False) == short * 3000
+
+
+async def test_spans_count_bytes(pool: TokenizerPool) -> None:
+    spans = await pool.spans("aé", add_special_tokens=True)
+    assert [(span.start, span.stop, span.text) for span in spans] == [
+        (0, 0, ""),
+        (0, 1, "a"),
+        (1, 3, "é"),
+        (1, 3, "é"),
+    ]
+
+
+def test_text_keeps_special_tokens(pool: TokenizerPool) -> None:
+    assert pool.text([1, 2]) == "<s></s>"
+    assert pool.special_texts[3] == "<|im_start|>"
+
+
+def test_truncation_of_the_file_is_switched_off(tmp_path: Path) -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.enable_truncation(2)
+    tokenizer.enable_padding(length=9)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    assert len(load_tokenizer(tmp_path).encode("abcdef").ids) == 7
+
+
+def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match=r"tokenizer\.json is missing"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(ModelFileError, match=r"tokenizer\.json"):
+        load_tokenizer(tmp_path)
+    save_byte_tokenizer(tmp_path)
+    load_tokenizer(tmp_path)

@@ -1,0 +1,225 @@
+"""The router's process over fake shards: start, failures to start, drain and death."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from aiohttp import ClientConnectionError, ClientSession
+
+from tests.fakes.byte_tokenizer import SPECIAL_TOKENS, save_byte_tokenizer
+from tests.fakes.router_app import CHATML
+from tests.fakes.shard import FakeShards
+from tests.fakes.shard_model import FakeShardConfig
+
+VOCAB_SIZE = 256 + len(SPECIAL_TOKENS)
+LONG = {"inputs": "a", "parameters": {"max_new_tokens": 300, "ignore_eos": True}}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture
+def model_path(tmp_path: Path) -> Path:
+    save_byte_tokenizer(tmp_path)
+    config = {"chat_template": CHATML, "eos_token": "</s>", "bos_token": "<s>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    return tmp_path
+
+
+@dataclass(frozen=True)
+class RunningRouter:
+    """A router process and a client of it."""
+
+    process: asyncio.subprocess.Process
+    session: ClientSession
+
+    def signal(self, number: signal.Signals) -> None:
+        os.kill(self.process.pid, number)
+
+    async def end(self) -> tuple[int, str]:
+        """Wait for its end: exit code and log."""
+        output, _ = await self.process.communicate()
+        assert self.process.returncode is not None
+        return self.process.returncode, output.decode()
+
+
+async def spawn(*flags: str) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "text_generation_router.cli",
+        *flags,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+
+
+@asynccontextmanager
+async def running_router(
+    model_path: Path, *flags: str, step_seconds: float = 0.005, break_at_step: int | None = None
+) -> AsyncIterator[RunningRouter]:
+    """A router that serves, over one fake shard."""
+    config = FakeShardConfig(
+        vocab_size=VOCAB_SIZE,
+        step_seconds=step_seconds,
+        **({} if break_at_step is None else {"break_at_step": break_at_step}),
+    )
+    async with AsyncExitStack() as stack:
+        shards = await stack.enter_async_context(FakeShards(config))
+        port = free_port()
+        uds_path = shards.uds_paths[0].removesuffix("-0")
+        base = ("--model-path", str(model_path), "--shard-uds-path", uds_path)
+        process = await spawn(*base, "--port", str(port), "--hostname", "127.0.0.1", *flags)
+        stack.push_async_callback(_reap, process)
+        session = await stack.enter_async_context(ClientSession(f"http://127.0.0.1:{port}"))
+        await _until_ready(session, process)
+        yield RunningRouter(process, session)
+
+
+async def _until_ready(session: ClientSession, process: asyncio.subprocess.Process) -> None:
+    """The port opens when the model is ready: before, connections are refused."""
+    async with asyncio.timeout(60):
+        while process.returncode is None:
+            try:
+                async with session.get("/health") as response:
+                    assert response.status == 200
+                    return
+            except ClientConnectionError:
+                await asyncio.sleep(0.05)
+    raise AssertionError((await process.communicate())[0].decode())
+
+
+async def _reap(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        process.kill()
+        await process.communicate()
+
+
+async def test_the_demo_of_everything(model_path: Path) -> None:
+    """The real engine behind every dialect."""
+    async with running_router(model_path, step_seconds=0.0) as router:
+        body = {"inputs": "a", "parameters": {"max_new_tokens": 5, "details": True}}
+        async with router.session.post("/generate", json=body) as response:
+            whole = await response.json()
+            assert response.headers["x-prompt-tokens"] == "2"
+        async with router.session.post("/generate_stream", json=body) as response:
+            events = (await response.read()).decode().split("\n\n")[:-1]
+        tokens = [json.loads(event.removeprefix("data: "))["token"] for event in events]
+        assert tokens == whole["details"]["tokens"]
+        last = json.loads(events[-1].removeprefix("data: "))
+        assert last["generated_text"] == whole["generated_text"]
+        chat = {"messages": [{"role": "user", "content": "a"}], "max_tokens": 5, "seed": 1}
+        async with router.session.post("/v1/chat/completions", json=chat) as response:
+            message = (await response.json())["choices"][0]["message"]
+        streamed = ""
+        body = {**chat, "stream": True}
+        async with router.session.post("/v1/chat/completions", json=body) as response:
+            for event in (await response.read()).decode().split("\n\n")[:-2]:
+                chunk = json.loads(event.removeprefix("data: "))
+                streamed += chunk["choices"][0]["delta"]["content"]
+        assert streamed == message["content"]
+        async with router.session.get("/metrics") as response:
+            assert "tgi_request_success 4" in (await response.text()).splitlines()
+        router.signal(signal.SIGTERM)
+        code, log = await router.end()
+    assert code == 0
+    assert log.count("Success") == 4
+
+
+async def test_sigterm_finishes_streams_and_refuses_new_work(model_path: Path) -> None:
+    async with running_router(model_path) as router:
+        async with router.session.post("/generate_stream", json=LONG) as stream:
+            await stream.content.readline()
+            router.signal(signal.SIGTERM)
+            while True:
+                async with router.session.get("/health") as health:
+                    if health.status == 503:
+                        break
+            async with router.session.post("/generate", json=LONG) as refused:
+                assert refused.status == 503
+                assert (await refused.json())["error_type"] == "shutting_down"
+            rest = await stream.read()
+        assert b'"index":300,' in rest
+        code, _ = await router.end()
+    assert code == 0
+
+
+async def test_the_grace_time_ends_what_still_runs(model_path: Path) -> None:
+    async with running_router(model_path, "--graceful-termination-timeout", "0.2") as router:
+        async with router.session.post("/generate_stream", json=LONG) as stream:
+            await stream.content.readline()
+            router.signal(signal.SIGTERM)
+            assert b'"error_type":"shutting_down"}\n\n' in await stream.read()
+        code, _ = await router.end()
+    assert code == 0
+
+
+async def test_a_second_signal_does_not_wait(model_path: Path) -> None:
+    async with running_router(model_path) as router:
+        async with router.session.post("/generate_stream", json=LONG) as stream:
+            await stream.content.readline()
+            router.signal(signal.SIGTERM)
+            router.signal(signal.SIGINT)
+            assert b'"error_type":"shutting_down"}\n\n' in await stream.read()
+        code, _ = await router.end()
+    assert code == 0
+
+
+async def test_a_dead_shard_is_told_to_clients_and_ends_the_process(model_path: Path) -> None:
+    async with running_router(model_path, break_at_step=20) as router:
+        async with router.session.post("/generate_stream", json=LONG) as stream:
+            assert b'"error_type":"generation"}\n\n' in await stream.read()
+        code, log = await router.end()
+    assert code == 1
+    assert "the engine failed" in log
+
+
+async def test_a_port_in_use_is_one_line(model_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        flags = ("--hostname", "127.0.0.1", "--port", port, "--model-path", str(model_path))
+        process = await spawn(*flags, "--shard-uds-path", "/tmp/no-such-shard")
+        output, _ = await process.communicate()
+    assert process.returncode == 1
+    lines = output.decode().splitlines()
+    assert len(lines) == 1
+    assert lines[0].endswith(f"cannot listen on 127.0.0.1:{port}: Address already in use")
+
+
+async def test_a_signal_while_waiting_for_shards_ends_it(model_path: Path) -> None:
+    flags = ("--hostname", "127.0.0.1", "--port", "0", "--model-path", str(model_path))
+    process = await spawn(*flags, "--shard-uds-path", "/tmp/no-such-shard")
+    await asyncio.sleep(2.0)
+    assert process.returncode is None
+    process.terminate()
+    await process.communicate()
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "text"),
+    [
+        (["--model-path", "/no/such/model"], "/no/such/model"),
+        (["--model-path", "/tmp", "--tokenizer-config-path", "/no.json"], "/no.json"),
+    ],
+)
+async def test_a_model_that_cannot_be_read_is_named(flags: list[str], text: str) -> None:
+    process = await spawn("--hostname", "127.0.0.1", "--port", "0", *flags)
+    output, _ = await process.communicate()
+    assert process.returncode == 1
+    assert len(output.decode().splitlines()) == 1
+    assert text in output.decode()
