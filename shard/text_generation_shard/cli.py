@@ -47,6 +47,10 @@ def _serve(argv: list[str]) -> None:
     except OptionError as error:
         fail(program, str(error))
     logs.setup(level=config.logger_level, as_json=config.json_output)
+    # Read by the OpenMP runtime when torch loads it. Its threads would otherwise spin at the end of
+    # every small operator; where they share their cores with anything else (the router is enough),
+    # a step then takes ten times as long.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
     from text_generation_shard.server import serve
 
