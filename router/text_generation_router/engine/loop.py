@@ -52,6 +52,8 @@ from text_generation_router.scheduler.sequence import Ending, Sequence
 from text_generation_router.scheduler.step_plan import StepMismatchError, StepPlan
 
 _log = logging.getLogger("text_generation_router.engine")
+# How long a shard whose stream broke may take to say why.
+_LAST_WORD_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +221,9 @@ class Engine:
     async def _run(self) -> None:
         try:
             await self._serve()
-        except (ShardFailedError, StepMismatchError) as error:
+        except ShardFailedError as error:
+            self._fail(await self._reason(error))
+        except StepMismatchError as error:
             self._fail(error)
         except Exception as error:  # noqa: BLE001  the loop's last resort: everybody must hear of it
             _log.exception("the engine's loop broke")
@@ -255,16 +259,29 @@ class Engine:
         read while nothing is under way, too: a shard that dies idle is noticed.
         """
         if self._receiving is None:
-            self._receiving = asyncio.create_task(self._shards.receive())
-            self._receiving.add_done_callback(lambda _: self._wake.set())
+            self._receiving = self._start_receiving()
         while not self._receiving.done():
             await self._wake.wait()
             self._wake.clear()
             has_room = self._scheduler.num_steps_in_flight < MAX_STEPS_IN_FLIGHT
             if has_room and not self._receiving.done():
                 return None
-        receiving, self._receiving = self._receiving, None
-        return receiving.result()
+        reply = self._receiving.result()
+        self._receiving = self._start_receiving()
+        return reply
+
+    def _start_receiving(self) -> asyncio.Task[StepReply]:
+        receiving = asyncio.create_task(self._shards.receive())
+        receiving.add_done_callback(lambda _: self._wake.set())
+        return receiving
+
+    async def _reason(self, error: ShardFailedError) -> ShardFailedError:
+        """Why the shards failed: their last answer says it better than a send that did not work."""
+        if self._receiving is None:
+            return error
+        done, _ = await asyncio.wait([self._receiving], timeout=_LAST_WORD_SECONDS)
+        told = self._receiving.exception() if done else None
+        return told if isinstance(told, ShardFailedError) else error
 
     def _report(self, plan: StepPlan, reply: StepReply, num_tokens: int, now: float) -> None:
         duration = now - self._sent_at.popleft()

@@ -50,13 +50,48 @@ class ShardHealth:
 
 
 class _Rank:
-    """One shard's channel and stream."""
+    """One shard's channel and stream. A read is always under way: what a shard says last is heard
+    even if the next send to it fails (which makes the stream unreadable).
+    """
 
     def __init__(self, uds_path: str) -> None:
         self.uds_path = uds_path
         self.channel = grpc.aio.insecure_channel(f"unix:{uds_path}", options=_CHANNEL_OPTIONS)
         self.stub: Any = shard_pb2_grpc.ShardStub(self.channel)  # type: ignore[no-untyped-call]
         self.stream: Any = None
+        self._results: asyncio.Queue[shard_pb2.StepResult | ShardFailedError] = asyncio.Queue()
+        self._reading: asyncio.Task[None] | None = None
+
+    def open(self) -> None:
+        """Open the step stream."""
+        self.stream = self.stub.Run()
+        self._reading = asyncio.create_task(self._read())
+
+    async def receive(self) -> shard_pb2.StepResult:
+        """The next result. Raises `ShardFailedError`."""
+        result = await self._results.get()
+        if isinstance(result, ShardFailedError):
+            self._results.put_nowait(result)
+            raise result
+        return result
+
+    async def close(self) -> None:
+        """End stream and channel."""
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.gather(self._reading, return_exceptions=True)
+        if self.stream is not None:
+            self.stream.cancel()
+        await self.channel.close(None)
+
+    async def _read(self) -> None:
+        try:
+            while isinstance(result := await self.stream.read(), shard_pb2.StepResult):
+                self._results.put_nowait(result)
+            error = ShardFailedError(f"the shard at {self.uds_path} ended its stream")
+        except grpc.aio.AioRpcError as broken:
+            error = ShardFailedError(_describe(self, broken))
+        self._results.put_nowait(error)
 
 
 class ShardGroup:
@@ -110,7 +145,7 @@ class ShardGroup:
     def open(self) -> None:
         """Open the step streams; the shards start from nothing."""
         for rank in self._ranks:
-            rank.stream = rank.stub.Run()
+            rank.open()
 
     async def send(self, request: shard_pb2.StepRequest) -> None:
         """Send a step to every rank. Raises `ShardFailedError`."""
@@ -126,15 +161,8 @@ class ShardGroup:
         """The next step's result, once every rank has answered. Raises `ShardFailedError` when a
         stream broke, a rank gave up, or the ranks disagree.
         """
-        results = []
-        for rank in self._ranks:
-            try:
-                result = await rank.stream.read()
-            except grpc.aio.AioRpcError as error:
-                raise ShardFailedError(_describe(rank, error)) from error
-            if not isinstance(result, shard_pb2.StepResult):  # grpc.aio.EOF
-                raise ShardFailedError(f"the shard at {rank.uds_path} ended its stream")
-            results.append(result)
+        # All at once: a rank that breaks while another computes is noticed.
+        results = await asyncio.gather(*(rank.receive() for rank in self._ranks))
         self._check_lockstep(results)
         return StepReply(
             results[0],
@@ -161,9 +189,7 @@ class ShardGroup:
         """End the streams and close the channels."""
         ranks, self._ranks = self._ranks, []
         for rank in ranks:
-            if rank.stream is not None:
-                rank.stream.cancel()
-            await rank.channel.close(None)
+            await rank.close()
 
     async def _ask_all(self, call: Callable[[_Rank], Awaitable[MessageT]]) -> list[MessageT]:
         async def ask(rank: _Rank) -> MessageT:
