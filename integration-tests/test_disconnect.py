@@ -7,7 +7,7 @@ from typing import Any
 
 PROMPT = "What is deep learning?"
 # Demonstration answers end early: a high temperature with a wide vocabulary rarely does.
-LONG = {"max_new_tokens": 400, "do_sample": True, "temperature": 100.0, "seed": 1}
+LONG = {"max_new_tokens": 1500, "do_sample": True, "temperature": 100.0, "seed": 1}
 
 
 def begin(server: Any, path: str, payload: dict[str, Any]) -> http.client.HTTPConnection:
@@ -32,13 +32,13 @@ def test_streams_closed_half_way(server: Any) -> None:
         "/generate_stream": {"inputs": PROMPT, "parameters": LONG},
         "/v1/chat/completions": {
             "messages": [{"role": "user", "content": PROMPT}],
-            "max_tokens": 400,
+            "max_tokens": 1500,
             "temperature": 100.0,
             "stream": True,
         },
         "/v1/completions": {
             "prompt": PROMPT,
-            "max_tokens": 400,
+            "max_tokens": 1500,
             "temperature": 100,
             "stream": True,
         },

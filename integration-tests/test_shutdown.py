@@ -15,7 +15,7 @@ def test_drain_while_streaming(launch: Any) -> None:
         check_json_logs(server)
         with contextlib.closing(server.connect()) as connection:
             parameters = {
-                "max_new_tokens": 150,
+                "max_new_tokens": 400,
                 "do_sample": True,
                 "temperature": 100.0,
                 "seed": 3,
