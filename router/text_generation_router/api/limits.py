@@ -2,8 +2,14 @@
 
 import secrets
 from dataclasses import dataclass
+from typing import TypeVar
+
+import msgspec
 
 from text_generation_router.api.errors import ValidationError
+from text_generation_router.api.numbers import shortest_float32, to_float32
+
+StructT = TypeVar("StructT", bound=msgspec.Struct)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +46,21 @@ def check_top_n_tokens(value: int, limits: RequestLimits, field: str) -> None:
             f"`{field}` must be between 0 and {limits.max_top_n_tokens}. Given: {value}",
             param=field,
         )
+
+
+def rounded_to_32_bits(fields: StructT) -> StructT:
+    """A copy whose numbers are what a shard will compute with, so that they are checked as such:
+    1e-60 is 0, and 1e60 is refused.
+    """
+    changes: dict[str, float] = {}
+    for name in fields.__struct_fields__:
+        value = getattr(fields, name)
+        if isinstance(value, float):
+            try:
+                changes[name] = shortest_float32(to_float32(value))
+            except OverflowError as error:
+                raise ValidationError(f"`{name}` is out of range: {value}", param=name) from error
+    return msgspec.structs.replace(fields, **changes)
 
 
 def check_positive(value: float | None, field: str) -> None:

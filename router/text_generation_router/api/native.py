@@ -20,6 +20,7 @@ from text_generation_router.api.limits import (
     check_top_n_tokens,
     random_seed,
     resolve_max_new_tokens,
+    rounded_to_32_bits,
 )
 from text_generation_router.api.native_types import GenerateBody, GenerateParameters
 from text_generation_router.engine.request import GenerationRequest, SamplingParameters
@@ -55,7 +56,7 @@ async def prepare(
     full_text_default: bool = False,
 ) -> NativeGeneration:
     """Validate a request; `ValidationError` says what is wrong with it."""
-    parameters = body.parameters
+    parameters = rounded_to_32_bits(body.parameters)
     num_candidates = _check_parameters(parameters, limits, stream=stream)
     if not body.inputs:
         raise ValidationError("`inputs` cannot be empty", param="inputs")

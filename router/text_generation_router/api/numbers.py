@@ -1,8 +1,14 @@
-"""Numbers as clients see them."""
+"""Numbers as shards and clients see them: 32-bit floats."""
 
 import struct
 
 _FLOAT32 = struct.Struct("<f")
+
+
+def to_float32(value: float) -> float:
+    """The nearest 32-bit float; `OverflowError` if there is none."""
+    rounded: float = _FLOAT32.unpack(_FLOAT32.pack(value))[0]
+    return rounded
 
 
 def shortest_float32(value: float) -> float:

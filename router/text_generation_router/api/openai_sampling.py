@@ -2,6 +2,8 @@
 greedy.
 """
 
+import re
+
 from text_generation_router.api.errors import ValidationError
 from text_generation_router.api.limits import (
     RequestLimits,
@@ -9,12 +11,14 @@ from text_generation_router.api.limits import (
     check_positive,
     check_stop_sequences,
     random_seed,
+    rounded_to_32_bits,
 )
 from text_generation_router.api.openai_types import SamplingFields
 from text_generation_router.engine.request import SamplingParameters
 
 _SEED_MASK = 2**64 - 1
 _MAX_LOGIT_BIAS = 100.0
+_TOKEN_ID = re.compile(r"[0-9]{1,10}", re.ASCII)
 
 
 def choice_samplings(fields: SamplingFields, limits: RequestLimits) -> list[SamplingParameters]:
@@ -22,6 +26,7 @@ def choice_samplings(fields: SamplingFields, limits: RequestLimits) -> list[Samp
 
     The first choice has the request's seed, each further one the next.
     """
+    fields = rounded_to_32_bits(fields)
     num_choices = _check_num_choices(fields.n, limits)
     _check(fields)
     greedy = fields.temperature == 0
@@ -95,7 +100,7 @@ def _logit_bias(
 ) -> tuple[tuple[int, float], ...]:
     pairs: list[tuple[int, float]] = []
     for key, value in (bias or {}).items():
-        token_id = int(key) if key.isascii() and key.isdigit() else None
+        token_id = int(key) if _TOKEN_ID.fullmatch(key) else None
         if token_id is None or token_id >= limits.vocab_size:
             raise ValidationError(
                 f"`logit_bias` has the key {key!r}, which is not a token id below "

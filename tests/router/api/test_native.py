@@ -166,6 +166,9 @@ async def test_the_first_fault_is_told(tokenizer: TokenizerPool, index: int) -> 
         ({"truncate": 0}, "`truncate`"),
         ({"stop": [""]}, "`stop`"),
         ({"temperature": -1}, "`temperature`"),
+        ({"temperature": 1e-60}, "`temperature` must be strictly positive"),
+        ({"repetition_penalty": 1e60}, "`repetition_penalty` is out of range"),
+        ({"top_p": 0.999999999999}, "`top_p`"),
     ],
 )
 async def test_refusals_name_field_and_value(

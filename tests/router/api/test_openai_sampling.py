@@ -62,6 +62,11 @@ def test_what_other_servers_call_off() -> None:
     assert sampling(presence_penalty=0).presence_penalty == 0.0
 
 
+def test_what_is_0_in_32_bits_is_0() -> None:
+    assert not sampling(temperature=1e-60).do_sample
+    assert sampling(top_p=1e-60).top_k == 1
+
+
 def test_negative_seeds_are_seeds() -> None:
     assert sampling(seed=-1).seed == 2**64 - 1
 
@@ -90,6 +95,10 @@ def test_choices_have_consecutive_seeds() -> None:
         ("logit_bias", {"-1": 1}),
         ("logit_bias", {"261": 1}),
         ("logit_bias", {"1": 101}),
+        ("logit_bias", {"9" * 5000: 1}),
+        ("repetition_penalty", 1e-60),
+        ("repetition_penalty", 1e60),
+        ("temperature", 1e60),
     ],
 )
 def test_bounds(name: str, value: Any) -> None:
