@@ -9,8 +9,9 @@ from text_generation_shard.errors import CapacityError
 from text_generation_shard.kv_cache import KVCacheSpec
 from text_generation_shard.models.model import Model
 
-# Running sequences can fill the cache once; as much again keeps prefixes of finished ones.
-_PREFIX_HEADROOM = 2
+# Running sequences can fill the cache once, at worst; this much more, in percent, keeps prefixes of
+# finished ones even then.
+_PREFIX_HEADROOM = 25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +102,7 @@ def _wanted_blocks(budget: CacheBudget) -> int:
     if budget.max_cache_tokens is not None:
         return budget.max_cache_tokens // budget.block_size
     blocks_per_sequence = -(-budget.max_total_tokens // budget.block_size)
-    return _PREFIX_HEADROOM * budget.max_slots * blocks_per_sequence
+    return budget.max_slots * blocks_per_sequence * (100 + _PREFIX_HEADROOM) // 100
 
 
 def _mib(num_bytes: int) -> int:

@@ -5,15 +5,21 @@ one rank needs no process group: its collectives return what they were given.
 """
 
 import datetime
+import ipaddress
+import os
+import socket
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import TCPStore
 
 from text_generation_shard.config import RankInfo
+from text_generation_shard.errors import RendezvousError
 
 # How long a rank waits for the others: loading weights and long steps lie well below.
 _TIMEOUT = datetime.timedelta(minutes=10)
+_LOOPBACK_INTERFACE = "lo"
 
 
 class RankGroup:
@@ -30,7 +36,7 @@ class RankGroup:
         if info.world_size > 1:
             dist.init_process_group(
                 backend="nccl" if device.type == "cuda" else "gloo",
-                init_method=f"tcp://{info.master_addr}:{info.master_port}",
+                store=_rendezvous(info),
                 rank=info.rank,
                 world_size=info.world_size,
                 timeout=_TIMEOUT,
@@ -82,3 +88,41 @@ class RankGroup:
         tensor = torch.tensor(value, dtype=torch.int64, device=device)
         dist.all_reduce(tensor, op=operation)
         return int(tensor)
+
+
+def _rendezvous(info: RankInfo) -> TCPStore:
+    """Where ranks find each other: MASTER_ADDR and MASTER_PORT, served by rank 0.
+
+    Neither store nor gloo asks who connects. If all ranks are on this host they listen on the
+    loopback interface only.
+    """
+    listener = None
+    if _is_loopback(info.master_addr):
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", _LOOPBACK_INTERFACE)
+        if info.rank == 0:
+            listener = _listen(info)
+    return TCPStore(
+        host_name=info.master_addr,
+        port=info.master_port,
+        world_size=info.world_size,
+        is_master=info.rank == 0,
+        timeout=_TIMEOUT,
+        # The store owns the socket from here on.
+        master_listen_fd=None if listener is None else listener.detach(),
+    )
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(socket.gethostbyname(address)).is_loopback
+    except OSError as error:
+        raise RendezvousError(f"MASTER_ADDR {address}: {error.strerror}") from error
+
+
+def _listen(info: RankInfo) -> socket.socket:
+    try:
+        return socket.create_server((info.master_addr, info.master_port), backlog=info.world_size)
+    except OSError as error:
+        raise RendezvousError(
+            f"MASTER_ADDR:MASTER_PORT {info.master_addr}:{info.master_port}: {error.strerror}"
+        ) from error

@@ -3,6 +3,7 @@
 ShardError
   ├─ CheckpointError     the model cannot be served; the text names file, key or tensor
   ├─ CapacityError       the limits asked for do not fit the memory; the text names the flags
+  ├─ RendezvousError     the ranks cannot find each other
   ├─ SocketError         the socket cannot be bound
   ├─ StepRejectedError   recoverable: this step is not computed, the shard goes on
   └─ ProtocolError       fatal: the step stream broke its own rules; the shard cannot trust it
@@ -19,6 +20,10 @@ class CheckpointError(ShardError):
 
 class CapacityError(ShardError):
     """The memory does not hold what the limits ask for."""
+
+
+class RendezvousError(ShardError):
+    """The address where the ranks meet cannot be used."""
 
 
 class SocketError(ShardError):

@@ -1,7 +1,7 @@
 """From a loaded model to an engine: measure the worst steps, size the cache, allocate.
 
 Warmup is a client of the engine: it sends the steps that the router would send, to an engine whose
-cache is one scrap block. What it measures is therefore what serving costs. On CPU the steps grow
+cache is a single block. What it measures is therefore what serving costs. On CPU the steps grow
 until a time budget is spent, and memory is extrapolated from the largest; on GPU the worst step
 itself is run.
 """
@@ -19,7 +19,7 @@ from text_generation_shard.cache_sizing import CacheBudget, CacheSize, size_cach
 from text_generation_shard.distributed import RankGroup
 from text_generation_shard.engine import Engine
 from text_generation_shard.host import PeakMemory
-from text_generation_shard.kv_cache import SCRAP_BLOCK, KVCache
+from text_generation_shard.kv_cache import KVCache
 from text_generation_shard.models.registry import LoadedModel
 from text_generation_shard.sampling.sampler import Sampler
 
@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 # Time for measured steps on CPU, beyond the few that are always run.
 _BUDGET_S = 0.2
 _MIN_SAMPLES = 3
+# The block that all sequences of the warmup share.
+_PROBE_BLOCK = 1
 # Context of the decode rows that are measured, where the limits allow it.
 _DECODE_CONTEXT = 256
 
@@ -100,7 +102,7 @@ class _Probe:
             budget.max_total_tokens, max(request.max_step_tokens, _DECODE_CONTEXT)
         )
         size = CacheSize(
-            num_blocks=1,
+            num_blocks=_PROBE_BLOCK + 1,
             block_size=request.block_size,
             max_total_tokens=self._max_context,
             cache_bytes=0,
@@ -110,14 +112,14 @@ class _Probe:
         self._num_steps = 0
 
     def measure(self) -> list[MeasuredStep]:
-        """Run ever larger steps; each once to warm up and once to measure."""
+        """Run ever larger steps, each twice, for the first run pays for what comes once."""
         samples: list[MeasuredStep] = []
         started = time.monotonic()
         for tokens, decodes in self._plan():
             if self._is_budget_spent(samples, tokens, time.monotonic() - started):
                 break
-            self._run(tokens, decodes)
-            samples.append(MeasuredStep(tokens, decodes, self._run(tokens, decodes)))
+            milliseconds = min(self._run(tokens, decodes) for _ in range(2))
+            samples.append(MeasuredStep(tokens, decodes, milliseconds))
         return samples
 
     def activation_bytes(self, steps: list[MeasuredStep]) -> int:
@@ -174,7 +176,7 @@ class _Probe:
             slot=slot,
             token_ids=[0] * length,
             num_cached_tokens=num_cached,
-            block_ids=[SCRAP_BLOCK] * num_blocks,
+            block_ids=[_PROBE_BLOCK] * num_blocks,
             sampling=sampling,
         )
 

@@ -43,10 +43,10 @@ def size(
 
 def test_never_more_than_running_sequences_and_their_prefixes_need() -> None:
     assert size(room_tokens=10**9) == CacheSize(
-        num_blocks=1 + 2 * 3 * 4,
+        num_blocks=1 + 3 * 4 + 3,
         block_size=16,
         max_total_tokens=64,
-        cache_bytes=25 * 16 * TOKEN_BYTES,
+        cache_bytes=16 * 16 * TOKEN_BYTES,
     )
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from text_generation_shard.errors import ProtocolError
+from text_generation_shard.kv_cache import SCRAP_BLOCK
 
 
 class BlockTables:
@@ -25,7 +26,7 @@ class BlockTables:
         block_size: int,
         device: torch.device,
     ) -> None:
-        """num_blocks: blocks of the cache; every entry is the id of one of them."""
+        """num_blocks: blocks of the cache, the scrap block, which is never an entry, included."""
         self._num_blocks = num_blocks
         self._block_size = block_size
         self._device = device
@@ -42,8 +43,11 @@ class BlockTables:
             raise ProtocolError(f"{len(block_ids)} new blocks for {sum(counts)} places")
         if not block_ids:
             return
-        if max(block_ids) >= self._num_blocks:
-            raise ProtocolError(f"block {max(block_ids)} of a cache of {self._num_blocks} blocks")
+        lowest, highest = min(block_ids), max(block_ids)
+        if lowest <= SCRAP_BLOCK or highest >= self._num_blocks:
+            raise ProtocolError(
+                f"blocks {lowest} to {highest} were given, 1 to {self._num_blocks - 1} may be"
+            )
         rows: list[int] = []
         columns: list[int] = []
         for slot, count in zip(slots, counts, strict=True):
