@@ -105,6 +105,8 @@ class TransformersEngine:
     """The peer: transformers on the same weights, in this process."""
 
     def __init__(self, folder: Path, dtype: str) -> None:
+        # As the shard does: threads that wait sleep, so that the two do not disturb each other.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         import torch
         from transformers import AutoModelForCausalLM
 

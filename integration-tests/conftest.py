@@ -28,7 +28,12 @@ START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 60.0
 REFUSE_TIMEOUT_S = 60.0
 # Gauges that are zero when no request is in the server.
-IDLE_GAUGES = ("tgi_queue_size", "tgi_batch_current_size", "tgi_batch_current_max_tokens")
+IDLE_GAUGES = (
+    "tgi_queue_size",
+    "tgi_batch_current_size",
+    "tgi_batch_current_max_tokens",
+    "tgi_cache_usage",
+)
 
 
 @dataclass(frozen=True)
