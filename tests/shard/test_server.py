@@ -364,6 +364,6 @@ def test_the_command_serves_a_model_and_ends_on_sigterm(
         process.kill()
     assert process.returncode == 0
     records = [json.loads(line) for line in output.splitlines()]
-    loaded = next(record for record in records if "loaded_bytes" in record)
-    assert loaded["loaded_bytes"] == loaded["total_bytes"] > 0
+    loaded = next(record for record in records if "bytes_done" in record)
+    assert loaded["bytes_done"] == loaded["bytes_total"] > 0
     assert not (folder / "s-0").exists()

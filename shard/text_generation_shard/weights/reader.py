@@ -209,9 +209,13 @@ class _Progress:
     def finish(self) -> None:
         self._report("Loaded weights", self._total_bytes)
 
-    def _report(self, message: str, loaded_bytes: int) -> None:
+    def _report(self, message: str, bytes_done: int) -> None:
         self._last_report = time.monotonic()
-        fields = {"loaded_bytes": loaded_bytes, "total_bytes": self._total_bytes}
+        fields = {
+            "progress": "weights",
+            "bytes_done": bytes_done,
+            "bytes_total": self._total_bytes,
+        }
         logger.info(message, extra={"fields": fields})
 
 
