@@ -5,14 +5,16 @@ without a character that the last token leaves unfinished.
 """
 
 import codecs
+from collections import deque
 from collections.abc import Sequence
 from typing import Protocol
 
 from text_generation_router.engine.vocabulary import Vocabulary
 
-# Prompt tokens that the first pieces are decoded after: what a piece looks like depends on at most
-# a few neighbours.
+# Prompt tokens that the first pieces are decoded after, and pieces that later ones are decoded
+# after: what a piece looks like depends on at most a few neighbours.
 _NUM_CONTEXT_TOKENS = 6
+_NUM_CONTEXT_PIECES = 3
 # A character has at most four bytes, so at most four tokens; more unfinished ones will never become
 # a character.
 _MAX_UNFINISHED_TOKENS = 8
@@ -30,7 +32,7 @@ def new_detokenizer(vocabulary: Vocabulary, prompt_ids: Sequence[int]) -> Detoke
     """A detokenizer for what follows a prompt."""
     if vocabulary.is_byte_level:
         return ByteLevelDetokenizer(vocabulary)
-    return WindowDetokenizer(vocabulary, prompt_ids[-_NUM_CONTEXT_TOKENS:])
+    return WindowDetokenizer(vocabulary, prompt_ids)
 
 
 class ByteLevelDetokenizer:
@@ -61,25 +63,46 @@ class ByteLevelDetokenizer:
 class WindowDetokenizer:
     """For all others: decodes a window of the last tokens with and without the new one.
 
-    token_ids   ... | before | unfinished, new |
-    last piece ended ^        ^ text so far ends here
+        token_ids     | piece | piece | piece | unfinished, new |
+                      |---- before -----------|
+                                      text is out up to here
+
+    The window begins where a piece began, never inside of a character.
     """
 
-    def __init__(self, vocabulary: Vocabulary, context: Sequence[int]) -> None:
+    def __init__(self, vocabulary: Vocabulary, prompt_ids: Sequence[int]) -> None:
         self._vocabulary = vocabulary
-        # Tokens whose text is out, for context, and their text.
-        self._before = list(context)
+        self._pieces: deque[list[int]] = deque(
+            [_context(vocabulary, prompt_ids)], maxlen=_NUM_CONTEXT_PIECES
+        )
+        self._before = self._pieces[0]
         self._text_before = vocabulary.decode(self._before)
         self._unfinished: list[int] = []
 
     def push(self, token_id: int) -> str:
         self._unfinished.append(token_id)
         text = self._vocabulary.decode(self._before + self._unfinished)
-        is_finished = len(text) > len(self._text_before) and not text.endswith("\ufffd")
-        if not is_finished and len(self._unfinished) < _MAX_UNFINISHED_TOKENS:
+        is_whole = len(text) > len(self._text_before) and not text.endswith("\ufffd")
+        if is_whole:
+            self._pieces.append(self._unfinished)
+        elif len(self._unfinished) == _MAX_UNFINISHED_TOKENS:
+            # Not a character, and nothing that follows should be read together with it.
+            self._pieces = deque([_context(self._vocabulary, ())], maxlen=_NUM_CONTEXT_PIECES)
+        else:
             return ""
         piece = text[len(self._text_before) :]
-        self._before = (self._before + self._unfinished)[-_NUM_CONTEXT_TOKENS:]
-        self._unfinished.clear()
+        self._unfinished = []
+        self._before = [token_id for tokens in self._pieces for token_id in tokens]
         self._text_before = self._vocabulary.decode(self._before)
         return piece
+
+
+def _context(vocabulary: Vocabulary, prompt_ids: Sequence[int]) -> list[int]:
+    """Tokens to decode the first ones after: the end of the prompt, from the first place where no
+    character is cut; if there is none, any word.
+    """
+    for start in range(max(0, len(prompt_ids) - _NUM_CONTEXT_TOKENS), len(prompt_ids)):
+        context = list(prompt_ids[start:])
+        if "\ufffd" not in vocabulary.decode(context):
+            return context
+    return [] if vocabulary.neighbour is None else [vocabulary.neighbour]

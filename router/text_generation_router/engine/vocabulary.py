@@ -8,7 +8,7 @@ decide by a token's neighbours: there the tokenizer's own decoder is asked, over
 import json
 from typing import Any, Protocol
 
-# Regular tokens tried as the neighbour that `token_text` decodes a lone token after.
+# Regular tokens tried as `neighbour`.
 _MAX_PROBES = 1000
 
 
@@ -40,7 +40,8 @@ class Vocabulary:
         }
         # Texts of tokens that are whole characters by themselves (byte-level only), by id.
         self.whole_texts: dict[int, str] = {}
-        self._neighbour = None if self.is_byte_level else self._find_neighbour()
+        # A token with text of its own, to decode others after (where neighbours matter).
+        self.neighbour = None if self.is_byte_level else self._find_neighbour()
 
     def token_bytes(self, token_id: int) -> bytes:
         """UTF-8, possibly broken off, of a token of a byte-level vocabulary; nothing for an id that
@@ -66,11 +67,11 @@ class Vocabulary:
             return self.special_texts[token_id]
         if self.is_byte_level:
             text = self.token_bytes(token_id).decode(errors="replace")
-        elif self._neighbour is None:
+        elif self.neighbour is None:
             text = self.decode([token_id])
         else:
-            before = self.decode([self._neighbour])
-            text = self.decode([self._neighbour, token_id])[len(before) :]
+            before = self.decode([self.neighbour])
+            text = self.decode([self.neighbour, token_id])[len(before) :]
         return "" if "\ufffd" in text else text
 
     def _find_neighbour(self) -> int | None:
