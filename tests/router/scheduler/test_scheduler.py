@@ -2,6 +2,7 @@
 
 import pytest
 from text_generation_router.scheduler.cost_model import CostModel
+from text_generation_router.scheduler.queue import PATIENCE
 from text_generation_router.scheduler.scheduler import Scheduler
 from text_generation_router.scheduler.sequence import (
     Ending,
@@ -224,6 +225,28 @@ def test_prompts_that_block_each_other_do_not_stand_still():
     second = world.add(prompt=range(100, 140), max_new_tokens=1)
     world.run()
     assert first.ending is second.ending is Ending.LENGTH
+
+
+def test_a_large_prompt_is_not_starved_by_small_ones_that_keep_coming():
+    """It needs most of the blocks; small ones would take each block as it becomes free."""
+    world = World(make_limits(num_blocks=17, max_slots=4), make_cost_model(per_prefill_token=1.0))
+    small = [world.add(prompt=[n] * 8, max_new_tokens=8) for n in range(4)]
+    large = world.add(prompt=range(100, 156), max_new_tokens=2)
+    while large.ending is None:
+        world.now += 0.01
+        world.send()
+        if world.sent:
+            world.answer()
+        if len(small) < 500:
+            small.append(world.add(prompt=[len(small)] * 8, max_new_tokens=8))
+    served_before = [
+        sequence
+        for sequence in small
+        if sequence.first_admitted_at is not None
+        and sequence.first_admitted_at < large.first_admitted_at
+    ]
+    assert max(sequence.arrived_at for sequence in served_before) <= 0.056 * PATIENCE
+    assert len(small) < 500
 
 
 @pytest.mark.parametrize("num_steps", [0, 1, 2, 3])
