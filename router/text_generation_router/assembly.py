@@ -12,6 +12,7 @@ from text_generation_router.api.limits import RequestLimits
 from text_generation_router.config import VERSION, RouterConfig
 from text_generation_router.engine.info import EngineInfo
 from text_generation_router.engine.loop import Engine
+from text_generation_router.http.preparation_gate import PreparationGate
 from text_generation_router.http.service import ServedModel, Service
 from text_generation_router.http.sse import OpenStreams
 from text_generation_router.observability.metrics import RequestMetrics
@@ -75,6 +76,7 @@ def build_service(
         ),
         registry=registry,
         streams=OpenStreams(),
+        gate=PreparationGate(),
         max_concurrent_requests=config.max_concurrent_requests,
         validation_workers=config.validation_workers,
         api_key=config.api_key,

@@ -38,6 +38,7 @@ class ChatRoutes:
         """
         body = await self._decoder.read(request)
         service = self._service
+        await service.gate.turn()
         wanted = await chat.prepare(
             body, limits=service.limits, tokenizer=service.tokenizer, templates=service.templates
         )

@@ -34,6 +34,7 @@ class CompletionRoutes:
         """One completion for each prompt and choice, whole or streamed."""
         body = await self._decoder.read(request)
         service = self._service
+        await service.gate.turn()
         wanted = await prepare(body, limits=service.limits, tokenizer=service.tokenizer)
         record.validated(wanted.requests)
         identity = new_identity(

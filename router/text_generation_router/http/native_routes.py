@@ -73,6 +73,7 @@ class NativeRoutes:
         self, record: RequestRecord, body: GenerateBody, *, as_array: bool
     ) -> web.Response:
         service = self._service
+        await service.gate.turn()
         wanted = await native.prepare(
             body,
             limits=service.limits,
@@ -115,6 +116,7 @@ class NativeRoutes:
         service = self._service
         stream = EventStream(service.streams)
         headers = service.stream_headers([body.inputs])
+        await service.gate.turn()
         try:
             wanted = await native.prepare(
                 body,

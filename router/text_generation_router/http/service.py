@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry
 from text_generation_router.api.generation import GenerationEngine
 from text_generation_router.api.limits import RequestLimits
 from text_generation_router.engine.request import Finished
+from text_generation_router.http.preparation_gate import PreparationGate
 from text_generation_router.http.sse import OpenStreams
 from text_generation_router.observability.metrics import RequestMetrics
 from text_generation_router.observability.request_record import RequestTimes
@@ -44,6 +45,7 @@ class Service:
     metrics: RequestMetrics
     registry: CollectorRegistry
     streams: OpenStreams
+    gate: PreparationGate
     max_concurrent_requests: int
     validation_workers: int
     api_key: str | None
