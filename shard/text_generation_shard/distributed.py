@@ -4,10 +4,13 @@ All ranks call the same collectives in the same order, for they execute the same
 one rank needs no process group: its collectives return what they were given.
 """
 
+import contextlib
 import datetime
 import ipaddress
 import os
+import re
 import socket
+from collections.abc import Iterator
 
 import torch
 import torch.distributed as dist
@@ -15,7 +18,7 @@ from torch import Tensor
 from torch._C._distributed_c10d import TCPStore
 
 from text_generation_shard.config import RankInfo
-from text_generation_shard.errors import RendezvousError
+from text_generation_shard.errors import CollectiveError, RendezvousError
 
 # How long a rank waits for the others: loading weights and long steps lie well below.
 _TIMEOUT = datetime.timedelta(minutes=10)
@@ -51,7 +54,8 @@ class RankGroup:
     def all_reduce(self, partial: Tensor) -> Tensor:
         """The sum over ranks, equal to the last bit on all of them; may reuse `partial`."""
         if self.world_size > 1:
-            dist.all_reduce(partial)
+            with _collective():
+                dist.all_reduce(partial)
         return partial
 
     def gather_columns(self, part: Tensor) -> Tensor | None:
@@ -64,13 +68,15 @@ class RankGroup:
         parts = None
         if self.rank == 0:
             parts = [torch.empty_like(part) for _ in range(self.world_size)]
-        dist.gather(part.contiguous(), parts, dst=0)
+        with _collective():
+            dist.gather(part.contiguous(), parts, dst=0)
         return None if parts is None else torch.cat(parts, dim=1)
 
     def broadcast(self, tensor: Tensor) -> Tensor:
         """Rank 0's values, in place; dtype and shape are the same everywhere."""
         if self.world_size > 1:
-            dist.broadcast(tensor, src=0)
+            with _collective():
+                dist.broadcast(tensor, src=0)
         return tensor
 
     def minimum(self, value: int) -> int:
@@ -86,8 +92,20 @@ class RankGroup:
             return value
         device = "cuda" if dist.get_backend() == "nccl" else "cpu"
         tensor = torch.tensor(value, dtype=torch.int64, device=device)
-        dist.all_reduce(tensor, op=operation)
+        with _collective():
+            dist.all_reduce(tensor, op=operation)
         return int(tensor)
+
+
+@contextlib.contextmanager
+def _collective() -> Iterator[None]:
+    """Say in our words, and in one line, that the others are gone."""
+    try:
+        yield
+    except RuntimeError as error:
+        # Gloo's text: [source file:line] what happened. Advice ...
+        reason = re.sub(r"^\[[^]]*\] ", "", str(error)).split(". ")[0]
+        raise CollectiveError(f"lost the other ranks: {reason}") from error
 
 
 def _rendezvous(info: RankInfo) -> TCPStore:

@@ -4,6 +4,7 @@ ShardError
   ├─ CheckpointError     the model cannot be served; the text names file, key or tensor
   ├─ CapacityError       the limits asked for do not fit the memory; the text names the flags
   ├─ RendezvousError     the ranks cannot find each other
+  ├─ CollectiveError     fatal: another rank is gone, or too late
   ├─ SocketError         the socket cannot be bound
   ├─ StepRejectedError   recoverable: this step is not computed, the shard goes on
   └─ ProtocolError       fatal: the step stream broke its own rules; the shard cannot trust it
@@ -24,6 +25,10 @@ class CapacityError(ShardError):
 
 class RendezvousError(ShardError):
     """The address where the ranks meet cannot be used."""
+
+
+class CollectiveError(ShardError):
+    """A collective did not come to its end."""
 
 
 class SocketError(ShardError):

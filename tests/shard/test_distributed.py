@@ -1,0 +1,48 @@
+"""How ranks meet, and how one learns that the others are gone."""
+
+import socket
+
+import pytest
+import torch
+import torch.distributed as dist
+from text_generation_shard.config import RankInfo
+from text_generation_shard.distributed import RankGroup
+from text_generation_shard.errors import CollectiveError, RendezvousError
+
+CPU = torch.device("cpu")
+
+
+def rank_info(address: str, port: int) -> RankInfo:
+    return RankInfo(rank=0, world_size=2, master_addr=address, master_port=port)
+
+
+def test_a_rank_alone_needs_nobody() -> None:
+    ranks = RankGroup.join(RankInfo(rank=0, world_size=1, master_addr="", master_port=0), CPU)
+    values = torch.arange(6.0).view(2, 3)
+    assert ranks.all_reduce(values) is values
+    assert ranks.gather_columns(values) is values
+    assert ranks.broadcast(values) is values
+    assert (ranks.minimum(3), ranks.maximum(4)) == (3, 4)
+    ranks.leave()
+
+
+def test_a_port_in_use_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(RendezvousError, match=f"MASTER_PORT 127.0.0.1:{port}: Address already"):
+            RankGroup.join(rank_info("127.0.0.1", port), CPU)
+
+
+def test_an_unknown_address_is_named() -> None:
+    with pytest.raises(RendezvousError, match=r"MASTER_ADDR no\.such\.host\.invalid"):
+        RankGroup.join(rank_info("no.such.host.invalid", 1), CPU)
+
+
+def test_lost_ranks_are_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("[/src/pair.cc:537] Read error: Connection reset. This is typically ...")
+
+    monkeypatch.setattr(dist, "all_reduce", broken)
+    with pytest.raises(CollectiveError) as caught:
+        RankGroup(rank=1, world_size=2).all_reduce(torch.zeros(1))
+    assert str(caught.value) == "lost the other ranks: Read error: Connection reset"
