@@ -38,7 +38,8 @@ async def test_a_single_request_does_not_wait() -> None:
 async def test_who_leaves_the_queue_takes_no_turn() -> None:
     gate = PreparationGate(requests_per_round=1)
     first, gone, stays = (asyncio.create_task(gate.turn()) for _ in range(3))
-    await asyncio.wait({first})
+    await asyncio.sleep(0)
+    assert first.done()
     gone.cancel()
     await asyncio.wait_for(stays, 5)
     assert gone.cancelled()
