@@ -56,6 +56,7 @@ VIOLATIONS: dict[str, Callable[[SequenceSlots], object]] = {
     "admit nothing": lambda slots: slots.admit([admission(1, 0)]),
     "admit too long a sequence": lambda slots: slots.admit([admission(1, 13)]),
     "admit with a block beyond the cache": lambda slots: slots.admit([admission(1, 1, blocks=[6])]),
+    "admit with the scrap block": lambda slots: slots.admit([admission(1, 1, blocks=[0])]),
     "admit with too many blocks": lambda slots: slots.admit([admission(1, 1, blocks=[1] * 5)]),
     "work for an empty slot": lambda slots: slots.schedule(work(1, 1)),
     "work for a slot twice": lambda slots: slots.schedule(
