@@ -34,12 +34,12 @@ def knowledge(rng: Random, split: Split) -> Exchange:
 
 
 SINGLE: dict[str, tuple[Maker, int]] = {
-    "knowledge": (knowledge, 55),
-    "counting": (counting, 12),
-    "arithmetic": (arithmetic, 10),
+    "knowledge": (knowledge, 52),
+    "counting": (counting, 9),
+    "arithmetic": (arithmetic, 16),
     "JSON": (json_shape, 13),
-    "unknown": (unknown, 6),
-    "copying": (copying, 7),
+    "unknown": (unknown, 5),
+    "copying": (copying, 12),
     "stories": (storytelling, 3),
 }
 

@@ -92,8 +92,8 @@ def facts_with_short_answer() -> tuple[Fact, ...]:
 
 
 def any_fact(rng: Random) -> Fact:
-    """Concepts and single facts more often than table rows, of which there are many."""
-    pool = rng.choices((concepts(), single_facts(), table_facts()), weights=(45, 30, 25))[0]
+    """Single facts least often: there are fewest of them."""
+    pool = rng.choices((concepts(), single_facts(), table_facts()), weights=(32, 22, 46))[0]
     return rng.choice(pool)
 
 

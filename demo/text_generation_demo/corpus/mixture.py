@@ -11,11 +11,11 @@ from text_generation_demo.corpus.system_messages import styled
 from text_generation_demo.corpus.tools import with_tools
 
 _MIXTURE: tuple[tuple[Callable[[Random, Split], Document], int], ...] = (
-    (single, 50),
-    (styled, 14),
-    (with_tools, 12),
+    (single, 53),
+    (styled, 16),
+    (with_tools, 9),
     (several_rounds, 11),
-    (raw_text, 11),
+    (raw_text, 9),
     (seen_animals, 2),
 )
 
