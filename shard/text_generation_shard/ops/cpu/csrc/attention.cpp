@@ -1,0 +1,55 @@
+// Attention of a step: cut into tasks that threads take one after the other, long ones first.
+#include "attention.h"
+
+#include <atomic>
+#include <vector>
+
+namespace cpu_operators::CPU_OPERATORS_ISA {
+namespace {
+
+// Rows of queries (tokens times query heads) in one task of a chunk.
+constexpr int64_t kTaskRows = 192;
+
+std::vector<AttentionTask> tasks_of(const AttentionCall& call) {
+  const int64_t tokens_per_task = kTaskRows / group_size(call) > 1 ? kTaskRows / group_size(call) : 1;
+  std::vector<AttentionTask> tasks;
+  // Requests come in ascending order of context, chunks last; the work of a chunk's rows grows.
+  for (int64_t request = call.requests - 1; request >= 0; --request) {
+    const Range rows{call.first_rows[request], call.first_rows[request + 1]};
+    const int64_t start = call.contexts[request] - (rows.end - rows.begin);
+    for (int64_t end = rows.end; end > rows.begin; end -= tokens_per_task) {
+      const int64_t begin = end - tokens_per_task > rows.begin ? end - tokens_per_task : rows.begin;
+      for (int64_t kv_head = 0; kv_head < call.cache.num_kv_heads; ++kv_head) {
+        tasks.push_back({request, kv_head, {begin, end}, start + begin - rows.begin});
+      }
+    }
+  }
+  return tasks;
+}
+
+template <class Element>
+void run(const AttentionCall& call, const AttentionTask& task) {
+  if (task.rows.end - task.rows.begin == 1) {
+    attend_row<Element>(call, task);
+  } else {
+    attend_chunk<Element>(call, task);
+  }
+}
+
+}  // namespace
+
+void attend(const AttentionCall& call) {
+  const std::vector<AttentionTask> tasks = tasks_of(call);
+  std::atomic<size_t> next{0};
+  on_threads(call.num_threads, [&](Worker) {
+    for (size_t index = next++; index < tasks.size(); index = next++) {
+      if (call.cache.is_bfloat16) {
+        run<BFloat16>(call, tasks[index]);
+      } else {
+        run<float>(call, tasks[index]);
+      }
+    }
+  });
+}
+
+}  // namespace cpu_operators::CPU_OPERATORS_ISA

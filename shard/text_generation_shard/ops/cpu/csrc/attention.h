@@ -1,0 +1,94 @@
+// Parts that attention of single rows and of chunks share.
+#pragma once
+
+#include "parallel.h"
+#include "simd.h"
+
+namespace cpu_operators::CPU_OPERATORS_ISA {
+
+// Some rows of one request for one KV head: the query heads that read it lie side by side.
+struct AttentionTask {
+  int64_t request, kv_head;
+  Range rows;               // of the whole step
+  int64_t first_position;   // of rows.begin in its sequence
+};
+
+inline int64_t group_size(const AttentionCall& call) {
+  return call.num_heads / call.cache.num_kv_heads;
+}
+
+// Head dimension, filled up to whole lanes.
+inline int64_t padded_head_dim(const AttentionCall& call) {
+  return ceil_lanes(call.cache.head_dim);
+}
+
+// First position that a row at `position` sees.
+inline int64_t first_visible(const AttentionCall& call, int64_t position) {
+  const int64_t first = position - call.sliding_window + 1;
+  return call.sliding_window == 0 || first < 0 ? 0 : first;
+}
+
+// Where a token's key (or value) of one KV head lies in the cache.
+inline int64_t cache_offset(const AttentionCall& call, const AttentionTask& task,
+                            int64_t position) {
+  const Cache& cache = call.cache;
+  const int32_t* table = call.block_tables + task.request * call.max_blocks;
+  const int64_t place = table[position / cache.block_size] * cache.block_size +
+                        position % cache.block_size;
+  return (place * cache.num_kv_heads + task.kv_head) * cache.head_dim;
+}
+
+inline Float16x load_some(const float* p, int64_t count) {
+  return count >= kLanes ? load(p) : load_first(p, static_cast<int>(count));
+}
+inline Float16x load_some(const BFloat16* p, int64_t count) {
+  if (count >= kLanes) return load(p);
+  BFloat16 lanes[kLanes] = {};
+  for (int lane = 0; lane < count; ++lane) lanes[lane] = p[lane];
+  return load(lanes);
+}
+inline void store_some(float* p, Float16x x, int64_t count) {
+  if (count >= kLanes) {
+    store(p, x);
+  } else {
+    store_first(p, x, static_cast<int>(count));
+  }
+}
+
+// One row of scores becomes weights e^(score - greatest), as the running softmax needs them.
+struct RunningSoftmax {
+  float greatest = -3.0e38f;
+  float total = 0;
+
+  // scores: [count], count a multiple of sixteen; entries outside `visible` become 0. Returns the
+  // factor for what was summed before.
+  float update(float* scores, int64_t count, Range visible) {
+    for (int64_t i = 0; i < visible.begin; ++i) scores[i] = -3.0e38f;
+    for (int64_t i = visible.end; i < count; ++i) scores[i] = -3.0e38f;
+    Float16x most = broadcast(greatest);
+    for (int64_t i = 0; i < count; i += kLanes) most = maximum(load(scores + i), most);
+    const float before = greatest;
+    greatest = largest(most);
+    Float16x sums = zeros();
+    for (int64_t i = 0; i < count; i += kLanes) {
+      const Float16x weights = exponential(load(scores + i) - broadcast(greatest));
+      store(scores + i, weights);
+      sums = sums + weights;
+    }
+    for (int64_t i = 0; i < visible.begin; ++i) scores[i] = 0;
+    for (int64_t i = visible.end; i < count; ++i) scores[i] = 0;
+    float factor[kLanes];
+    store(factor, exponential(broadcast(before - greatest)));
+    total = total * factor[0] + sum(sums);
+    return factor[0];
+  }
+};
+
+// A task of one row.
+template <class Element>
+void attend_row(const AttentionCall& call, const AttentionTask& task);
+// A task of several rows.
+template <class Element>
+void attend_chunk(const AttentionCall& call, const AttentionTask& task);
+
+}  // namespace cpu_operators::CPU_OPERATORS_ISA

@@ -1,0 +1,143 @@
+// Attention of one row (a decode step): bound by reading keys and values, each of them once, for
+// all query heads that share them.
+#include "attention.h"
+
+namespace cpu_operators::CPU_OPERATORS_ISA {
+namespace {
+
+// Tokens whose scores are computed before their values are added.
+constexpr int64_t kTileTokens = 64;
+// Query heads whose sums are held in registers at one time.
+constexpr int kHeadsAtOnce = 4;
+
+// Memory of one task: [heads][head_dim] of queries and sums, [heads][kTileTokens] of scores.
+struct RowMemory {
+  float* query;
+  float* sums;
+  float* scores;
+  RunningSoftmax* softmax;
+
+  RowMemory(Scratch& scratch, int64_t heads, int64_t head_dim) {
+    const int64_t floats = heads * (2 * head_dim + kTileTokens);
+    query = static_cast<float*>(
+        scratch.reserve(floats * 4 + heads * static_cast<int64_t>(sizeof(RunningSoftmax))));
+    sums = query + heads * head_dim;
+    scores = sums + heads * head_dim;
+    softmax = reinterpret_cast<RunningSoftmax*>(scores + heads * kTileTokens);
+  }
+};
+
+// Scaled queries, filled up with zeros.
+void load_query(const AttentionCall& call, const AttentionTask& task, const RowMemory& memory) {
+  const int64_t head_dim = call.cache.head_dim, padded = padded_head_dim(call);
+  const float* query = call.query + task.rows.begin * call.query_stride +
+                       task.kv_head * group_size(call) * head_dim;
+  for (int64_t head = 0; head < group_size(call); ++head) {
+    memory.softmax[head] = RunningSoftmax{};
+    for (int64_t i = 0; i < padded; i += kLanes) {
+      const Float16x x = load_some(query + head * head_dim + i, head_dim - i);
+      store(memory.query + head * padded + i, x * broadcast(call.scale));
+      store(memory.sums + head * padded + i, zeros());
+    }
+  }
+}
+
+template <class Element, int Heads>
+void score_token(const Element* key, int64_t head_dim, const float* query, int64_t padded,
+                 float* scores) {
+  Float16x products[Heads];
+  for (int head = 0; head < Heads; ++head) products[head] = zeros();
+  for (int64_t i = 0; i < head_dim; i += kLanes) {
+    const Float16x x = load_some(key + i, head_dim - i);
+    for (int head = 0; head < Heads; ++head) {
+      products[head] = fma(load(query + head * padded + i), x, products[head]);
+    }
+  }
+  for (int head = 0; head < Heads; ++head) scores[head * kTileTokens] = sum(products[head]);
+}
+
+// sums[head] = sums[head] * factors[head] + sum over tokens of weight * value
+template <class Element, int Heads>
+void add_values(const Element* const* values, int64_t tokens, int64_t head_dim,
+                const float* weights, const float* factors, float* sums, int64_t padded) {
+  for (int64_t i = 0; i < head_dim; i += kLanes) {
+    Float16x totals[Heads];
+    for (int head = 0; head < Heads; ++head) {
+      totals[head] = load(sums + head * padded + i) * broadcast(factors[head]);
+    }
+    for (int64_t token = 0; token < tokens; ++token) {
+      const Float16x value = load_some(values[token] + i, head_dim - i);
+      for (int head = 0; head < Heads; ++head) {
+        totals[head] = fma(broadcast(weights[head * kTileTokens + token]), value, totals[head]);
+      }
+    }
+    for (int head = 0; head < Heads; ++head) store(sums + head * padded + i, totals[head]);
+  }
+}
+
+// Positions [tokens.begin, tokens.end) for `Heads` query heads from `first_head` on.
+template <class Element, int Heads>
+void attend_tile(const AttentionCall& call, const RowMemory& memory, const Element* const* keys,
+                 const Element* const* values, int64_t tokens, int64_t first_head) {
+  const int64_t head_dim = call.cache.head_dim, padded = padded_head_dim(call);
+  const float* query = memory.query + first_head * padded;
+  float* scores = memory.scores + first_head * kTileTokens;
+  for (int64_t token = 0; token < tokens; ++token) {
+    score_token<Element, Heads>(keys[token], head_dim, query, padded, scores + token);
+  }
+  float factors[Heads];
+  for (int head = 0; head < Heads; ++head) {
+    factors[head] = memory.softmax[first_head + head].update(
+        scores + head * kTileTokens, ceil_lanes(tokens), {0, tokens});
+  }
+  add_values<Element, Heads>(values, tokens, head_dim, scores, factors,
+                             memory.sums + first_head * padded, padded);
+}
+
+void store_row(const AttentionCall& call, const AttentionTask& task, const RowMemory& memory) {
+  const int64_t head_dim = call.cache.head_dim, padded = padded_head_dim(call);
+  float* out = call.out + (task.rows.begin * call.num_heads + task.kv_head * group_size(call)) *
+                              head_dim;
+  for (int64_t head = 0; head < group_size(call); ++head) {
+    const Float16x share = broadcast(1.0f / memory.softmax[head].total);
+    for (int64_t i = 0; i < head_dim; i += kLanes) {
+      const Float16x x = load(memory.sums + head * padded + i) * share;
+      store_some(out + head * head_dim + i, x, head_dim - i);
+    }
+  }
+}
+
+}  // namespace
+
+template <class Element>
+void attend_row(const AttentionCall& call, const AttentionTask& task) {
+  static thread_local Scratch scratch;
+  const int64_t heads = group_size(call);
+  const RowMemory memory(scratch, heads, padded_head_dim(call));
+  load_query(call, task, memory);
+  const int64_t end = task.first_position + 1;
+  for (int64_t first = first_visible(call, task.first_position); first < end;
+       first += kTileTokens) {
+    const int64_t tokens = first + kTileTokens < end ? kTileTokens : end - first;
+    const Element* keys[kTileTokens];
+    const Element* values[kTileTokens];
+    for (int64_t token = 0; token < tokens; ++token) {
+      const int64_t offset = cache_offset(call, task, first + token);
+      keys[token] = static_cast<const Element*>(call.cache.keys) + offset;
+      values[token] = static_cast<const Element*>(call.cache.values) + offset;
+    }
+    int64_t head = 0;
+    for (; head + kHeadsAtOnce <= heads; head += kHeadsAtOnce) {
+      attend_tile<Element, kHeadsAtOnce>(call, memory, keys, values, tokens, head);
+    }
+    for (; head < heads; ++head) {
+      attend_tile<Element, 1>(call, memory, keys, values, tokens, head);
+    }
+  }
+  store_row(call, task, memory);
+}
+
+template void attend_row<float>(const AttentionCall&, const AttentionTask&);
+template void attend_row<BFloat16>(const AttentionCall&, const AttentionTask&);
+
+}  // namespace cpu_operators::CPU_OPERATORS_ISA

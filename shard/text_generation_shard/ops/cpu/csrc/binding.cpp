@@ -1,0 +1,248 @@
+// The kernels as Python sees them: tensors are checked here, and here alone.
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/from_blob.h>
+#include <sys/mman.h>
+#include <torch/csrc/utils/pybind.h>
+
+#include <cstdlib>
+#include <optional>
+#include <string>
+
+#include "layout.h"
+
+namespace cpu_operators::CPU_OPERATORS_ISA {
+namespace {
+
+using at::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+constexpr int64_t kHugePageBytes = 2 << 20;
+
+void check_rows(const Tensor& tensor, const char* name, int64_t columns) {
+  TORCH_CHECK(tensor.device().is_cpu() && tensor.scalar_type() == at::kFloat, name,
+              " must be float32 on the CPU");
+  TORCH_CHECK(tensor.dim() == 2 && (columns < 0 || tensor.size(1) == columns), name, " must be [rows, ",
+              columns, "], got ", tensor.sizes());
+  TORCH_CHECK(tensor.stride(1) == 1 || tensor.size(1) <= 1, name, " must have contiguous rows");
+}
+
+void check_dense(const Tensor& tensor, const char* name, at::ScalarType type, int64_t elements) {
+  TORCH_CHECK(tensor.device().is_cpu() && tensor.scalar_type() == type && tensor.is_contiguous() &&
+                  (elements < 0 || tensor.numel() == elements),
+              name, " must be a contiguous CPU tensor of ", type, " with ", elements,
+              " elements, got ", tensor.scalar_type(), " ", tensor.sizes());
+}
+
+template <class Value>
+const Value* data_of(const OptionalTensor& tensor) {
+  return tensor.has_value() ? tensor->const_data_ptr<Value>() : nullptr;
+}
+
+WeightFormat format_named(const std::string& name) {
+  if (name == "float32") return WeightFormat::kFloat32;
+  if (name == "bfloat16") return WeightFormat::kBFloat16;
+  if (name == "int8") return WeightFormat::kInt8;
+  TORCH_CHECK(name == "int4", "unknown weight format ", name);
+  return WeightFormat::kInt4;
+}
+
+// Memory that stays: in huge pages, where the kernel has them, so that streaming through it does
+// not wait for address translation.
+Tensor allocate(int64_t bytes) {
+  const bool is_large = bytes >= kHugePageBytes;
+  const int64_t alignment = is_large ? kHugePageBytes : kStepBytes;
+  const int64_t capacity = ceil_div(bytes > 0 ? bytes : 1, alignment) * alignment;
+  void* memory = std::aligned_alloc(static_cast<size_t>(alignment), static_cast<size_t>(capacity));
+  TORCH_CHECK(memory != nullptr, "can't allocate memory: ", bytes, " bytes of packed weights");
+  if (is_large) madvise(memory, static_cast<size_t>(capacity), MADV_HUGEPAGE);
+  return at::from_blob(memory, {bytes}, [](void* p) { std::free(p); }, at::kByte);
+}
+
+// A weight matrix [outputs, inputs], packed; immutable.
+class PackedMatrix {
+ public:
+  PackedMatrix(const Kernels& kernels, const Tensor& source, const std::string& format)
+      : kernels_(kernels) {
+    weights_ = {format_named(format), source.size(0), source.size(1), nullptr};
+    const auto type = weights_.format == WeightFormat::kBFloat16 ? at::kBFloat16 : at::kFloat;
+    check_dense(source, "source", type, weights_.outputs * weights_.inputs);
+    memory_ = allocate(packed_bytes(weights_));
+    weights_.panels = memory_.data_ptr();
+    kernels_.pack({source.const_data_ptr(), weights_, at::get_num_threads()});
+  }
+
+  int64_t num_bytes() const { return memory_.numel(); }
+  int64_t outputs() const { return weights_.outputs; }
+  int64_t inputs() const { return weights_.inputs; }
+
+  Tensor multiply(const Tensor& x, const OptionalTensor& bias) const {
+    check_rows(x, "x", weights_.inputs);
+    if (bias.has_value()) check_dense(*bias, "bias", at::kFloat, weights_.outputs);
+    Tensor out = at::empty({x.size(0), weights_.outputs}, x.options());
+    if (out.numel() == 0) return out;
+    kernels_.linear({x.const_data_ptr<float>(), x.size(0), x.stride(0), weights_,
+                     data_of<float>(bias), out.mutable_data_ptr<float>(), at::get_num_threads()});
+    return out;
+  }
+
+  Tensor rows(const Tensor& ids) const {
+    check_dense(ids, "ids", at::kLong, -1);
+    const int64_t* id = ids.const_data_ptr<int64_t>();
+    for (int64_t i = 0; i < ids.numel(); ++i) {
+      TORCH_CHECK(0 <= id[i] && id[i] < weights_.outputs, "row ", id[i], " of ", weights_.outputs);
+    }
+    Tensor out = at::empty({ids.numel(), weights_.inputs}, ids.options().dtype(at::kFloat));
+    if (out.numel() == 0) return out;
+    kernels_.rows({id, ids.numel(), weights_, out.mutable_data_ptr<float>(),
+                   at::get_num_threads()});
+    return out;
+  }
+
+ private:
+  const Kernels& kernels_;
+  Weights weights_;
+  Tensor memory_;
+};
+
+Cache cache_of(const Tensor& keys, const Tensor& values) {
+  const auto type = keys.scalar_type();
+  TORCH_CHECK(type == at::kFloat || type == at::kBFloat16, "a cache of ", type);
+  TORCH_CHECK(keys.dim() == 4, "keys must be [num_blocks, block_size, num_kv_heads, head_dim]");
+  check_dense(keys, "keys", type, -1);
+  check_dense(values, "values", type, keys.numel());
+  return {keys.data_ptr(),  values.data_ptr(), type == at::kBFloat16,
+          keys.size(1),     keys.size(2),      keys.size(3)};
+}
+
+// The operators of one instruction set.
+class Operators {
+ public:
+  explicit Operators(const Kernels& kernels) : kernels_(kernels) {}
+
+  PackedMatrix pack(const Tensor& source, const std::string& format) const {
+    return PackedMatrix(kernels_, source, format);
+  }
+
+  Tensor rms_norm(const Tensor& stream, const OptionalTensor& update, const Tensor& weight,
+                  double eps) const {
+    check_rows(stream, "x", weight.numel());
+    check_dense(stream, "x", at::kFloat, -1);
+    if (update.has_value()) check_dense(*update, "update", at::kFloat, stream.numel());
+    check_dense(weight, "weight", at::kFloat, -1);
+    Tensor out = at::empty(stream.sizes(), stream.options());
+    kernels_.rms_norm({stream.data_ptr<float>(), data_of<float>(update),
+                       weight.const_data_ptr<float>(), static_cast<float>(eps), stream.size(0),
+                       stream.size(1), out.mutable_data_ptr<float>(), at::get_num_threads()});
+    return out;
+  }
+
+  Tensor silu_mul(const Tensor& gate_up) const {
+    check_rows(gate_up, "gate_up", -1);
+    check_dense(gate_up, "gate_up", at::kFloat, -1);
+    const int64_t rows = gate_up.size(0), size = gate_up.size(1) / 2;
+    TORCH_CHECK(gate_up.size(1) == 2 * size, "gate_up must have an even width");
+    Tensor out = at::empty({rows, size}, gate_up.options());
+    kernels_.silu_mul({gate_up.const_data_ptr<float>(), rows, size,
+                       out.mutable_data_ptr<float>(), at::get_num_threads()});
+    return out;
+  }
+
+  // Changes qkv, keys and values.
+  void rotate_and_store(const Tensor& qkv, const Tensor& cos, const Tensor& signed_sin,
+                        const Tensor& keys, const Tensor& values, const Tensor& slots) const {
+    const Cache cache = cache_of(keys, values);
+    const int64_t rows = slots.numel(), head_dim = cache.head_dim;
+    check_rows(qkv, "qkv", -1);
+    check_dense(qkv, "qkv", at::kFloat, -1);
+    const int64_t num_heads = qkv.size(1) / head_dim - 2 * cache.num_kv_heads;
+    TORCH_CHECK(qkv.size(0) == rows && num_heads > 0 && qkv.size(1) % head_dim == 0 &&
+                    head_dim % 2 == 0,
+                "qkv ", qkv.sizes(), " does not fit ", rows, " slots and a cache ", keys.sizes());
+    check_dense(cos, "cos", at::kFloat, rows * head_dim);
+    check_dense(signed_sin, "signed_sin", at::kFloat, rows * head_dim);
+    check_dense(slots, "slots", at::kLong, rows);
+    check_slots(slots, keys.size(0) * cache.block_size);
+    kernels_.rotate_and_store({qkv.data_ptr<float>(), cos.const_data_ptr<float>(),
+                               signed_sin.const_data_ptr<float>(),
+                               slots.const_data_ptr<int64_t>(), rows, num_heads, cache,
+                               at::get_num_threads()});
+  }
+
+  Tensor attend(const Tensor& query, const Tensor& keys, const Tensor& values,
+                const Tensor& block_tables, const Tensor& first_rows, const Tensor& contexts,
+                int64_t sliding_window, double scale) const {
+    const Cache cache = cache_of(keys, values);
+    const int64_t requests = contexts.numel();
+    TORCH_CHECK(query.dim() == 3 && query.scalar_type() == at::kFloat &&
+                    query.size(2) == cache.head_dim && query.size(1) % cache.num_kv_heads == 0 &&
+                    query.stride(2) == 1 && query.stride(1) == cache.head_dim,
+                "query must be float32 [rows, num_heads, head_dim] with contiguous rows, got ",
+                query.scalar_type(), " ", query.sizes());
+    check_dense(block_tables, "block_tables", at::kInt, -1);
+    TORCH_CHECK(block_tables.dim() == 2 && block_tables.size(0) == requests,
+                "block_tables must be [requests, max_blocks]");
+    check_dense(contexts, "contexts", at::kLong, requests);
+    check_dense(first_rows, "first_rows", at::kLong, requests + 1);
+    Tensor out = at::empty(query.sizes(), query.options());
+    kernels_.attend({query.const_data_ptr<float>(), query.stride(0), query.size(1), cache,
+                     block_tables.const_data_ptr<int32_t>(), block_tables.size(1), requests,
+                     first_rows.const_data_ptr<int64_t>(), contexts.const_data_ptr<int64_t>(),
+                     sliding_window, static_cast<float>(scale), out.mutable_data_ptr<float>(),
+                     at::get_num_threads()});
+    return out;
+  }
+
+ private:
+  static void check_slots(const Tensor& slots, int64_t limit) {
+    const int64_t* slot = slots.const_data_ptr<int64_t>();
+    for (int64_t i = 0; i < slots.numel(); ++i) {
+      TORCH_CHECK(0 <= slot[i] && slot[i] < limit, "slot ", slot[i], " of ", limit);
+    }
+  }
+
+  const Kernels& kernels_;
+};
+
+// Instruction sets that this processor has and this file was built with, best first.
+std::vector<std::string> instruction_sets() {
+  std::vector<std::string> names;
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+      __builtin_cpu_supports("avx512vnni")) {
+    names.emplace_back("avx512");
+  }
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) names.emplace_back("avx2");
+  return names;
+}
+
+Operators operators_for(const std::string& instruction_set) {
+  for (const std::string& name : instruction_sets()) {
+    if (name == instruction_set) return Operators(name == "avx512" ? avx512::kernels : avx2::kernels);
+  }
+  TORCH_CHECK(false, "this processor does not have ", instruction_set);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(text_generation_cpu_operators, module) {
+  namespace py = pybind11;
+  const py::call_guard<py::gil_scoped_release> without_gil;
+  module.def("instruction_sets", &instruction_sets);
+  py::class_<PackedMatrix>(module, "PackedMatrix")
+      .def("multiply", &PackedMatrix::multiply, without_gil)
+      .def("rows", &PackedMatrix::rows, without_gil)
+      .def_property_readonly("num_bytes", &PackedMatrix::num_bytes)
+      .def_property_readonly("outputs", &PackedMatrix::outputs)
+      .def_property_readonly("inputs", &PackedMatrix::inputs);
+  py::class_<Operators>(module, "Operators")
+      .def(py::init(&operators_for))
+      .def("pack", &Operators::pack, without_gil)
+      .def("rms_norm", &Operators::rms_norm, without_gil)
+      .def("silu_mul", &Operators::silu_mul, without_gil)
+      .def("rotate_and_store", &Operators::rotate_and_store, without_gil)
+      .def("attend", &Operators::attend, without_gil);
+}
+
+}  // namespace cpu_operators::CPU_OPERATORS_ISA

@@ -1,0 +1,127 @@
+// What the kernels are asked for, and the table in which every instruction set offers them.
+//
+// Plain pointers and sizes: nothing here knows torch. Shapes are row-major; a stride counts elements
+// from one row to the next. The caller has checked everything; kernels cannot fail.
+//
+// All code but this header lives in a namespace of its instruction set: an inline function that two
+// object files share would be linked once, for a processor that may not be this one.
+#pragma once
+
+#include <cstdint>
+
+namespace cpu_operators {
+
+struct BFloat16 {
+  uint16_t bits;
+};
+struct Half {
+  uint16_t bits;
+};
+
+enum class WeightFormat { kFloat32, kBFloat16, kInt8, kInt4 };
+
+// A packed weight matrix, see layout.h.
+struct Weights {
+  WeightFormat format;
+  int64_t outputs, inputs;
+  void* panels;
+};
+
+// Pack a matrix: `source` is [outputs, inputs] of float32 for kFloat32, kInt8 and kInt4, of
+// bfloat16 for kBFloat16.
+struct PackCall {
+  const void* source;
+  Weights weights;
+  int num_threads;
+};
+
+// out[row] = x[row] W^T + bias. Null: no bias.
+struct LinearCall {
+  const float* x;  // [rows, inputs]
+  int64_t rows, x_stride;
+  Weights weights;
+  const float* bias;  // [outputs]
+  float* out;         // [rows, outputs]
+  int num_threads;
+};
+
+// out[i] = row ids[i] of W.
+struct RowsCall {
+  const int64_t* ids;  // [rows], each in [0, outputs)
+  int64_t rows;
+  Weights weights;
+  float* out;  // [rows, inputs]
+  int num_threads;
+};
+
+// stream[row] += update[row] (null: nothing); out[row] = stream[row] / rms(stream[row]) * weight.
+struct NormCall {
+  float* stream;        // [rows, size]
+  const float* update;  // [rows, size]
+  const float* weight;  // [size]
+  float eps;
+  int64_t rows, size;
+  float* out;  // [rows, size]
+  int num_threads;
+};
+
+// out = silu(gate) * up; a row of gate_up is its gate and then its up.
+struct GateCall {
+  const float* gate_up;  // [rows, 2 * size]
+  int64_t rows, size;
+  float* out;  // [rows, size]
+  int num_threads;
+};
+
+// Where the keys and values of one layer lie: [num_blocks, block_size, num_kv_heads, head_dim].
+struct Cache {
+  void* keys;
+  void* values;
+  bool is_bfloat16;  // else float32
+  int64_t block_size, num_kv_heads, head_dim;
+};
+
+// Turn queries and keys by their positions, the queries in place; keys and values go to the cache.
+struct RotaryCall {
+  float* qkv;               // [rows, num_heads + 2 * num_kv_heads, head_dim]
+  const float* cos;         // [rows, head_dim], both halves equal
+  const float* signed_sin;  // [rows, head_dim], the first half negative
+  const int64_t* slots;     // [rows], block id * block_size + offset
+  int64_t rows, num_heads;
+  Cache cache;
+  int num_threads;
+};
+
+// Causal attention; all pointers but the cache's and out's are read only.
+struct AttentionCall {
+  const float* query;  // [rows, num_heads, head_dim], of this stride between rows
+  int64_t query_stride, num_heads;
+  Cache cache;
+  const int32_t* block_tables;  // [requests, max_blocks]
+  int64_t max_blocks, requests;
+  const int64_t* first_rows;  // [requests + 1], rows of a request lie one after the other
+  const int64_t* contexts;    // [requests], tokens up to and with a request's last row
+  int64_t sliding_window;     // 0: none
+  float scale;
+  float* out;  // [rows, num_heads, head_dim]
+  int num_threads;
+};
+
+struct Kernels {
+  void (*pack)(const PackCall&);
+  void (*linear)(const LinearCall&);
+  void (*rows)(const RowsCall&);
+  void (*rms_norm)(const NormCall&);
+  void (*silu_mul)(const GateCall&);
+  void (*rotate_and_store)(const RotaryCall&);
+  void (*attend)(const AttentionCall&);
+};
+
+namespace avx2 {
+extern const Kernels kernels;
+}
+namespace avx512 {
+extern const Kernels kernels;
+}
+
+}  // namespace cpu_operators

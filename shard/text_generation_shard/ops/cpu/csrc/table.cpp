@@ -1,0 +1,35 @@
+// The kernels of one instruction set.
+#include "linear.h"
+
+namespace cpu_operators::CPU_OPERATORS_ISA {
+
+void pack(const PackCall& call);
+void read_rows(const RowsCall& call);
+void rms_norm(const NormCall& call);
+void silu_mul(const GateCall& call);
+void rotate_and_store(const RotaryCall& call);
+void attend(const AttentionCall& call);
+
+namespace {
+
+void linear(const LinearCall& call) {
+  if (has_scales(call.weights.format)) {
+    linear_integer(call);
+  } else {
+    linear_float(call);
+  }
+}
+
+}  // namespace
+
+const Kernels kernels = {
+    .pack = pack,
+    .linear = linear,
+    .rows = read_rows,
+    .rms_norm = rms_norm,
+    .silu_mul = silu_mul,
+    .rotate_and_store = rotate_and_store,
+    .attend = attend,
+};
+
+}  // namespace cpu_operators::CPU_OPERATORS_ISA

@@ -1,0 +1,138 @@
+"""The library of C++ operators in this process: loaded once, or known not to be there."""
+
+import functools
+import importlib.util
+import logging
+import time
+from importlib.machinery import ExtensionFileLoader
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
+
+from text_generation_shard.ops.cpu.build import MODULE_NAME, BuildError, build, library_path
+
+logger = logging.getLogger(__name__)
+
+
+class PackedMatrix(Protocol):
+    """A weight matrix [outputs, inputs] in the layout of `csrc/layout.h`; immutable."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that it takes."""
+
+    def multiply(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """x W^T + bias. x: float32 [rows, inputs]; bias: [outputs]. Float32 [rows, outputs]."""
+
+    def rows(self, ids: Tensor) -> Tensor:
+        """Float32 [len(ids), inputs]; ids: int64, each less than `outputs`."""
+
+
+class Operators(Protocol):
+    """The operators of one instruction set; all tensors float32 unless said otherwise."""
+
+    def pack(self, source: Tensor, weight_format: str) -> PackedMatrix:
+        """source: [outputs, inputs], bfloat16 for the format "bfloat16", else float32."""
+
+    def rms_norm(
+        self, stream: Tensor, update: Tensor | None, weight: Tensor, eps: float
+    ) -> Tensor:
+        """Add update to stream, in place; return its norm. [rows, size] each."""
+
+    def silu_mul(self, gate_up: Tensor) -> Tensor:
+        """[rows, 2 * size] to [rows, size]."""
+
+    def rotate_and_store(
+        self,
+        qkv: Tensor,
+        cos: Tensor,
+        signed_sin: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        slots: Tensor,
+    ) -> None:
+        """Turn queries and keys in place, store keys and values (float32 or bfloat16) at slots."""
+
+    def attend(
+        self,
+        query: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        block_tables: Tensor,
+        first_rows: Tensor,
+        contexts: Tensor,
+        sliding_window: int,
+        scale: float,
+    ) -> Tensor:
+        """Causal attention over the paged cache, see `kernels.h`; sliding_window 0: none."""
+
+
+def instruction_sets() -> tuple[str, ...]:
+    """Those that both the processor and the library have, best first; loads the library."""
+    return tuple(_load().instruction_sets())
+
+
+def operators_for(instruction_set: str) -> Operators:
+    """The operators of one of `instruction_sets()`."""
+    operators: Operators = _load().Operators(instruction_set)
+    return operators
+
+
+@functools.cache
+def operators() -> Operators | None:
+    """The best operators for this processor, or None where the torch reference has to serve.
+
+    The first call loads the library, and builds it if need be; later calls cost nothing. What
+    happened is logged once.
+    """
+    started = time.monotonic()
+    try:
+        if not library_path().exists():
+            logger.info(
+                "Building the CPU operators, once for this version (about a minute); "
+                "`python -m text_generation_shard.ops.cpu.build` does it ahead"
+            )
+        supported = instruction_sets()
+    except BuildError as error:
+        _warn(str(error))
+        return None
+    if not supported:
+        _warn("this processor has no AVX2 with FMA")
+        return None
+    seconds = round(time.monotonic() - started, 3)
+    fields = {"instruction_set": supported[0], "seconds": seconds}
+    logger.info("Loaded the CPU operators", extra={"fields": fields})
+    return operators_for(supported[0])
+
+
+def _warn(reason: str) -> None:
+    logger.warning(
+        "The CPU operators are not available: %s. Serving with torch alone: decoding several "
+        "sequences takes two to five times as long, weights are kept in float32, and --quantize "
+        "int8 and int4 are refused",
+        reason,
+    )
+
+
+@functools.cache
+def _load() -> "_Library":
+    path: Path = build()
+    loader = ExtensionFileLoader(MODULE_NAME, str(path))
+    spec = importlib.util.spec_from_file_location(MODULE_NAME, path, loader=loader)
+    assert spec is not None
+    try:
+        module = importlib.util.module_from_spec(spec)
+        loader.exec_module(module)
+    except ImportError as error:
+        raise BuildError(f"{path} cannot be loaded: {error}") from error
+    library: _Library = module  # type: ignore[assignment]  # an extension module
+    return library
+
+
+class _Library(Protocol):
+    def instruction_sets(self) -> list[str]:
+        """Supported instruction sets, best first."""
+
+    def Operators(self, instruction_set: str) -> Operators:  # noqa: N802  a class in C++
+        """The operators of one instruction set."""
