@@ -5,6 +5,7 @@ are sent, then events as tokens come. Whatever ends the stream (all finished, on
 gone, too slow a reader), every generation is cancelled on the way out.
 """
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
@@ -21,6 +22,8 @@ from text_generation_router.engine.request import (
 from text_generation_router.http.errors import ErrorAnswer, SlowReaderError, describe
 from text_generation_router.http.sse import EventStream
 from text_generation_router.observability.request_record import RequestRecord
+
+logger = logging.getLogger("text_generation_router.http")
 
 
 class TokenEncoder(Protocol):
@@ -70,7 +73,7 @@ class StreamedAnswer:
                 self._stream.send(event)
             self._close()
 
-    def failed(self, error: EngineError) -> None:
+    def failed(self, error: Exception) -> None:
         """One generation failed, which ends the stream."""
         if not self._num_open:
             return
@@ -113,7 +116,13 @@ class _ChoiceSink:
         self._index = index
 
     def token(self, output: TokenOutput, finished: Finished | None) -> None:
-        event = self._encoder.token(output, finished)
+        try:
+            event = self._encoder.token(output, finished)
+        except Exception as error:
+            # Our own mistake; the client is told all the same.
+            logger.exception("a token could not be encoded")
+            self._answer.failed(error)
+            return
         if event is not None:
             self._answer.send(event)
         if finished is not None:

@@ -156,6 +156,14 @@ async def test_a_failure_in_the_middle_of_a_stream() -> None:
     )
 
 
+async def test_a_token_that_cannot_be_encoded_ends_the_stream_with_an_event() -> None:
+    broken: Any = Said("b", token_id=object())  # type: ignore[arg-type]
+    async with running_app(FakeEngine(["a", broken, "c"])) as app:
+        _, text = await post(app, "/generate_stream", {"inputs": "hi"})
+    assert text.count("data:") == 2
+    assert text.endswith('data: {"error":"internal error","error_type":"internal"}\n\n')
+
+
 @pytest.mark.parametrize(
     ("error", "status", "error_type", "retry_after"),
     [

@@ -43,3 +43,7 @@ async def test_who_leaves_the_queue_takes_no_turn() -> None:
     gone.cancel()
     await asyncio.wait_for(stays, 5)
     assert gone.cancelled()
+
+
+async def test_the_loop_is_the_one_that_serves() -> None:
+    assert type(asyncio.get_running_loop()).__module__.startswith("uvloop")
