@@ -73,13 +73,30 @@ async def prepare(
     )
     _refuse_unsupported(parameters)
 
-    samples = _samples(parameters)
     prompt = Prompt(text=body.inputs, token_ids=tuple(token_ids))
-    requests = tuple(
+    full_text = parameters.return_full_text
+    return NativeGeneration(
+        prompt=prompt,
+        requests=_requests(parameters, prompt, max_new_tokens, num_candidates, limits),
+        text_before=body.inputs if (full_text_default if full_text is None else full_text) else "",
+        samples=_samples(parameters),
+        details=parameters.details or parameters.decoder_input_details,
+        decoder_input_details=parameters.decoder_input_details,
+    )
+
+
+def _requests(
+    parameters: GenerateParameters,
+    prompt: Prompt,
+    max_new_tokens: int,
+    num_candidates: int,
+    limits: RequestLimits,
+) -> tuple[GenerationRequest, ...]:
+    return tuple(
         GenerationRequest(
             prompt_ids=prompt.token_ids,
             max_new_tokens=max_new_tokens,
-            sampling=_sampling(parameters, samples),
+            sampling=_sampling(parameters),
             stop_sequences=tuple(parameters.stop),
             keep_stop_sequence=True,
             ignore_eos=parameters.ignore_eos,
@@ -87,15 +104,6 @@ async def prepare(
             prompt_logprobs=parameters.decoder_input_details and limits.prefill_logprobs,
         )
         for _ in range(num_candidates)
-    )
-    full_text = parameters.return_full_text
-    return NativeGeneration(
-        prompt=prompt,
-        requests=requests,
-        text_before=body.inputs if (full_text_default if full_text is None else full_text) else "",
-        samples=samples,
-        details=parameters.details or parameters.decoder_input_details,
-        decoder_input_details=parameters.decoder_input_details,
     )
 
 
@@ -188,9 +196,9 @@ def _samples(parameters: GenerateParameters) -> bool:
     )
 
 
-def _sampling(parameters: GenerateParameters, samples: bool) -> SamplingParameters:
+def _sampling(parameters: GenerateParameters) -> SamplingParameters:
     return SamplingParameters(
-        do_sample=samples,
+        do_sample=_samples(parameters),
         temperature=parameters.temperature or 1.0,
         top_k=parameters.top_k or 0,
         top_p=parameters.top_p or 1.0,
