@@ -30,6 +30,9 @@ from benchmarks.http_stream import Endpoint, ResponseRecord, StreamError
 from benchmarks.processes import free_port, program, serve
 from benchmarks.workload import WORDS
 
+# Prompts of the batched decode: short, so that all streams begin almost together.
+BATCH_PROMPT_TOKENS = 16
+
 
 @dataclass(frozen=True, kw_only=True)
 class Lengths:
@@ -54,7 +57,7 @@ class Engine(Protocol):
     """Something that can be asked for a round."""
 
     def measure(self, prompts: list[str], lengths: Lengths) -> Rates:
-        """One prompt for prefill, one for decode, `streams` for batched decode; all are new."""
+        """Prompts: one for prefill, one for decode, `streams` short ones for batched decode."""
 
 
 class ServerEngine:
@@ -74,15 +77,19 @@ class ServerEngine:
         batch = await asyncio.gather(
             *(self._ask(prompt, lengths.output_tokens) for prompt in prompts[2:])
         )
-        # From the moment that all prompts are read: from then on every step decodes all streams.
+        # While all streams decode: from the last first token to the first last token.
         begin = max(record.event_times[0] for record in batch)
-        end = max(record.event_times[-1] for record in batch)
-        late = sum(1 for record in batch for moment in record.event_times if moment > begin)
+        end = min(record.event_times[-1] for record in batch)
+        if end <= begin:
+            raise StreamError("the streams did not run together: raise --output-tokens")
+        shared = sum(
+            1 for record in batch for moment in record.event_times if begin < moment <= end
+        )
         details = (prefill.last_event or {})["details"]
         return Rates(
             prefill=details["input_length"] / seconds,
             decode=_decode_rate(single.event_times[0], single.event_times[-1], single),
-            batched_decode=late / (end - begin),
+            batched_decode=shared / (end - begin),
         )
 
     async def _ask(self, prompt: str, max_new_tokens: int) -> ResponseRecord:
@@ -191,7 +198,8 @@ def compare(folder: Path, dtype: str, lengths: Lengths, num_rounds: int) -> dict
         }
         found: dict[str, list[Rates]] = {name: [] for name in engines}
         for number in range(num_rounds + 1):
-            prompts = draw_prompts(tokenizer, 2 + lengths.streams, lengths.prompt_tokens, source)
+            prompts = draw_prompts(tokenizer, 2, lengths.prompt_tokens, source)
+            prompts += draw_prompts(tokenizer, lengths.streams, BATCH_PROMPT_TOKENS, source)
             for name, engine in engines.items():
                 rates = engine.measure(prompts, lengths)
                 if number:
