@@ -195,7 +195,7 @@ def make_engine(
         num_blocks=size.num_blocks,
         block_size=size.block_size,
         vocab_size=model.config.vocab_size,
-        sliding_window=model.config.sliding_window,
+        sliding_windows=model.config.sliding_windows,
     )
     cache = KVCache.allocate(
         model.cache_spec,

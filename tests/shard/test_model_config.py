@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 from text_generation_shard.config import ShardConfig
 from text_generation_shard.errors import CheckpointError
-from text_generation_shard.models.config import ModelConfig, RopeConfig
+from text_generation_shard.models.llama import LlamaConfig
+from text_generation_shard.models.llama_variants import MistralConfig, Qwen2Config
 from text_generation_shard.models.registry import model_config
+from text_generation_shard.models.rope_config import RopeConfig
 from text_generation_shard.shard import Shard
 
 from tests.shard.engines import ALONE
@@ -25,8 +27,8 @@ OLD: dict[str, Any] = {
 }
 
 
-def config_of(**settings: Any) -> ModelConfig:
-    return ModelConfig.from_hf({**OLD, **settings})
+def config_of(**settings: Any) -> LlamaConfig:
+    return LlamaConfig.from_hf({**OLD, **settings})
 
 
 def test_defaults_of_missing_keys() -> None:
@@ -34,9 +36,11 @@ def test_defaults_of_missing_keys() -> None:
     assert config.total_num_kv_heads == 32
     assert config.head_dim == 128
     assert config.max_position_embeddings == 2048
-    assert config.rope == RopeConfig(original_max_positions=2048)
-    assert not (config.attention_bias or config.mlp_bias or config.tie_word_embeddings)
-    assert config.sliding_window is None and config.dtype is None
+    assert config.rope == RopeConfig(original_max_positions=2048, rotary_dim=128)
+    assert not (
+        config.qkv_bias or config.output_bias or config.mlp_bias or config.tie_word_embeddings
+    )
+    assert config.sliding_windows == (None,) and config.dtype is None
 
 
 def test_null_counts_as_missing() -> None:
@@ -77,15 +81,21 @@ def test_new_spelling_says_the_same() -> None:
         ({"rms_norm_eps": "small"}, "rms_norm_eps"),
         ({"tie_word_embeddings": 1}, "tie_word_embeddings"),
         ({"num_key_value_heads": 5}, "num_key_value_heads (5)"),
-        ({"hidden_act": "gelu"}, "hidden_act 'gelu'"),
+        ({"hidden_act": "tanh"}, "hidden_act 'tanh'"),
         ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config"),
-        ({"rope_scaling": {"type": "yarn", "factor": 2.0}}, "rope_type 'yarn'"),
+        ({"rope_scaling": {"type": "spiral", "factor": 2.0}}, "rope_type 'spiral'"),
+        ({"rope_scaling": {"type": "longrope", "factor": 2.0}}, "short_factor is missing"),
+        ({"hidden_size": 4100}, "hidden_size (4100)"),
         ({"rope_scaling": {"type": "linear"}}, "factor is missing"),
         ({"rope_scaling": "linear"}, "rope_scaling must be an object"),
-        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
+        ({"partial_rotary_factor": 1.5}, "partial_rotary_factor"),
         (
             {"sliding_window": 8, "layer_types": ["full_attention", "sliding_attention"]},
-            "layer_types",
+            "layer_types must be a list of 32",
+        ),
+        (
+            {"sliding_window": 8, "layer_types": ["chunked_attention"] * 32},
+            "layer_types: chunked_attention",
         ),
     ],
 )
@@ -96,13 +106,18 @@ def test_refusals_name_the_key(settings: dict[str, Any], text: str) -> None:
 
 
 def test_sliding_window_that_is_switched_off() -> None:
-    assert config_of(sliding_window=4096).sliding_window == 4096
-    assert config_of(sliding_window=4096, use_sliding_window=False).sliding_window is None
+    assert config_of(sliding_window=4096).sliding_windows == (4096,)
+    assert MistralConfig.from_hf(OLD).sliding_windows == (4096,)
+    assert MistralConfig.from_hf({**OLD, "sliding_window": None}).sliding_windows == (None,)
+    qwen = Qwen2Config.from_hf({**OLD, "sliding_window": 64})
+    assert qwen.sliding_windows == (None,)
+    qwen = Qwen2Config.from_hf({**OLD, "sliding_window": 64, "use_sliding_window": True})
+    assert qwen.layer_windows == (None,) * 28 + (64,) * 4
 
 
 def test_unknown_model_type_lists_what_is_supported(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "bert", "hidden_act": "gelu"}')
-    with pytest.raises(CheckpointError, match=r"'bert' .*supported: llama, mistral"):
+    with pytest.raises(CheckpointError, match=r"'bert' .*supported: .*llama.*mistral"):
         model_config(tmp_path)
 
 

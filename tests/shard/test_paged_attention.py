@@ -10,9 +10,11 @@ from torch import Tensor
 
 BLOCK_SIZE = 4
 HEAD_DIM = 8
+SOFT_CAP = 1.5
+SLOPES = torch.tensor([0.5, 0.1, 0.02, 0.3])
 
 
-def attend(query: Tensor, keys: Tensor, values: Tensor, window: int | None) -> Tensor:
+def attend(query: Tensor, keys: Tensor, values: Tensor, window: int | None, kind: str) -> Tensor:
     """query: [tokens, heads, head_dim], the last of the context's tokens."""
     num_tokens, num_heads, _ = query.shape
     context, num_kv_heads, _ = keys.shape
@@ -23,30 +25,43 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, window: int | None) -> T
         for head in range(num_heads):
             kv = head * num_kv_heads // num_heads
             scores = keys[first : position + 1, kv] @ query[token, head] * HEAD_DIM**-0.5
+            if kind == "soft_cap":
+                scores = (scores / SOFT_CAP).tanh() * SOFT_CAP
+            elif kind == "alibi":
+                scores += SLOPES[head] * (torch.arange(first, position + 1) - position)
             weights = scores.softmax(0)
             output[token, head] = weights @ values[first : position + 1, kv]
     return output
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=80)
 @given(
     requests=st.lists(st.tuples(st.integers(1, 12), st.integers(0, 14)), min_size=1, max_size=6),
     heads=st.sampled_from([(2, 1), (4, 2), (3, 3)]),
     window=st.sampled_from([None, 1, 5]),
+    kind=st.sampled_from(["plain", "soft_cap", "alibi"]),
     seed=st.integers(0, 1000),
 )
 def test_any_mixture(
-    requests: list[tuple[int, int]], heads: tuple[int, int], window: int | None, seed: int
+    requests: list[tuple[int, int]],
+    heads: tuple[int, int],
+    window: int | None,
+    kind: str,
+    seed: int,
 ) -> None:
     """requests: tokens computed now, tokens before them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "MAX_GROUP_TOKENS", 20)
         patch.setattr(module, "_TILE_ROWS", 5)
-        check_mixture(requests, heads, window, seed)
+        check_mixture(requests, heads, window, kind, seed)
 
 
 def check_mixture(
-    requests: list[tuple[int, int]], heads: tuple[int, int], window: int | None, seed: int
+    requests: list[tuple[int, int]],
+    heads: tuple[int, int],
+    window: int | None,
+    kind: str,
+    seed: int,
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     num_heads, num_kv_heads = heads
@@ -82,10 +97,19 @@ def check_mixture(
     )
     space = (64, num_kv_heads, HEAD_DIM)
     workspace = Workspace(torch.zeros(space), torch.zeros(space))
-    output = paged_attention(query, keys, values, plan, workspace, scale=HEAD_DIM**-0.5)
+    output = paged_attention(
+        query,
+        keys,
+        values,
+        plan,
+        workspace,
+        scale=HEAD_DIM**-0.5,
+        soft_cap=SOFT_CAP if kind == "soft_cap" else None,
+        alibi_slopes=SLOPES[:num_heads] if kind == "alibi" else None,
+    )
     row = 0
     for (length, _), (own_keys, own_values) in zip(geometry, contexts, strict=True):
         rows = slice(row, row + length)
         row += length
-        expected = attend(query[rows], own_keys, own_values, window)
+        expected = attend(query[rows], own_keys, own_values, window, kind)
         torch.testing.assert_close(output[rows], expected, atol=1e-5, rtol=1e-5)

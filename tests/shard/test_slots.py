@@ -24,7 +24,6 @@ def slots() -> SequenceSlots:
         num_blocks=6,
         block_size=4,
         vocab_size=100,
-        sliding_window=None,
     )
     slots = SequenceSlots(limits, torch.device("cpu"))
     slots.admit([admission(0, 5, blocks=[1, 2])])

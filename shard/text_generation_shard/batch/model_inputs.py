@@ -1,5 +1,6 @@
 """The tensors of one step, as the model takes them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -12,10 +13,13 @@ class ModelInputs:
     """One step's tokens, all sequences one after the other, decode rows first.
 
     token_ids: [tokens], int32; positions: [tokens], int64, index in the sequence; slot_mapping:
-    [tokens], int64, place in the flattened cache where the token's key and value go.
+    [tokens], int64, place in the flattened cache where the token's key and value go; attention: a
+    plan for each sliding window of the model (None: no window); max_total_tokens: longest sequence
+    that is served.
     """
 
     token_ids: Tensor
     positions: Tensor
     slot_mapping: Tensor
-    attention: AttentionPlan
+    attention: Mapping[int | None, AttentionPlan]
+    max_total_tokens: int

@@ -41,7 +41,8 @@ class SlotLimits:
     num_blocks: int
     block_size: int
     vocab_size: int
-    sliding_window: int | None
+    # The windows of the model's layers, each once; None: a layer sees all tokens.
+    sliding_windows: tuple[int | None, ...] = (None,)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -135,18 +136,23 @@ class SequenceSlots:
         first_rows = lengths.cumsum() - lengths
         offsets = np.repeat(starts - first_rows, lengths)
         token_slots = self._upload(np.repeat(slots, lengths))
+        block_tables = self._block_tables.rows(self._upload(slots))
         positions = self._upload(np.arange(len(offsets)) + offsets)
         return ModelInputs(
             token_ids=self._tokens[token_slots, positions],
             positions=positions,
             slot_mapping=self._block_tables.places(token_slots, positions),
-            attention=plan_attention(
-                block_tables=self._block_tables.rows(self._upload(slots)),
-                query_lengths=[item.num_tokens for item in rows],
-                context_lengths=[item.end for item in rows],
-                block_size=self._limits.block_size,
-                sliding_window=self._limits.sliding_window,
-            ),
+            attention={
+                window: plan_attention(
+                    block_tables=block_tables,
+                    query_lengths=[item.num_tokens for item in rows],
+                    context_lengths=[item.end for item in rows],
+                    block_size=self._limits.block_size,
+                    sliding_window=window,
+                )
+                for window in self._limits.sliding_windows
+            },
+            max_total_tokens=self._limits.max_total_tokens,
         )
 
     def sampling_rows(self, sampled: Sequence[WorkItem]) -> SamplingRows:

@@ -1,39 +1,108 @@
-"""Attention over the paged KV cache."""
+"""Self-attention over the paged KV cache."""
+
+from collections.abc import Callable
 
 from torch import Tensor
 
 from text_generation_shard.batch.model_inputs import ModelInputs
+from text_generation_shard.distributed import RankGroup
 from text_generation_shard.kv_cache import LayerCache
-from text_generation_shard.layers.partition import HeadPartition
+from text_generation_shard.layers.linear import ColumnParallelLinear, RowParallelLinear
+from text_generation_shard.layers.partition import AttentionShape
+from text_generation_shard.layers.qkv_layout import QKVLayout
 from text_generation_shard.layers.rotary import Rotation
 from text_generation_shard.ops.kv_write import write_kv
 from text_generation_shard.ops.paged_attention import paged_attention
 from text_generation_shard.ops.rotary import apply_rotary
+from text_generation_shard.weights.reader import WeightScope
+
+# [tokens, heads, head_dim] to the same
+HeadNorm = Callable[[Tensor], Tensor]
 
 
-class RotaryAttention:
-    """Grouped-query attention with rotary positions, for the heads of one rank."""
+class SelfAttention:
+    """Project, turn by position, attend, project back: grouped-query, for the heads of one rank."""
 
-    def __init__(self, heads: HeadPartition, *, head_dim: int) -> None:
-        self._heads = heads
-        self._head_dim = head_dim
-        self._scale = head_dim**-0.5
+    def __init__(
+        self,
+        weights: WeightScope,
+        ranks: RankGroup,
+        shape: AttentionShape,
+        *,
+        layout: QKVLayout,
+        output: str,
+        qkv_bias: bool = False,
+        output_bias: bool = False,
+        transposed: bool = False,
+        scale: float | None = None,
+        soft_cap: float | None = None,
+        sliding_window: int | None = None,
+        alibi_slopes: Tensor | None = None,
+        qk_norms: tuple[HeadNorm, HeadNorm] | None = None,
+        clip: float | None = None,
+    ) -> None:
+        """output: the module of the projection back. scale: of the scores, head_dim ** -0.5 without
+        one. qk_norms: of queries and of keys, before they are turned. clip: the largest magnitude
+        of queries, keys and values. transposed: see `ColumnParallelLinear`; the rest is
+        `paged_attention`'s.
+        """
+        first, num_heads = shape.heads.first_head, shape.heads.num_heads
+        self._shape = shape
+        self._qkv = ColumnParallelLinear(
+            weights,
+            layout.parts(shape),
+            num_inputs=shape.hidden_size,
+            bias=qkv_bias,
+            transposed=transposed,
+        )
+        self._output = RowParallelLinear(
+            weights.scope(output),
+            ranks,
+            inputs=range(first * shape.head_dim, (first + num_heads) * shape.head_dim),
+            total_inputs=shape.total_num_heads * shape.head_dim,
+            num_outputs=shape.hidden_size,
+            bias=output_bias,
+            transposed=transposed,
+        )
+        self._scale = shape.head_dim**-0.5 if scale is None else scale
+        self._soft_cap = soft_cap
+        self._window = sliding_window
+        self._slopes = alibi_slopes
+        self._qk_norms = qk_norms
+        self._clip = clip
 
     def __call__(
-        self, qkv: Tensor, rotation: Rotation, inputs: ModelInputs, cache: LayerCache
+        self, x: Tensor, rotation: Rotation | None, inputs: ModelInputs, cache: LayerCache
     ) -> Tensor:
-        """Write the new keys and values, then attend.
-
-        qkv: [tokens, (num_heads + 2 * num_kv_heads) * head_dim]; queries, then keys, then values.
-        Returns [tokens, num_heads * head_dim].
-        """
-        num_heads, num_kv_heads = self._heads.num_heads, self._heads.num_kv_heads
-        heads = qkv.view(len(qkv), -1, self._head_dim)
-        turned = apply_rotary(heads[:, :-num_kv_heads], rotation.cos, rotation.signed_sin)
-        query, key = turned[:, :num_heads], turned[:, num_heads:]
-        value = heads[:, -num_kv_heads:]
+        """x: [tokens, hidden]; rotation: None where positions do not turn. Returns x's shape."""
+        qkv = self._qkv(x)
+        if self._clip is not None:
+            qkv = qkv.clamp_(-self._clip, self._clip)
+        heads = qkv.view(len(qkv), -1, self._shape.head_dim)
+        num_heads, num_kv_heads = self._shape.heads.num_heads, self._shape.heads.num_kv_heads
+        query_key, value = heads[:, :-num_kv_heads], heads[:, -num_kv_heads:]
+        if self._qk_norms is None:
+            query_key = _turn(query_key, rotation)
+            query, key = query_key[:, :num_heads], query_key[:, num_heads:]
+        else:
+            query_norm, key_norm = self._qk_norms
+            query = _turn(query_norm(query_key[:, :num_heads]), rotation)
+            key = _turn(key_norm(query_key[:, num_heads:]), rotation)
         write_kv(key, value, cache.keys, cache.values, inputs.slot_mapping)
         attended = paged_attention(
-            query, cache.keys, cache.values, inputs.attention, cache.workspace, scale=self._scale
+            query,
+            cache.keys,
+            cache.values,
+            inputs.attention[self._window],
+            cache.workspace,
+            scale=self._scale,
+            soft_cap=self._soft_cap,
+            alibi_slopes=self._slopes,
         )
-        return attended.flatten(1)
+        return self._output(attended.flatten(1))
+
+
+def _turn(heads: Tensor, rotation: Rotation | None) -> Tensor:
+    if rotation is None:
+        return heads
+    return apply_rotary(heads, rotation.cos, rotation.signed_sin, interleaved=rotation.interleaved)

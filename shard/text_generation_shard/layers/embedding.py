@@ -40,16 +40,52 @@ class VocabParallelEmbedding:
         return self._ranks.all_reduce(rows.masked_fill_(is_elsewhere[:, None], 0))
 
 
+class PositionEmbedding:
+    """Learned positions, the whole table on every rank."""
+
+    def __init__(
+        self, weights: WeightScope, *, num_positions: int, hidden_size: int, offset: int = 0
+    ) -> None:
+        """offset: rows of the table before the one of position 0."""
+        self._weight = weights.read("weight", (num_positions + offset, hidden_size))[offset:]
+
+    def __call__(self, positions: Tensor) -> Tensor:
+        """positions: [tokens], integer. Returns [tokens, hidden]."""
+        return F.embedding(positions, self._weight)
+
+
 class ParallelHead:
     """The output head: its own table, or the embedding's where the two are tied."""
 
-    def __init__(self, table: VocabParallelEmbedding, ranks: RankGroup, *, vocab_size: int) -> None:
+    def __init__(
+        self,
+        table: VocabParallelEmbedding,
+        ranks: RankGroup,
+        *,
+        vocab_size: int,
+        bias: Tensor | None = None,
+        scale: float = 1.0,
+        soft_cap: float | None = None,
+    ) -> None:
+        """bias: [vocab]; scale: what logits are multiplied by; soft_cap c: c * tanh(logits / c)."""
         self._weight = table.weight
         self._ranks = ranks
         self._vocab_size = vocab_size
+        self._bias = bias
+        self._scale = scale
+        self._soft_cap = soft_cap
 
     def __call__(self, hidden: Tensor) -> Tensor | None:
         """hidden: [rows, hidden]. Returns float32 [rows, vocab] on rank 0, None elsewhere."""
         part = F.linear(hidden, self._weight).to(torch.float32)
         logits = self._ranks.gather_columns(part)
-        return None if logits is None else logits[:, : self._vocab_size]
+        return None if logits is None else self._finish(logits[:, : self._vocab_size])
+
+    def _finish(self, logits: Tensor) -> Tensor:
+        if self._bias is not None:
+            logits = logits + self._bias
+        if self._scale != 1:
+            logits = logits * self._scale
+        if self._soft_cap is not None:
+            logits = (logits / self._soft_cap).tanh() * self._soft_cap
+        return logits

@@ -36,8 +36,15 @@ class ColumnParallelLinear:
     """y = x W^T + b, for the named parts of one or more stored layers, fused into one product."""
 
     def __init__(
-        self, weights: WeightScope, parts: Sequence[OutputPart], *, num_inputs: int, bias: bool
+        self,
+        weights: WeightScope,
+        parts: Sequence[OutputPart],
+        *,
+        num_inputs: int,
+        bias: bool,
+        transposed: bool = False,
     ) -> None:
+        """transposed: the checkpoint stores weights as [inputs, outputs] (GPT-2's Conv1D)."""
         num_outputs = sum(part.num_outputs for part in parts)
         self._weight = weights.empty(num_outputs, num_inputs)
         self._bias = weights.empty(num_outputs) if bias else None
@@ -45,9 +52,14 @@ class ColumnParallelLinear:
         for part in parts:
             rows = slice(row, row + part.num_outputs)
             row = rows.stop
-            shape = (part.total_outputs, num_inputs)
-            weights.read_into(
-                self._weight[rows], f"{part.name}.weight", shape=shape, start=part.start
+            _read_weight(
+                weights,
+                self._weight[rows],
+                f"{part.name}.weight",
+                shape=(part.total_outputs, num_inputs),
+                dim=0,
+                start=part.start,
+                transposed=transposed,
             )
             if self._bias is not None:
                 shape_of_bias = (part.total_outputs,)
@@ -72,16 +84,21 @@ class RowParallelLinear:
         total_inputs: int,
         num_outputs: int,
         bias: bool,
+        transposed: bool = False,
     ) -> None:
-        """`inputs`: the part of the stored layer's inputs that this rank has."""
+        """inputs: the part of the stored layer's inputs that this rank has; transposed: the
+        checkpoint stores weights as [inputs, outputs].
+        """
         self._ranks = ranks
         self._weight = weights.empty(num_outputs, len(inputs))
-        weights.read_into(
+        _read_weight(
+            weights,
             self._weight,
             "weight",
             shape=(num_outputs, total_inputs),
             dim=1,
             start=inputs.start,
+            transposed=transposed,
         )
         self._bias = weights.read("bias", (num_outputs,)) if bias else None
 
@@ -89,6 +106,22 @@ class RowParallelLinear:
         """x: [tokens, inputs of this rank]. Returns [tokens, num_outputs], equal on all ranks."""
         total = self._ranks.all_reduce(F.linear(x, self._weight))
         return total if self._bias is None else total.add_(self._bias)
+
+
+def _read_weight(
+    weights: WeightScope,
+    destination: Tensor,
+    name: str,
+    *,
+    shape: tuple[int, int],
+    dim: int,
+    start: int,
+    transposed: bool,
+) -> None:
+    """Read the part of a weight that begins at `start` in `dim`; shape: [outputs, inputs]."""
+    if transposed:
+        destination, shape, dim = destination.t(), (shape[1], shape[0]), 1 - dim
+    weights.read_into(destination, name, shape=shape, dim=dim, start=start)
 
 
 def qkv_parts(

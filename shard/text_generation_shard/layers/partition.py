@@ -53,6 +53,22 @@ class HeadPartition:
         return len(self.kv_heads)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionShape:
+    """The attention heads of a whole model, and which of them are this rank's."""
+
+    heads: HeadPartition
+    total_num_heads: int
+    total_num_kv_heads: int
+    head_dim: int
+    hidden_size: int
+
+    @property
+    def query_heads(self) -> range:
+        """Index in the whole model of each local query head."""
+        return range(self.heads.first_head, self.heads.first_head + self.heads.num_heads)
+
+
 def even_range(total: int, rank: int, world_size: int) -> range:
     """A rank's part of `total` things: consecutive, complete, sizes differ by one at most."""
     return range(rank * total // world_size, (rank + 1) * total // world_size)

@@ -6,67 +6,97 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from text_generation_shard.models.config import RopeConfig
+from text_generation_shard.batch.model_inputs import ModelInputs
+from text_generation_shard.models.rope_config import RopeConfig
 
 
 @dataclass(frozen=True, slots=True)
 class Rotation:
     """The rotations of one step's tokens, shared by all layers.
 
-    cos, signed_sin: [tokens, 1, head_dim], see `ops.rotary`.
+    cos, signed_sin: [tokens, 1, rotary_dim], see `ops.rotary`.
     """
 
     cos: Tensor
     signed_sin: Tensor
+    interleaved: bool = False
 
 
 class RotaryEmbedding:
     """Rotations from positions.
 
     A position's rotation depends on the position alone, never on how long its sequence has become
-    or will be: cached keys stay right. For dynamic (NTK-aware) scaling this means that position p
-    turns as in a sequence that ends there; transformers turns a whole prompt by the prompt's length
-    instead, so the two agree up to the original length, and beyond it token by token.
+    or will be: cached keys stay right. Where transformers lets the length decide, this means:
+    - dynamic (NTK-aware): position p turns as in a sequence that ends there; transformers turns a
+      whole prompt by the prompt's length instead, so the two agree up to the original length, and
+      beyond it token by token.
+    - longrope: the long factors, if sequences longer than the original length are served at all
+      (--max-total-tokens); transformers changes from one to the other in the middle of a sequence.
     """
 
     def __init__(
-        self, config: RopeConfig, *, head_dim: int, dtype: torch.dtype, device: torch.device
+        self,
+        config: RopeConfig,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        interleaved: bool = False,
     ) -> None:
         self._config = config
         self._dtype = dtype
-        # [head_dim / 2]
-        exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device=device) / head_dim
-        self._exponents = exponents
-        self._dynamic_power = head_dim / (head_dim - 2) if head_dim > 2 else 1.0
-        self._frequencies = _scaled(1.0 / config.theta**exponents, config)
+        self._interleaved = interleaved
+        dim = config.rotary_dim
+        # [rotary_dim / 2]
+        self._exponents = torch.arange(0, dim, 2, dtype=torch.float32, device=device) / dim
+        self._dynamic_power = dim / (dim - 2) if dim > 2 else 1.0
+        frequencies = 1.0 / config.theta**self._exponents
+        self._frequencies = _scaled(frequencies, config)
+        self._long_frequencies = frequencies
+        if config.kind == "longrope":
+            self._long_frequencies = frequencies / frequencies.new_tensor(config.long_factors)
 
-    def __call__(self, positions: Tensor) -> Rotation:
-        """positions: int64 [tokens]."""
-        angles = positions[:, None].float() * self._frequencies_at(positions)
-        cos, sin = angles.cos(), angles.sin()
-        return Rotation(
-            torch.cat((cos, cos), dim=-1).unsqueeze(1).to(self._dtype),
-            torch.cat((-sin, sin), dim=-1).unsqueeze(1).to(self._dtype),
-        )
+    def __call__(self, inputs: ModelInputs) -> Rotation:
+        """The rotation of every token of a step."""
+        angles = inputs.positions[:, None].float() * self._frequencies_at(inputs)
+        cos, sin = (angles.cos(), angles.sin())
+        if self._config.attention_factor != 1:
+            cos, sin = cos * self._config.attention_factor, sin * self._config.attention_factor
+        return Rotation(self._pairs(cos, cos), self._pairs(-sin, sin), self._interleaved)
 
-    def _frequencies_at(self, positions: Tensor) -> Tensor:
-        """[head_dim / 2], or [tokens, head_dim / 2] where the position decides."""
+    def _pairs(self, first: Tensor, second: Tensor) -> Tensor:
+        """[tokens, rotary_dim / 2] each, as [tokens, 1, rotary_dim]."""
+        if self._interleaved:
+            both = torch.stack((first, second), dim=-1).flatten(1)
+        else:
+            both = torch.cat((first, second), dim=-1)
+        return both.unsqueeze(1).to(self._dtype)
+
+    def _frequencies_at(self, inputs: ModelInputs) -> Tensor:
+        """[rotary_dim / 2], or [tokens, rotary_dim / 2] where the position decides."""
         config = self._config
+        if config.kind == "longrope" and inputs.max_total_tokens > config.original_max_positions:
+            return self._long_frequencies
         if config.kind != "dynamic":
             return self._frequencies
-        lengths = (positions + 1).clamp(min=config.original_max_positions).float()
+        lengths = (inputs.positions + 1).clamp(min=config.original_max_positions).float()
         stretch = config.factor * lengths / config.original_max_positions - (config.factor - 1)
         theta = config.theta * stretch**self._dynamic_power
         return 1.0 / theta[:, None] ** self._exponents
 
 
 def _scaled(frequencies: Tensor, config: RopeConfig) -> Tensor:
-    """Frequencies after the scaling that does not depend on the position; [head_dim / 2]."""
-    if config.kind == "linear":
-        return frequencies / config.factor
-    if config.kind == "llama3":
-        return _llama3(frequencies, config)
-    return frequencies
+    """Frequencies after the scaling that does not depend on the position; [rotary_dim / 2]."""
+    match config.kind:
+        case "linear":
+            return frequencies / config.factor
+        case "llama3":
+            return _llama3(frequencies, config)
+        case "yarn":
+            return _yarn(frequencies, config)
+        case "longrope":
+            return frequencies / frequencies.new_tensor(config.short_factors)
+        case _:
+            return frequencies
 
 
 def _llama3(frequencies: Tensor, config: RopeConfig) -> Tensor:
@@ -74,4 +104,22 @@ def _llama3(frequencies: Tensor, config: RopeConfig) -> Tensor:
     turns = config.original_max_positions * frequencies / (2 * math.pi)
     low, high = config.low_freq_factor, config.high_freq_factor
     keep = ((turns - low) / (high - low)).clamp(0, 1)
+    return frequencies * keep + frequencies / config.factor * (1 - keep)
+
+
+def _yarn(frequencies: Tensor, config: RopeConfig) -> Tensor:
+    """Peng et al., 2023: as above, but blended evenly over the dimensions in between."""
+    dim = config.rotary_dim
+
+    def dimension(turns: float) -> float:
+        """Where a frequency turns so often within the original length."""
+        ratio = config.original_max_positions / (turns * 2 * math.pi)
+        return dim * math.log(ratio) / (2 * math.log(config.theta))
+
+    low, high = dimension(config.beta_fast), dimension(config.beta_slow)
+    if config.is_truncated:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, dim - 1)
+    columns = torch.arange(dim // 2, dtype=torch.float32, device=frequencies.device)
+    keep = 1 - ((columns - low) / max(high - low, 0.001)).clamp(0, 1)
     return frequencies * keep + frequencies / config.factor * (1 - keep)

@@ -1,135 +1,184 @@
-"""Llama (Touvron et al., 2023) and models that differ from it in configuration only."""
+"""Llama (Touvron et al., 2023), and models that differ from it in configuration only.
 
+Those are: biases, normed queries and keys (Qwen 3), a checkpoint with fused layers (Phi-3), and
+factors on the embedding, the branches, the scores and the logits (Granite).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
 from torch import Tensor
 
 from text_generation_shard.batch.model_inputs import ModelInputs
 from text_generation_shard.distributed import RankGroup
-from text_generation_shard.kv_cache import KVCache, KVCacheSpec, LayerCache
-from text_generation_shard.layers.attention import RotaryAttention
-from text_generation_shard.layers.embedding import ParallelHead, VocabParallelEmbedding
-from text_generation_shard.layers.linear import (
-    ColumnParallelLinear,
-    RowParallelLinear,
-    qkv_parts,
-)
-from text_generation_shard.layers.mlp import GatedMLP
+from text_generation_shard.kv_cache import LayerCache
+from text_generation_shard.layers.attention import SelfAttention
+from text_generation_shard.layers.mlp import GatedMLP, StackedGateUp
 from text_generation_shard.layers.norm import RMSNorm
-from text_generation_shard.layers.partition import HeadPartition
-from text_generation_shard.layers.rotary import RotaryEmbedding, Rotation
-from text_generation_shard.models.config import ModelConfig
+from text_generation_shard.layers.partition import AttentionShape
+from text_generation_shard.layers.qkv_layout import SeparateQKV, StackedQKV
+from text_generation_shard.layers.rotary import Rotation
+from text_generation_shard.models.config import ModelConfig, read_layer_windows
+from text_generation_shard.models.decoder import (
+    Decoder,
+    attention_shape,
+    cache_spec,
+    output_head,
+    rotary_embedding,
+    token_embedding,
+)
+from text_generation_shard.models.fields import Fields
+from text_generation_shard.models.rope_config import rotary_settings
+from text_generation_shard.ops.activation import Activation
 from text_generation_shard.weights.reader import WeightScope
 
-# Modules of the checkpoint that are fused into one product.
-QKV = ("q_proj", "k_proj", "v_proj")
-GATE_UP = ("gate_proj", "up_proj")
+
+@dataclass(frozen=True, kw_only=True)
+class LlamaConfig(ModelConfig):
+    """Llama's own settings; those with defaults are of its relatives."""
+
+    intermediate_size: int
+    rms_norm_eps: float
+    activation: Activation
+    qkv_bias: bool
+    output_bias: bool
+    mlp_bias: bool
+    has_qk_norms: bool = False
+    # Whether the checkpoint stores qkv_proj and gate_up_proj.
+    is_fused: bool = False
+    embedding_scale: float = 1.0
+    residual_scale: float = 1.0
+    # None: head_dim ** -0.5
+    attention_scale: float | None = None
+    logits_scale: float = 1.0
+
+    @classmethod
+    def settings(cls, fields: Fields) -> dict[str, Any]:
+        common = super().settings(fields)
+        has_bias = fields.boolean("attention_bias", default=False)
+        return {
+            **common,
+            **rotary_settings(fields, head_dim=common["head_dim"]),
+            "layer_windows": read_layer_windows(fields, common["num_layers"]),
+            "intermediate_size": fields.integer("intermediate_size"),
+            "rms_norm_eps": fields.number("rms_norm_eps", 1e-6),
+            "activation": fields.activation("hidden_act", "silu"),
+            "qkv_bias": has_bias,
+            "output_bias": has_bias,
+            "mlp_bias": fields.boolean("mlp_bias", default=False),
+        }
 
 
-class LlamaAttention:
-    """Self-attention: project, turn by position, attend, project back."""
-
-    def __init__(
-        self, config: ModelConfig, heads: HeadPartition, weights: WeightScope, ranks: RankGroup
-    ) -> None:
-        total_heads = (config.total_num_heads, config.total_num_kv_heads)
-        first, size = heads.first_head * config.head_dim, heads.num_heads * config.head_dim
-        self.qkv_proj = ColumnParallelLinear(
-            weights,
-            qkv_parts(QKV, heads, total_heads=total_heads, head_dim=config.head_dim),
-            num_inputs=config.hidden_size,
-            bias=config.attention_bias,
+def llama_attention(
+    config: LlamaConfig,
+    index: int,
+    shape: AttentionShape,
+    weights: WeightScope,
+    ranks: RankGroup,
+) -> SelfAttention:
+    """The attention of a layer, under `weights`."""
+    norms = None
+    if config.has_qk_norms:
+        size, eps = config.head_dim, config.rms_norm_eps
+        query_norm, key_norm = (
+            RMSNorm(weights.scope(name), size=size, eps=eps) for name in ("q_norm", "k_norm")
         )
-        self.attention = RotaryAttention(heads, head_dim=config.head_dim)
-        self.o_proj = RowParallelLinear(
-            weights.scope("o_proj"),
-            ranks,
-            inputs=range(first, first + size),
-            total_inputs=config.total_num_heads * config.head_dim,
-            num_outputs=config.hidden_size,
-            bias=config.attention_bias,
-        )
+        norms = query_norm, key_norm
+    return SelfAttention(
+        weights,
+        ranks,
+        shape,
+        layout=StackedQKV("qkv_proj") if config.is_fused else SeparateQKV(),
+        output="o_proj",
+        qkv_bias=config.qkv_bias,
+        output_bias=config.output_bias,
+        scale=config.attention_scale,
+        sliding_window=config.layer_windows[index],
+        qk_norms=norms,
+    )
 
-    def __call__(
-        self, x: Tensor, rotation: Rotation, inputs: ModelInputs, cache: LayerCache
-    ) -> Tensor:
+
+class FeedForward(Protocol):
+    """What a layer does with each token alone."""
+
+    def __call__(self, x: Tensor) -> Tensor:
         """x: [tokens, hidden]. Returns the same shape."""
-        return self.o_proj(self.attention(self.qkv_proj(x), rotation, inputs, cache))
+
+
+def llama_mlp(
+    config: LlamaConfig, index: int, weights: WeightScope, ranks: RankGroup
+) -> FeedForward:
+    """The MLP of layer `index`; `weights` are the layer's."""
+    assert index < config.num_layers
+    return GatedMLP(
+        weights.scope("mlp"),
+        ranks,
+        gate_up=StackedGateUp("gate_up_proj") if config.is_fused else ("gate_proj", "up_proj"),
+        down="down_proj",
+        hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size,
+        bias=config.mlp_bias,
+        activation=config.activation,
+    )
 
 
 class LlamaLayer:
     """Attention and MLP, each on the normed stream and added to it."""
 
     def __init__(
-        self, config: ModelConfig, heads: HeadPartition, weights: WeightScope, ranks: RankGroup
+        self,
+        config: LlamaConfig,
+        weights: WeightScope,
+        *,
+        attention: SelfAttention,
+        mlp: FeedForward,
     ) -> None:
         size, eps = config.hidden_size, config.rms_norm_eps
         self.input_norm = RMSNorm(weights.scope("input_layernorm"), size=size, eps=eps)
-        self.attention = LlamaAttention(config, heads, weights.scope("self_attn"), ranks)
+        self.attention = attention
         self.mlp_norm = RMSNorm(weights.scope("post_attention_layernorm"), size=size, eps=eps)
-        self.mlp = GatedMLP(
-            weights.scope("mlp"),
-            ranks,
-            gate_up=GATE_UP,
-            down="down_proj",
-            hidden_size=config.hidden_size,
-            intermediate_size=config.intermediate_size,
-            bias=config.mlp_bias,
-        )
+        self.mlp = mlp
+        self.residual_scale = config.residual_scale
 
     def __call__(
-        self, x: Tensor, rotation: Rotation, inputs: ModelInputs, cache: LayerCache
+        self, x: Tensor, rotation: Rotation | None, inputs: ModelInputs, cache: LayerCache
     ) -> Tensor:
         """x: [tokens, hidden]. Returns the same shape."""
-        x = x + self.attention(self.input_norm(x), rotation, inputs, cache)
-        return x + self.mlp(self.mlp_norm(x))
+        attended = self.attention(self.input_norm(x), rotation, inputs, cache)
+        x = torch.add(x, attended, alpha=self.residual_scale)
+        return torch.add(x, self.mlp(self.mlp_norm(x)), alpha=self.residual_scale)
 
 
-class Llama:
+def llama(
+    config: LlamaConfig,
+    weights: WeightScope,
+    ranks: RankGroup,
+    *,
+    make_mlp: Callable[[LlamaConfig, int, WeightScope, RankGroup], FeedForward] = llama_mlp,
+) -> Decoder:
     """Embedding, layers, norm, head."""
+    body, shape = weights.body("model"), attention_shape(config, ranks)
+    embedding = token_embedding(config, body.scope("embed_tokens"), ranks)
+    layers = []
+    for index in range(config.num_layers):
+        layer = body.scope(f"layers.{index}")
+        attention = llama_attention(config, index, shape, layer.scope("self_attn"), ranks)
+        mlp = make_mlp(config, index, layer, ranks)
+        layers.append(LlamaLayer(config, layer, attention=attention, mlp=mlp))
+    scale = config.embedding_scale
 
-    def __init__(self, config: ModelConfig, weights: WeightScope, ranks: RankGroup) -> None:
-        self.config = config
-        vocab_size, hidden_size = config.vocab_size, config.hidden_size
-        heads = HeadPartition.of_rank(
-            ranks.rank,
-            ranks.world_size,
-            total_num_heads=config.total_num_heads,
-            total_num_kv_heads=config.total_num_kv_heads,
-        )
-        self.cache_spec = KVCacheSpec(
-            num_layers=config.num_layers,
-            num_kv_heads=heads.num_kv_heads,
-            head_dim=config.head_dim,
-            dtype=weights.dtype,
-            device=weights.device,
-        )
-        body = weights.scope("model")
-        self.embedding = VocabParallelEmbedding(
-            body.scope("embed_tokens"), ranks, vocab_size=vocab_size, hidden_size=hidden_size
-        )
-        self.rotary = RotaryEmbedding(
-            config.rope, head_dim=config.head_dim, dtype=weights.dtype, device=weights.device
-        )
-        layers = body.scope("layers")
-        self.layers = [
-            LlamaLayer(config, heads, layers.scope(str(index)), ranks)
-            for index in range(config.num_layers)
-        ]
-        self.norm = RMSNorm(body.scope("norm"), size=hidden_size, eps=config.rms_norm_eps)
-        table = self.embedding
-        if not config.tie_word_embeddings:
-            table = VocabParallelEmbedding(
-                weights.scope("lm_head"), ranks, vocab_size=vocab_size, hidden_size=hidden_size
-            )
-        self.head = ParallelHead(table, ranks, vocab_size=vocab_size)
+    def embed(inputs: ModelInputs) -> Tensor:
+        x = embedding(inputs.token_ids)
+        return x if scale == 1 else x * scale
 
-    def forward(self, inputs: ModelInputs, cache: KVCache) -> Tensor:
-        """Hidden states after the last layer: [tokens, hidden]."""
-        x = self.embedding(inputs.token_ids)
-        rotation = self.rotary(inputs.positions)
-        for layer, layer_cache in zip(self.layers, cache.layers, strict=True):
-            x = layer(x, rotation, inputs, layer_cache)
-        return x
-
-    def logits(self, hidden: Tensor) -> Tensor | None:
-        """hidden: [rows, hidden]. Float32 [rows, vocab] on rank 0, None on the other ranks."""
-        return self.head(self.norm(hidden))
+    return Decoder(
+        config,
+        cache_spec(config, shape, weights),
+        embed=embed,
+        layers=layers,
+        rotaries=[rotary_embedding(config, weights)] * config.num_layers,
+        norm=RMSNorm(body.scope("norm"), size=config.hidden_size, eps=config.rms_norm_eps),
+        head=output_head(config, weights, ranks, embedding, scale=config.logits_scale),
+    )

@@ -4,30 +4,73 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import torch
 
 from text_generation_shard.distributed import RankGroup
 from text_generation_shard.errors import CheckpointError
 from text_generation_shard.models.config import ModelConfig, read_config
-from text_generation_shard.models.llama import Llama
+from text_generation_shard.models.llama import LlamaConfig, llama
+from text_generation_shard.models.llama_variants import (
+    GraniteConfig,
+    MistralConfig,
+    Phi3Config,
+    Qwen2Config,
+    Qwen3Config,
+)
 from text_generation_shard.models.model import Model
 from text_generation_shard.weights.reader import CheckpointReader, WeightScope
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
-    """How to build the models of one family."""
+    """A kind of model: what its configuration means, and how it is built."""
 
-    build: Callable[[ModelConfig, WeightScope, RankGroup], Model]
+    # In `architectures` of config.json, for people.
+    architecture: str
+    config: type[ModelConfig]
+    # Takes (config, weights, ranks); the config is of the class above.
+    build: Callable[[Any, WeightScope, RankGroup], Model]
     # Tensors that a checkpoint of a model with tied embeddings may hold twice.
-    tied: tuple[str, ...] = ()
+    tied: tuple[str, ...] = ("lm_head.weight",)
+    # Pattern of tensors that checkpoints carry although they follow from the configuration.
+    buffers: str | None = None
+    # For the table of supported models.
+    notes: str = ""
 
 
-_LLAMA = Family(Llama, tied=("lm_head.weight",))
-
-# By `model_type` of config.json.
-FAMILIES: Mapping[str, Family] = MappingProxyType({"llama": _LLAMA, "mistral": _LLAMA})
+# By `model_type` of config.json; the most used first.
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {
+        "llama": Family(
+            architecture="LlamaForCausalLM",
+            config=LlamaConfig,
+            build=llama,
+            notes="Llama 1 to 3.3 and models of their shape (SmolLM 2, TinyLlama, Vicuna, Yi)",
+        ),
+        "mistral": Family(
+            architecture="MistralForCausalLM",
+            config=MistralConfig,
+            build=llama,
+            notes="sliding window",
+        ),
+        "qwen2": Family(
+            architecture="Qwen2ForCausalLM",
+            config=Qwen2Config,
+            build=llama,
+            notes="Qwen 2 and 2.5, DeepSeek-R1-Distill-Qwen",
+        ),
+        "qwen3": Family(architecture="Qwen3ForCausalLM", config=Qwen3Config, build=llama),
+        "phi3": Family(
+            architecture="Phi3ForCausalLM",
+            config=Phi3Config,
+            build=llama,
+            notes="Phi-3, Phi-3.5 and Phi-4; LongRoPE",
+        ),
+        "granite": Family(architecture="GraniteForCausalLM", config=GraniteConfig, build=llama),
+    }
+)
 
 
 def family_of(model_type: str) -> Family:
@@ -45,8 +88,7 @@ def model_config(model_path: Path) -> ModelConfig:
     """What the model in a directory is; a CheckpointError says what is missing or unknown."""
     config = read_config(model_path)
     try:
-        family_of(str(config.get("model_type")))
-        return ModelConfig.from_hf(config)
+        return family_of(str(config.get("model_type"))).config.from_hf(config)
     except CheckpointError as error:
         raise CheckpointError(f"{model_path / 'config.json'}: {error}") from error
 
@@ -72,5 +114,6 @@ def load_model(
     with CheckpointReader(model_path) as reader:
         weights = WeightScope(reader=reader, prefix="", dtype=dtype, device=device)
         model = family.build(config, weights, ranks)
-        reader.finish(unused=family.tied if config.tie_word_embeddings else ())
+        tied = family.tied if config.tie_word_embeddings else ()
+        reader.finish(unused=tied, buffers=family.buffers)
         return LoadedModel(model, reader.kept_bytes)

@@ -7,8 +7,10 @@ The tokens of a step lie one sequence after the other, decode rows (one token ea
 
 `plan_attention` turns the step's geometry into indices once; every layer reuses them. The reference
 gathers each row's context into a workspace and calls torch's fused attention: decode rows in groups
-of similar length, chunks one by one. Places beyond a row's context point into the scrap block,
-which holds zeros, so that nothing a former owner of a block left behind (not even a NaN) is read.
+of similar length, chunks one by one. With a sliding window only what some row sees is gathered, so
+layers with different windows have a plan each. Places beyond a row's context point into the scrap
+block, which holds zeros, so that nothing a former owner of a block left behind (not even a NaN) is
+read.
 """
 
 from collections.abc import Sequence
@@ -29,8 +31,11 @@ class DecodeGroup:
     """Decode rows that are computed together."""
 
     rows: slice
-    # [rows * width], int64: places in the cache, row by row, padded with places of the scrap block.
+    # [rows * width], int64: places in the cache of what each row sees, row by row, padded with
+    # places of the scrap block.
     places: Tensor
+    # [rows], int64: how many of its `width` places each row sees; its own token is the last.
+    lengths: Tensor
     # [rows, 1, 1, width], bool: True where the row attends; None where all do.
     mask: Tensor | None
 
@@ -42,17 +47,19 @@ class Chunk:
     rows: slice
     # Position of the chunk's first token: the tokens before it lie in the cache already.
     start: int
-    # [context], int64: places in the cache of all tokens up to the chunk's last.
+    # Position of the first token that some row sees.
+    first: int
+    # [context - first], int64: places in the cache from there up to the chunk's last token.
     places: Tensor
 
 
 @dataclass(frozen=True, slots=True)
 class AttentionPlan:
-    """The geometry of one step's attention."""
+    """The geometry of one step's attention, for layers of one window."""
 
     decode_groups: tuple[DecodeGroup, ...]
     chunks: tuple[Chunk, ...]
-    # Tokens before this distance are not attended to; None: all are.
+    # Tokens that a query sees, itself included; None: all before it.
     sliding_window: int | None
 
 
@@ -84,16 +91,18 @@ def plan_attention(
     num_decodes = sum(1 for length in query_lengths if length == 1)
     assert all(length == 1 for length in query_lengths[:num_decodes])
     pages = _Pages(block_tables, block_size)
+    seen = [min(length, sliding_window or length) for length in context_lengths]
     groups = tuple(
-        _decode_group(pages, rows, context_lengths, sliding_window)
-        for rows in _group_decodes(context_lengths[:num_decodes])
+        _decode_group(pages, rows, context_lengths[rows], seen[rows])
+        for rows in _group_decodes(seen[:num_decodes])
     )
     chunks = []
     first_row = num_decodes
     for request in range(num_decodes, len(query_lengths)):
         length, context = query_lengths[request], context_lengths[request]
-        rows = slice(first_row, first_row + length)
-        chunks.append(Chunk(rows, context - length, pages.places(request, context)))
+        rows, start = slice(first_row, first_row + length), context - length
+        first = 0 if sliding_window is None else max(0, start - sliding_window + 1)
+        chunks.append(Chunk(rows, start, first, pages.places(request, first, context)))
         first_row += length
     return AttentionPlan(groups, tuple(chunks), sliding_window)
 
@@ -106,21 +115,27 @@ def paged_attention(
     workspace: Workspace,
     *,
     scale: float,
+    soft_cap: float | None = None,
+    alibi_slopes: Tensor | None = None,
 ) -> Tensor:
     """Attention of every query row over its own context, which the cache holds already.
 
     query: [tokens, num_heads, head_dim]; caches: [num_blocks, block_size, num_kv_heads, head_dim].
-    Query heads i * g .. (i + 1) * g - 1 read KV head i, with g = num_heads / num_kv_heads. Returns
-    [tokens, num_heads, head_dim].
+    Query heads i * g .. (i + 1) * g - 1 read KV head i, with g = num_heads / num_kv_heads.
+    A score is scale * q . k; with soft_cap c it becomes c * tanh(score / c) (Gemma 2). With
+    alibi_slopes, float32 [num_heads], slope * (key position - query position) is added to it (Press
+    et al., 2022). Returns [tokens, num_heads, head_dim].
     """
+    assert soft_cap is None or alibi_slopes is None
     keys, values = key_cache.flatten(0, 1), value_cache.flatten(0, 1)
+    scores = _Scores(scale, soft_cap, alibi_slopes)
     output = query.new_empty(query.shape)
     for group in plan.decode_groups:
         gathered = _gather(keys, values, group.places, workspace)
-        output[group.rows] = _attend_decodes(query[group.rows], gathered, group.mask, scale)
+        output[group.rows] = _attend_decodes(query[group.rows], gathered, group, scores)
     for chunk in plan.chunks:
         gathered = _gather(keys, values, chunk.places, workspace)
-        _attend_chunk(query, gathered, chunk, plan.sliding_window, scale, output)
+        _attend_chunk(query, gathered, chunk, plan.sliding_window, scores, output)
     return output
 
 
@@ -131,51 +146,85 @@ class _Pages:
     block_tables: Tensor
     block_size: int
 
-    def places(self, request: int, context: int) -> Tensor:
-        """[context], int64: where the tokens of one request lie."""
-        num_blocks = -(-context // self.block_size)
-        blocks = self.block_tables[request, :num_blocks].long()
-        return self._expand(blocks).flatten()[:context]
-
-    def padded_places(self, rows: slice, contexts: Tensor, width: int) -> Tensor:
-        """[rows, width], int64: where the tokens of several requests lie; scrap past the end."""
-        num_blocks = -(-width // self.block_size)
-        blocks = self.block_tables[rows, :num_blocks].long()
-        places = self._expand(blocks).flatten(1)[:, :width]
-        is_valid = torch.arange(width, device=places.device) < contexts[:, None]
-        return torch.where(is_valid, places, 0)
-
-    def _expand(self, blocks: Tensor) -> Tensor:
+    def places(self, request: int, first: int, context: int) -> Tensor:
+        """[context - first], int64: where the tokens of one request lie."""
+        first_block, end_block = first // self.block_size, -(-context // self.block_size)
+        blocks = self.block_tables[request, first_block:end_block].long()
         offsets = torch.arange(self.block_size, device=blocks.device)
-        return blocks[..., None] * self.block_size + offsets
+        begin = first - first_block * self.block_size
+        places = (blocks[:, None] * self.block_size + offsets).flatten()
+        return places[begin : begin + context - first]
+
+    def padded_places(self, rows: slice, starts: Tensor, lengths: Tensor, width: int) -> Tensor:
+        """[rows, width], int64: where the tokens from `starts` on lie; scrap past `lengths`."""
+        tables = self.block_tables[rows]
+        columns = torch.arange(width, device=tables.device)
+        positions = starts[:, None] + columns
+        indices = (positions // self.block_size).clamp_(max=tables.shape[1] - 1)
+        places = tables.gather(1, indices).long() * self.block_size + positions % self.block_size
+        return torch.where(columns < lengths[:, None], places, 0)
 
 
-def _group_decodes(contexts: Sequence[int]) -> list[slice]:
-    """Cut decode rows, ascending by context, into groups that gather a bounded number of tokens."""
+@dataclass(frozen=True, slots=True)
+class _Scores:
+    """How scores are made of queries and keys; shapes: [batch, kv_heads or group, rows, keys]."""
+
+    scale: float
+    soft_cap: float | None
+    # float32 [num_heads]
+    alibi_slopes: Tensor | None
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, bias: Tensor | None
+    ) -> Tensor:
+        """Softmax over the masked scores, times the values.
+
+        query: [a, b, rows, head_dim]; key, value: [a, b, keys, head_dim]; mask: bool, bias:
+        float32, both broadcast to [a, b, rows, keys]. Returns the shape of query.
+        """
+        if self.soft_cap is not None:
+            return self._attend_capped(query, key, value, mask)
+        if bias is not None:
+            mask = (bias if mask is None else bias.masked_fill(~mask, -torch.inf)).to(query.dtype)
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=self.scale)
+
+    def _attend_capped(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        """No fused kernel has a cap: the same, written out."""
+        assert self.soft_cap is not None
+        scores = torch.matmul(query, key.transpose(-1, -2)).float().mul_(self.scale / self.soft_cap)
+        scores = scores.tanh_().mul_(self.soft_cap)
+        if mask is not None:
+            scores.masked_fill_(~mask, -torch.inf)
+        return torch.matmul(scores.softmax(-1).to(value.dtype), value)
+
+
+def _group_decodes(seen: Sequence[int]) -> list[slice]:
+    """Cut decode rows, ascending by tokens seen, into groups that gather a bounded number."""
     groups: list[slice] = []
     start = 0
-    for end in range(1, len(contexts) + 1):
-        is_last = end == len(contexts)
-        if is_last or (end + 1 - start) * contexts[end] > MAX_GROUP_TOKENS:
+    for end in range(1, len(seen) + 1):
+        is_last = end == len(seen)
+        if is_last or (end + 1 - start) * seen[end] > MAX_GROUP_TOKENS:
             groups.append(slice(start, end))
             start = end
     return groups
 
 
 def _decode_group(
-    pages: _Pages, rows: slice, context_lengths: Sequence[int], sliding_window: int | None
+    pages: _Pages, rows: slice, contexts: Sequence[int], seen: Sequence[int]
 ) -> DecodeGroup:
-    contexts = context_lengths[rows]
-    width = contexts[-1]
+    width = seen[-1]
     device = pages.block_tables.device
-    lengths = torch.tensor(contexts, device=device)
-    places = pages.padded_places(rows, lengths, width).flatten()
-    is_full = contexts[0] == width and (sliding_window is None or width <= sliding_window)
-    if is_full:
-        return DecodeGroup(rows, places, None)
-    key_positions = torch.arange(width, device=device)
-    mask = _visible(lengths[:, None] - 1, key_positions, sliding_window)
-    return DecodeGroup(rows, places, mask[:, None, None, :])
+    lengths = torch.tensor(seen, device=device)
+    starts = torch.tensor(contexts, device=device) - lengths
+    places = pages.padded_places(rows, starts, lengths, width).flatten()
+    mask = None
+    if seen[0] != width:
+        columns = torch.arange(width, device=device)
+        mask = (columns < lengths[:, None])[:, None, None, :]
+    return DecodeGroup(rows, places, lengths, mask)
 
 
 def _visible(query_positions: Tensor, key_positions: Tensor, sliding_window: int | None) -> Tensor:
@@ -194,7 +243,9 @@ def _gather(keys: Tensor, values: Tensor, places: Tensor, workspace: Workspace) 
     return gathered
 
 
-def _attend_decodes(query: Tensor, context: Workspace, mask: Tensor | None, scale: float) -> Tensor:
+def _attend_decodes(
+    query: Tensor, context: Workspace, group: DecodeGroup, scores: _Scores
+) -> Tensor:
     """query: [rows, num_heads, head_dim]; context: [rows * width, num_kv_heads, head_dim].
 
     The query heads of one KV head stand where a sequence's rows usually stand, so that keys and
@@ -202,12 +253,19 @@ def _attend_decodes(query: Tensor, context: Workspace, mask: Tensor | None, scal
     """
     num_rows, num_heads, head_dim = query.shape
     num_kv_heads = context.keys.shape[1]
-    attended = F.scaled_dot_product_attention(
+    width = len(group.places) // num_rows
+    bias = None
+    if scores.alibi_slopes is not None:
+        columns = torch.arange(width, device=query.device)
+        distances = (columns - (group.lengths[:, None] - 1)).float()
+        slopes = scores.alibi_slopes.view(num_kv_heads, -1, 1)
+        bias = slopes * distances[:, None, None, :]
+    attended = scores.attend(
         query.view(num_rows, num_kv_heads, num_heads // num_kv_heads, head_dim),
-        context.keys.view(num_rows, -1, num_kv_heads, head_dim).transpose(1, 2),
-        context.values.view(num_rows, -1, num_kv_heads, head_dim).transpose(1, 2),
-        attn_mask=mask,
-        scale=scale,
+        context.keys.view(num_rows, width, num_kv_heads, head_dim).transpose(1, 2),
+        context.values.view(num_rows, width, num_kv_heads, head_dim).transpose(1, 2),
+        group.mask,
+        bias,
     )
     return attended.reshape(num_rows, num_heads, head_dim)
 
@@ -217,30 +275,35 @@ def _attend_chunk(
     context: Workspace,
     chunk: Chunk,
     sliding_window: int | None,
-    scale: float,
+    scores: _Scores,
     output: Tensor,
 ) -> None:
-    """Fill output[chunk.rows], tile by tile; context: [context, num_kv_heads, head_dim].
+    """Fill output[chunk.rows], tile by tile; context: [context - first, num_kv_heads, head_dim].
 
-    key positions   0 ........ start ... tile start .. tile end ... context
-    read by a tile  [ first ......................... ]
+    key positions   first ...... start ... tile start .. tile end ... context
+    read by a tile       [ begins ......................... ]
     """
     num_kv_heads, head_dim = context.keys.shape[1:]
     num_tokens = chunk.rows.stop - chunk.rows.start
-    key_positions = torch.arange(chunk.start + num_tokens, device=query.device)
+    positions = torch.arange(chunk.start + num_tokens, device=query.device)
     for offset in range(0, num_tokens, _TILE_ROWS):
         size = min(_TILE_ROWS, num_tokens - offset)
-        begin, end = chunk.start + offset, chunk.start + offset + size
-        first = 0 if sliding_window is None else max(0, begin - sliding_window + 1)
+        tile, end = chunk.start + offset, chunk.start + offset + size
+        begin = 0 if sliding_window is None else max(0, tile - sliding_window + 1)
         rows = slice(chunk.rows.start + offset, chunk.rows.start + offset + size)
-        mask = _visible(key_positions[begin:end, None], key_positions[first:end], sliding_window)
+        query_positions, key_positions = positions[tile:end, None], positions[begin:end]
+        bias = None
+        if scores.alibi_slopes is not None:
+            distances = (key_positions - query_positions).float()
+            bias = scores.alibi_slopes.view(num_kv_heads, -1, 1, 1) * distances
         grouped = query[rows].view(size, num_kv_heads, -1, head_dim).permute(1, 2, 0, 3)
-        attended = F.scaled_dot_product_attention(
+        seen = slice(begin - chunk.first, end - chunk.first)
+        attended = scores.attend(
             grouped,
-            _per_query_head(context.keys[first:end], grouped.shape[1]),
-            _per_query_head(context.values[first:end], grouped.shape[1]),
-            attn_mask=mask,
-            scale=scale,
+            _per_query_head(context.keys[seen], grouped.shape[1]),
+            _per_query_head(context.values[seen], grouped.shape[1]),
+            _visible(query_positions, key_positions, sliding_window),
+            bias,
         )
         output[rows] = attended.permute(2, 0, 1, 3).flatten(1, 2)
 

@@ -7,8 +7,11 @@ from torch import Tensor
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x / rms(x) * weight over the last dimension; the mean is taken in float32.
 
-    x: [tokens, hidden]; weight: [hidden], of x's dtype. Returns x's shape and dtype.
+    x: [..., size]; weight: [size], of x's dtype, or float32: then the product is float32 too and
+    rounded once (Gemma). Returns x's shape and dtype.
     """
     wide = x.float()
     scale = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True).add_(eps))
+    if weight.dtype != x.dtype:
+        return (wide * scale).mul_(weight).to(x.dtype)
     return (wide * scale).to(x.dtype).mul_(weight)

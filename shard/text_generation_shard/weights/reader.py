@@ -79,6 +79,10 @@ class CheckpointReader:
     def __contains__(self, name: str) -> bool:
         return name in self._tensors
 
+    def has_prefix(self, prefix: str) -> bool:
+        """Whether some tensor's name begins so."""
+        return any(name.startswith(prefix) for name in self._tensors)
+
     def read_into(
         self, destination: Tensor, name: str, *, shape: tuple[int, ...], dim: int, start: int
     ) -> None:
@@ -101,12 +105,19 @@ class CheckpointReader:
             stored.was_read = True
             self._progress.advance(stored.num_bytes)
 
-    def finish(self, *, unused: Collection[str]) -> None:
-        """Refuse tensors that nobody asked for; `unused` names those that may stay unread."""
+    def finish(self, *, unused: Collection[str], buffers: str | None = None) -> None:
+        """Refuse tensors that nobody asked for.
+
+        unused: those that may stay unread; buffers: a pattern of names of others, which follow from
+        the configuration.
+        """
         leftover = [
             name
             for name, stored in self._tensors.items()
-            if not stored.was_read and name not in unused and not _HARMLESS.search(name)
+            if not stored.was_read
+            and name not in unused
+            and not _HARMLESS.search(name)
+            and not (buffers is not None and re.search(buffers, name))
         ]
         if leftover:
             shown = ", ".join(sorted(leftover)[:4]) + (", ..." if len(leftover) > 4 else "")
@@ -166,6 +177,13 @@ class WeightScope:
             dtype=self.dtype,
             device=self.device,
         )
+
+    def body(self, name: str) -> "WeightScope":
+        """The tensors of the sub-module that is all but the head; these here, where a checkpoint
+        was saved without a head and so without the sub-module's name.
+        """
+        is_nested = self.reader.has_prefix(f"{self.prefix}{name}.")
+        return self.scope(name) if is_nested else self
 
     def __contains__(self, name: str) -> bool:
         return self.prefix + name in self.reader

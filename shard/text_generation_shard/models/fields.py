@@ -1,0 +1,119 @@
+"""Typed access to a foreign config.json; every refusal names the key."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from text_generation_shard.errors import CheckpointError
+from text_generation_shard.ops.activation import ACTIVATIONS, Activation
+
+# Names in use for our activations.
+_ACTIVATION_NAMES: Mapping[str, Activation] = {
+    **{name: name for name in ACTIVATIONS},
+    "swish": "silu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+}
+
+
+class Fields:
+    """The values of a mapping; a null counts as missing."""
+
+    def __init__(self, values: Mapping[str, Any], renamed: Mapping[str, str] | None = None) -> None:
+        """renamed: keys by which a family calls what others call otherwise."""
+        self._values = values
+        self._renamed = {} if renamed is None else renamed
+
+    def has(self, key: str) -> bool:
+        """Whether the key has a value."""
+        return self._value(key, None) is not None
+
+    def names(self, key: str) -> bool:
+        """Whether the key is there, be its value null."""
+        return key in self._values
+
+    def integer(self, key: str, default: int | None = None) -> int:
+        """A positive integer."""
+        value = self._required(key, default)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise CheckpointError(f"{self._key(key)} must be a positive integer, got {value!r}")
+        return value
+
+    def number(self, key: str, default: float | None = None) -> float:
+        """A number, also written as an integer."""
+        value = self._required(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise CheckpointError(f"{self._key(key)} must be a number, got {value!r}")
+        return float(value)
+
+    def optional_number(self, key: str) -> float | None:
+        """A number, or None where there is none."""
+        return self.number(key) if self.has(key) else None
+
+    def boolean(self, key: str, *, default: bool) -> bool:
+        """True or false."""
+        value = self._required(key, default)
+        if not isinstance(value, bool):
+            raise CheckpointError(f"{self._key(key)} must be true or false, got {value!r}")
+        return value
+
+    def text(self, key: str, default: str | None = None) -> str:
+        """A string."""
+        value = self._required(key, default)
+        if not isinstance(value, str):
+            raise CheckpointError(f"{self._key(key)} must be a string, got {value!r}")
+        return value
+
+    def optional_text(self, key: str) -> str | None:
+        """A string, or None where there is none."""
+        return self.text(key) if self.has(key) else None
+
+    def section(self, key: str) -> "Fields":
+        """An object within; empty where there is none."""
+        value = self._value(key, {})
+        if not isinstance(value, Mapping):
+            raise CheckpointError(f"{self._key(key)} must be an object, got {value!r}")
+        return Fields(value)
+
+    def numbers(self, key: str, length: int) -> tuple[float, ...]:
+        """A list of as many numbers."""
+        value = self._required(key, None)
+        if not isinstance(value, list) or len(value) != length:
+            raise CheckpointError(f"{self._key(key)} must be a list of {length} numbers")
+        return tuple(float(number) for number in value)
+
+    def texts(self, key: str, length: int) -> tuple[str, ...]:
+        """A list of as many strings."""
+        value = self._required(key, None)
+        if not isinstance(value, list) or len(value) != length:
+            raise CheckpointError(f"{self._key(key)} must be a list of {length} strings")
+        return tuple(str(text) for text in value)
+
+    def activation(self, key: str, default: str | None = None) -> Activation:
+        """An activation that we have, by any of its names."""
+        name = self.text(key, default)
+        if name not in _ACTIVATION_NAMES:
+            raise CheckpointError(
+                f"{self._key(key)} {name!r} is not supported "
+                f"(supported: {', '.join(sorted(_ACTIVATION_NAMES))})"
+            )
+        return _ACTIVATION_NAMES[name]
+
+    def refuse(self, key: str, *, unless: Any) -> None:
+        """CheckpointError if the key has another value than the one that our models compute."""
+        value = self._value(key, unless)
+        if value != unless:
+            raise CheckpointError(f"{self._key(key)} {value!r} is not supported for this model")
+
+    def _key(self, key: str) -> str:
+        return key if key in self._values else self._renamed.get(key, key)
+
+    def _value(self, key: str, default: Any) -> Any:
+        value = self._values.get(self._key(key))
+        return default if value is None else value
+
+    def _required(self, key: str, default: Any) -> Any:
+        value = self._value(key, default)
+        if value is None:
+            raise CheckpointError(f"{self._key(key)} is missing")
+        return value

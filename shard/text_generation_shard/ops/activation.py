@@ -1,0 +1,35 @@
+"""Activations of feed-forward layers, by the names that config.json gives them."""
+
+from typing import Literal, get_args
+
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from text_generation_shard.ops.silu_mul import silu_mul
+
+Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
+ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
+
+
+def activate(x: Tensor, activation: Activation) -> Tensor:
+    """The activation of every element; any shape and dtype, returned as they are."""
+    match activation:
+        case "silu":
+            return F.silu(x)
+        case "gelu":
+            return F.gelu(x)
+        case "gelu_tanh":
+            return F.gelu(x, approximate="tanh")
+        case "relu":
+            return F.relu(x)
+
+
+def gated_activation(gate_up: Tensor, activation: Activation) -> Tensor:
+    """activation(gate) * up, where the last dimension holds gate and then up.
+
+    gate_up: [tokens, 2 * intermediate]. Returns [tokens, intermediate].
+    """
+    if activation == "silu":
+        return silu_mul(gate_up)
+    gate, up = gate_up.chunk(2, dim=-1)
+    return activate(gate, activation).mul_(up)
