@@ -21,8 +21,11 @@ _CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
     ("grpc.use_local_subchannel_pool", 1),
+    # A socket's file is there a moment before somebody listens.
+    ("grpc.initial_reconnect_backoff_ms", 20),
+    ("grpc.min_reconnect_backoff_ms", 20),
+    ("grpc.max_reconnect_backoff_ms", 500),
 )
-_INFO_TIMEOUT = 60.0
 _HEALTH_TIMEOUT = 2.0
 
 MessageT = TypeVar("MessageT")
@@ -108,8 +111,9 @@ class ShardGroup:
         return len(self._uds_paths)
 
     async def connect(self, timeout: float | None) -> shard_pb2.InfoResponse:  # noqa: ASYNC109
-        """Wait for the sockets and ask every rank who it is; they must be ranks 0, 1, ... of one
-        group that serves one model. Returns rank 0's answer. Raises `ShardUnavailableError`.
+        """Wait for the sockets and ask every rank who it is (each within `timeout` seconds, or for
+        ever); they must be ranks 0, 1, ... of one group that serves one model. Returns rank 0's
+        answer. Raises `ShardUnavailableError`.
         """
         try:
             async with asyncio.timeout(timeout):
@@ -124,7 +128,7 @@ class ShardGroup:
         self._ranks = [_Rank(path) for path in self._uds_paths]
         infos: list[shard_pb2.InfoResponse] = await self._ask_all(
             lambda rank: rank.stub.Info(
-                shard_pb2.InfoRequest(), wait_for_ready=True, timeout=_INFO_TIMEOUT
+                shard_pb2.InfoRequest(), wait_for_ready=True, timeout=timeout
             )
         )
         self._check_agreement(infos)

@@ -227,6 +227,24 @@ def test_prompts_that_block_each_other_do_not_stand_still():
     assert first.ending is second.ending is Ending.LENGTH
 
 
+def test_a_prompt_without_blocks_takes_none_from_who_computes_in_the_same_step():
+    world = World(make_limits(num_blocks=17, max_slots=3), make_cost_model(per_prefill_token=9.0))
+    long = world.add(prompt=range(100, 140), max_new_tokens=1)
+    young = [world.add(prompt=[n] * 4, max_new_tokens=40) for n in range(2)]
+    num_waits = 0
+    while long.ending is None:
+        plan = world.send()
+        if plan is not None and long.slot is not None and long not in plan.sequences:
+            num_waits += not world.scheduler._residents.cache.num_available
+        if plan is None or len(world.sent) == 2:
+            world.answer(duration_ms=37.0)
+    assert num_waits > 0, "the case did not arise"
+    world.run()
+    assert [sequence.num_preemptions > 0 for sequence in young] == [False, True]
+    assert output(young[1]) == expected_output([1] * 4, 40)
+    assert output(long) == expected_output(range(100, 140), 1)
+
+
 def test_a_large_prompt_is_not_starved_by_small_ones_that_keep_coming():
     """It needs most of the blocks; small ones would take each block as it becomes free."""
     world = World(make_limits(num_blocks=17, max_slots=4), make_cost_model(per_prefill_token=1.0))
