@@ -277,11 +277,16 @@ class Engine:
 
     async def _reason(self, error: ShardFailedError) -> ShardFailedError:
         """Why the shards failed: their last answer says it better than a send that did not work."""
-        if self._receiving is None:
-            return error
-        done, _ = await asyncio.wait([self._receiving], timeout=_LAST_WORD_SECONDS)
-        told = self._receiving.exception() if done else None
-        return told if isinstance(told, ShardFailedError) else error
+        try:
+            async with asyncio.timeout(_LAST_WORD_SECONDS):
+                while self._receiving is not None:
+                    await self._receiving
+                    self._receiving = self._start_receiving()
+        except ShardFailedError as told:
+            return told
+        except TimeoutError:
+            pass
+        return error
 
     def _report(self, plan: StepPlan, reply: StepReply, num_tokens: int, now: float) -> None:
         duration = now - self._sent_at.popleft()
