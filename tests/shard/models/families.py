@@ -1,0 +1,136 @@
+"""Tiny models of every family, and the steps that each of them is tried on."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from tests.shard.checkpoints import VOCAB_SIZE, Checkpoint
+from tests.shard.step_script import StepScript
+
+PROMPT = [(7 * index * index + 3) % VOCAB_SIZE for index in range(19)]
+OTHER = [(5 * index + 11) % VOCAB_SIZE for index in range(30)]
+NUM_GREEDY = 32
+
+# Of models with the names of Llama's configuration.
+COMMON: dict[str, Any] = {
+    "vocab_size": VOCAB_SIZE,
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": 2,
+}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A configuration class of transformers, and what is set in it."""
+
+    config: str
+    settings: dict[str, Any]
+
+
+def like_llama(config: str, **settings: Any) -> Model:
+    return Model(config, {**COMMON, **settings})
+
+
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "short_factor": [1.0, 1.1, 1.2, 1.3, 1.4, 1.5],
+    "long_factor": [1.0, 2.0, 3.0, 4.0, 6.0, 8.0],
+}
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 10000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+
+# The name begins with the model_type.
+MODELS: dict[str, Model] = {
+    "llama": like_llama("LlamaConfig"),
+    "llama-yarn": like_llama("LlamaConfig", rope_parameters=YARN),
+    "mistral": like_llama("MistralConfig", sliding_window=9, head_dim=20),
+    "qwen2": like_llama("Qwen2Config"),
+    "qwen2-window": like_llama(
+        "Qwen2Config", use_sliding_window=True, sliding_window=9, max_window_layers=1
+    ),
+    "qwen3": like_llama("Qwen3Config", head_dim=16, tie_word_embeddings=True),
+    "phi3": like_llama("Phi3Config", sliding_window=11),
+    "phi3-partial": like_llama("Phi3Config", partial_rotary_factor=0.5),
+    # The served length, 160, is below the original one, or above it.
+    "phi3-short": like_llama(
+        "Phi3Config", rope_parameters=LONGROPE, original_max_position_embeddings=256
+    ),
+    "granite": like_llama(
+        "GraniteConfig",
+        embedding_multiplier=3.0,
+        attention_multiplier=0.2,
+        residual_multiplier=0.7,
+        logits_scaling=2.0,
+        attention_bias=True,
+    ),
+}
+
+
+def write_model(name: str, path: Path) -> Checkpoint:
+    """A model with weights so large that greedy choices are no ties."""
+    model = MODELS[name]
+    config = getattr(transformers, model.config)(**model.settings)
+    torch.manual_seed(0)
+    reference = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    with torch.no_grad():
+        for parameter_name, parameter in reference.named_parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(std=0.4)
+            elif parameter_name.endswith("bias"):
+                parameter.normal_(std=0.2)
+            else:
+                parameter.uniform_(0.5, 1.5)
+    reference.save_pretrained(path)
+    return Checkpoint(path, reference.eval())
+
+
+def greedy_script(chunk: int) -> StepScript:
+    """One sequence alone."""
+    script = StepScript()
+    script.admit(0, PROMPT)
+    script.prefill(0, chunk)
+    script.decode([0], NUM_GREEDY - 1)
+    return script
+
+
+def crowded_script(greedy: list[int]) -> StepScript:
+    """What a busy server does: sequences 0 to 4 of different lengths in mixed steps.
+
+    greedy: the continuation of PROMPT. Sequence 3 is preempted; 4 finds 12 tokens of 0's prompt.
+    """
+    script = StepScript()
+    script.admit(0, PROMPT)
+    script.admit(1, OTHER)
+    script.admit(2, OTHER[:3])
+    script.step({0: 8, 1: 20, 2: 3})
+    script.step({2: 1, 0: 11, 1: 10})
+    script.admit(3, PROMPT)
+    script.step({0: 1, 3: 19, 1: 1, 2: 1})
+    script.decode([3, 0, 2, 1], 2)
+    script.retire(3)
+    blocks = script.retire(0)[:3]
+    script.admit(4, [*PROMPT[:12], *OTHER[:9]], block_ids=blocks, num_cached_tokens=12)
+    script.step({1: 1, 4: 9})
+    script.admit(5, [*PROMPT, *greedy[:3]], sequence_id=3, num_emitted=3)
+    script.step({5: 13, 4: 1, 2: 1})
+    script.step({5: 9, 4: 1, 1: 1})
+    script.decode([2, 5, 4, 1], 4)
+    return script
+
+
+PROMPTS = {0: PROMPT, 1: OTHER, 2: OTHER[:3], 3: PROMPT, 4: [*PROMPT[:12], *OTHER[:9]]}
