@@ -4,7 +4,7 @@ import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import given, settings
-from text_generation_shard.ops import paged_attention as module
+from text_generation_shard.ops import reference_attention as module
 from text_generation_shard.ops.paged_attention import Workspace, paged_attention, plan_attention
 from torch import Tensor
 

@@ -128,9 +128,7 @@ def _link_flags() -> list[str]:
 
 def _run(command: list[str]) -> None:
     try:
-        subprocess.run(  # noqa: S603  our own flags and paths
-            command, check=True, capture_output=True, text=True, timeout=_TIMEOUT_S
-        )
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=_TIMEOUT_S)
     except subprocess.CalledProcessError as error:
         complaint = next(
             (line for line in error.stderr.splitlines() if "error" in line), error.stderr[-300:]

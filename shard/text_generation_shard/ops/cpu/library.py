@@ -8,6 +8,7 @@ from importlib.machinery import ExtensionFileLoader
 from pathlib import Path
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from text_generation_shard.ops.cpu.build import MODULE_NAME, BuildError, build, library_path
@@ -35,9 +36,7 @@ class Operators(Protocol):
     def pack(self, source: Tensor, weight_format: str) -> PackedMatrix:
         """source: [outputs, inputs], bfloat16 for the format "bfloat16", else float32."""
 
-    def rms_norm(
-        self, stream: Tensor, update: Tensor | None, weight: Tensor, eps: float
-    ) -> Tensor:
+    def rms_norm(self, stream: Tensor, update: Tensor | None, weight: Tensor, eps: float) -> Tensor:
         """Add update to stream, in place; return its norm. [rows, size] each."""
 
     def silu_mul(self, gate_up: Tensor) -> Tensor:
@@ -64,8 +63,10 @@ class Operators(Protocol):
         contexts: Tensor,
         sliding_window: int,
         scale: float,
+        soft_cap: float,
+        alibi_slopes: Tensor | None,
     ) -> Tensor:
-        """Causal attention over the paged cache, see `kernels.h`; sliding_window 0: none."""
+        """Causal attention over the paged cache, see `AttentionCall` in `csrc/kernels.h`."""
 
 
 def instruction_sets() -> tuple[str, ...]:
@@ -104,6 +105,13 @@ def operators() -> Operators | None:
     fields = {"instruction_set": supported[0], "seconds": seconds}
     logger.info("Loaded the CPU operators", extra={"fields": fields})
     return operators_for(supported[0])
+
+
+def native_operators(x: Tensor) -> Operators | None:
+    """The operators that take this tensor, or None where it is the reference's."""
+    if x.dtype is not torch.float32 or x.device.type != "cpu":
+        return None
+    return operators()
 
 
 def _warn(reason: str) -> None:

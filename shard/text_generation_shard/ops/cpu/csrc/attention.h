@@ -55,6 +55,27 @@ inline void store_some(float* p, Float16x x, int64_t count) {
   }
 }
 
+inline Float16x hyperbolic_tangent(Float16x x) {
+  const Float16x one = broadcast(1.0f);
+  return one - broadcast(2.0f) / (exponential(x + x) + one);
+}
+
+// What some models do to scores. scores: [count], count a multiple of sixteen, of one query head;
+// `distance`: position of the first key less that of the query.
+inline void adjust_scores(const AttentionCall& call, int64_t query_head, int64_t distance,
+                          float* scores, int64_t count) {
+  if (call.soft_cap > 0) {
+    const Float16x cap = broadcast(call.soft_cap);
+    for (int64_t i = 0; i < count; i += kLanes) {
+      store(scores + i, cap * hyperbolic_tangent(load(scores + i) / cap));
+    }
+  }
+  if (call.alibi_slopes != nullptr) {
+    const float slope = call.alibi_slopes[query_head];
+    for (int64_t i = 0; i < count; ++i) scores[i] += slope * static_cast<float>(distance + i);
+  }
+}
+
 // One row of scores becomes weights e^(score - greatest), as the running softmax needs them.
 struct RunningSoftmax {
   float greatest = -3.0e38f;

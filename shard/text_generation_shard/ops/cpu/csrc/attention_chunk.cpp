@@ -153,7 +153,7 @@ void load_context(const AttentionCall& call, const AttentionTask& task, Range to
 void weigh(const AttentionCall& call, const AttentionTask& task, Range tokens,
            const ChunkMemory& memory) {
   const int64_t padded = padded_head_dim(call), length = tokens.end - tokens.begin;
-  for_task_rows(call, task, [&](int64_t index, int64_t row, int64_t) {
+  for_task_rows(call, task, [&](int64_t index, int64_t row, int64_t head) {
     const int64_t position = task.first_position + row - task.rows.begin;
     const int64_t first = first_visible(call, position) - tokens.begin;
     const int64_t end = position + 1 - tokens.begin;
@@ -163,6 +163,7 @@ void weigh(const AttentionCall& call, const AttentionTask& task, Range tokens,
       for (int64_t i = 0; i < kTileTokens; ++i) scores[i] = 0;
       return;
     }
+    adjust_scores(call, head, tokens.begin - position, scores, kTileTokens);
     const Float16x factor =
         broadcast(memory.softmax[index].update(scores, kTileTokens, visible));
     float* sums = memory.sums + index * padded;

@@ -75,22 +75,43 @@ void add_values(const Element* const* values, int64_t tokens, int64_t head_dim,
   }
 }
 
-// Positions [tokens.begin, tokens.end) for `Heads` query heads from `first_head` on.
+// Keys and values of consecutive positions.
+template <class Element>
+struct TileContext {
+  int64_t first_position, tokens;
+  const Element* keys[kTileTokens];
+  const Element* values[kTileTokens];
+
+  TileContext(const AttentionCall& call, const AttentionTask& task, Range positions)
+      : first_position(positions.begin), tokens(positions.end - positions.begin) {
+    for (int64_t token = 0; token < tokens; ++token) {
+      const int64_t offset = cache_offset(call, task, first_position + token);
+      keys[token] = static_cast<const Element*>(call.cache.keys) + offset;
+      values[token] = static_cast<const Element*>(call.cache.values) + offset;
+    }
+  }
+};
+
+// A tile of the context for `Heads` query heads from `first_head` of the group on.
 template <class Element, int Heads>
-void attend_tile(const AttentionCall& call, const RowMemory& memory, const Element* const* keys,
-                 const Element* const* values, int64_t tokens, int64_t first_head) {
+void attend_tile(const AttentionCall& call, const AttentionTask& task, const RowMemory& memory,
+                 const TileContext<Element>& context, int64_t first_head) {
   const int64_t head_dim = call.cache.head_dim, padded = padded_head_dim(call);
   const float* query = memory.query + first_head * padded;
   float* scores = memory.scores + first_head * kTileTokens;
+  const int64_t tokens = context.tokens;
   for (int64_t token = 0; token < tokens; ++token) {
-    score_token<Element, Heads>(keys[token], head_dim, query, padded, scores + token);
+    score_token<Element, Heads>(context.keys[token], head_dim, query, padded, scores + token);
   }
   float factors[Heads];
   for (int head = 0; head < Heads; ++head) {
-    factors[head] = memory.softmax[first_head + head].update(
-        scores + head * kTileTokens, ceil_lanes(tokens), {0, tokens});
+    float* row = scores + head * kTileTokens;
+    adjust_scores(call, task.kv_head * group_size(call) + first_head + head,
+                  context.first_position - task.first_position, row, ceil_lanes(tokens));
+    factors[head] =
+        memory.softmax[first_head + head].update(row, ceil_lanes(tokens), {0, tokens});
   }
-  add_values<Element, Heads>(values, tokens, head_dim, scores, factors,
+  add_values<Element, Heads>(context.values, tokens, head_dim, scores, factors,
                              memory.sums + first_head * padded, padded);
 }
 
@@ -118,21 +139,13 @@ void attend_row(const AttentionCall& call, const AttentionTask& task) {
   const int64_t end = task.first_position + 1;
   for (int64_t first = first_visible(call, task.first_position); first < end;
        first += kTileTokens) {
-    const int64_t tokens = first + kTileTokens < end ? kTileTokens : end - first;
-    const Element* keys[kTileTokens];
-    const Element* values[kTileTokens];
-    for (int64_t token = 0; token < tokens; ++token) {
-      const int64_t offset = cache_offset(call, task, first + token);
-      keys[token] = static_cast<const Element*>(call.cache.keys) + offset;
-      values[token] = static_cast<const Element*>(call.cache.values) + offset;
-    }
+    const int64_t tile_end = first + kTileTokens < end ? first + kTileTokens : end;
+    const TileContext<Element> context(call, task, {first, tile_end});
     int64_t head = 0;
     for (; head + kHeadsAtOnce <= heads; head += kHeadsAtOnce) {
-      attend_tile<Element, kHeadsAtOnce>(call, memory, keys, values, tokens, head);
+      attend_tile<Element, kHeadsAtOnce>(call, task, memory, context, head);
     }
-    for (; head < heads; ++head) {
-      attend_tile<Element, 1>(call, memory, keys, values, tokens, head);
-    }
+    for (; head < heads; ++head) attend_tile<Element, 1>(call, task, memory, context, head);
   }
   store_row(call, task, memory);
 }

@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "layout.h"
 
@@ -157,22 +158,25 @@ class Operators {
     check_rows(qkv, "qkv", -1);
     check_dense(qkv, "qkv", at::kFloat, -1);
     const int64_t num_heads = qkv.size(1) / head_dim - 2 * cache.num_kv_heads;
+    const int64_t rotary_dim = cos.size(-1);
     TORCH_CHECK(qkv.size(0) == rows && num_heads > 0 && qkv.size(1) % head_dim == 0 &&
-                    head_dim % 2 == 0,
-                "qkv ", qkv.sizes(), " does not fit ", rows, " slots and a cache ", keys.sizes());
-    check_dense(cos, "cos", at::kFloat, rows * head_dim);
-    check_dense(signed_sin, "signed_sin", at::kFloat, rows * head_dim);
+                    rotary_dim <= head_dim && rotary_dim % 2 == 0,
+                "qkv ", qkv.sizes(), " does not fit ", rows, " slots, ", rotary_dim,
+                " turning dimensions and a cache ", keys.sizes());
+    check_dense(cos, "cos", at::kFloat, rows * rotary_dim);
+    check_dense(signed_sin, "signed_sin", at::kFloat, rows * rotary_dim);
     check_dense(slots, "slots", at::kLong, rows);
     check_slots(slots, keys.size(0) * cache.block_size);
     kernels_.rotate_and_store({qkv.data_ptr<float>(), cos.const_data_ptr<float>(),
-                               signed_sin.const_data_ptr<float>(),
+                               signed_sin.const_data_ptr<float>(), rotary_dim,
                                slots.const_data_ptr<int64_t>(), rows, num_heads, cache,
                                at::get_num_threads()});
   }
 
   Tensor attend(const Tensor& query, const Tensor& keys, const Tensor& values,
                 const Tensor& block_tables, const Tensor& first_rows, const Tensor& contexts,
-                int64_t sliding_window, double scale) const {
+                int64_t sliding_window, double scale, double soft_cap,
+                const OptionalTensor& alibi_slopes) const {
     const Cache cache = cache_of(keys, values);
     const int64_t requests = contexts.numel();
     TORCH_CHECK(query.dim() == 3 && query.scalar_type() == at::kFloat &&
@@ -185,11 +189,15 @@ class Operators {
                 "block_tables must be [requests, max_blocks]");
     check_dense(contexts, "contexts", at::kLong, requests);
     check_dense(first_rows, "first_rows", at::kLong, requests + 1);
+    if (alibi_slopes.has_value()) {
+      check_dense(*alibi_slopes, "alibi_slopes", at::kFloat, query.size(1));
+    }
     Tensor out = at::empty(query.sizes(), query.options());
     kernels_.attend({query.const_data_ptr<float>(), query.stride(0), query.size(1), cache,
                      block_tables.const_data_ptr<int32_t>(), block_tables.size(1), requests,
                      first_rows.const_data_ptr<int64_t>(), contexts.const_data_ptr<int64_t>(),
-                     sliding_window, static_cast<float>(scale), out.mutable_data_ptr<float>(),
+                     sliding_window, static_cast<float>(scale), static_cast<float>(soft_cap),
+                     data_of<float>(alibi_slopes), out.mutable_data_ptr<float>(),
                      at::get_num_threads()});
     return out;
   }

@@ -58,9 +58,9 @@ void gate_row(const GateCall& call, int64_t row) {
 // One head of one row: each half turns with the other.
 //   out[i]          = x[i] cos[i] + x[i + half] signed_sin[i]
 //   out[i + half]   = x[i + half] cos[i + half] + x[i] signed_sin[i + half]
-void turn_head(const float* x, const float* cos, const float* signed_sin, int64_t head_dim,
+void turn_head(const float* x, const float* cos, const float* signed_sin, int64_t rotary_dim,
                float* out) {
-  const int64_t half = head_dim / 2;
+  const int64_t half = rotary_dim / 2;
   for_lanes(half, [&](int64_t i, int count) {
     const Float16x first = load_some(x + i, count), second = load_some(x + half + i, count);
     const Float16x turned_first = fma(second, load_some(signed_sin + i, count),
@@ -89,11 +89,12 @@ template <class Element>
 void rotate_row(const RotaryCall& call, int64_t row) {
   const int64_t head_dim = call.cache.head_dim, num_kv_heads = call.cache.num_kv_heads;
   float* heads = call.qkv + row * (call.num_heads + 2 * num_kv_heads) * head_dim;
-  const float* cos = call.cos + row * head_dim;
-  const float* signed_sin = call.signed_sin + row * head_dim;
+  const float* cos = call.cos + row * call.rotary_dim;
+  const float* signed_sin = call.signed_sin + row * call.rotary_dim;
   const int64_t num_turned = call.num_heads + num_kv_heads;
   for (int64_t head = 0; head < num_turned; ++head) {
-    turn_head(heads + head * head_dim, cos, signed_sin, head_dim, heads + head * head_dim);
+    float* turned = heads + head * head_dim;
+    turn_head(turned, cos, signed_sin, call.rotary_dim, turned);
   }
   const float* key = heads + call.num_heads * head_dim;
   const int64_t place = call.slots[row] * num_kv_heads * head_dim;

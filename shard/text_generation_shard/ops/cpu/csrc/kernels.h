@@ -84,8 +84,9 @@ struct Cache {
 // Turn queries and keys by their positions, the queries in place; keys and values go to the cache.
 struct RotaryCall {
   float* qkv;               // [rows, num_heads + 2 * num_kv_heads, head_dim]
-  const float* cos;         // [rows, head_dim], both halves equal
-  const float* signed_sin;  // [rows, head_dim], the first half negative
+  const float* cos;         // [rows, rotary_dim], both halves equal
+  const float* signed_sin;  // [rows, rotary_dim], the first half negative
+  int64_t rotary_dim;       // dimensions from here on stay as they are
   const int64_t* slots;     // [rows], block id * block_size + offset
   int64_t rows, num_heads;
   Cache cache;
@@ -103,6 +104,8 @@ struct AttentionCall {
   const int64_t* contexts;    // [requests], tokens up to and with a request's last row
   int64_t sliding_window;     // 0: none
   float scale;
+  float soft_cap;             // c: a score becomes c tanh(score / c); 0: none
+  const float* alibi_slopes;  // [num_heads]: slope * (key - query position) is added; or null
   float* out;  // [rows, num_heads, head_dim]
   int num_threads;
 };

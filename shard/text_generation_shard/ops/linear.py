@@ -1,0 +1,75 @@
+"""Products with weight matrices, in the format in which a matrix is kept."""
+
+from typing import Literal, Protocol
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from text_generation_shard.ops.cpu.library import PackedMatrix, operators
+
+PackedFormat = Literal["float32", "bfloat16", "int8", "int4"]
+
+
+class LinearWeight(Protocol):
+    """A matrix [outputs, inputs] that does not change."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that it takes."""
+
+    def __call__(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """x W^T + bias. x: [rows, inputs]; bias: [outputs]. Returns [rows, outputs]."""
+
+    def rows(self, indices: Tensor) -> Tensor:
+        """Rows of the matrix; indices: integer [rows]. Returns [rows, inputs], as x's dtype is."""
+
+
+class DenseWeight:
+    """A matrix as it stands, of the activations' dtype: on every device, and the reference."""
+
+    def __init__(self, matrix: Tensor) -> None:
+        self._matrix = matrix
+
+    @property
+    def num_bytes(self) -> int:
+        return self._matrix.nbytes
+
+    def __call__(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        return F.linear(x, self._matrix, bias)
+
+    def rows(self, indices: Tensor) -> Tensor:
+        return F.embedding(indices, self._matrix)
+
+
+class PackedWeight:
+    """A matrix as the C++ operators want it; activations and sums are float32.
+
+    int8 and int4 are symmetric, with one scale for each output and 64 (int8) or 32 (int4) inputs;
+    the product then rounds activations to int8, with a scale for each token and as many inputs.
+    """
+
+    def __init__(self, matrix: PackedMatrix) -> None:
+        self._matrix = matrix
+
+    @property
+    def num_bytes(self) -> int:
+        return self._matrix.num_bytes
+
+    def __call__(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        return self._matrix.multiply(x, bias)
+
+    def rows(self, indices: Tensor) -> Tensor:
+        return self._matrix.rows(indices.long())
+
+
+def source_dtype(packed_format: PackedFormat) -> torch.dtype:
+    """What `pack` takes."""
+    return torch.bfloat16 if packed_format == "bfloat16" else torch.float32
+
+
+def pack(matrix: Tensor, packed_format: PackedFormat) -> PackedWeight:
+    """matrix: [outputs, inputs] of `source_dtype` on the CPU, where the operators are available."""
+    native = operators()
+    assert native is not None
+    return PackedWeight(native.pack(matrix, packed_format))

@@ -1,0 +1,297 @@
+"""The torch reference of `paged_attention`: what it computes, on every device.
+
+    query rows   [ d0 | d1 | d2 | c0 c0 c0 c0 | c1 c1 ]
+                   decode groups   chunks
+
+`plan_reference` turns the step's geometry into indices once; every layer reuses them. Each row's
+context is gathered into a workspace, and torch's fused attention called: decode rows in groups of
+similar length, chunks one by one. With a sliding window only what some row sees is gathered. Places
+beyond a row's context point into the scrap block, which holds zeros, so that nothing a former owner
+of a block left behind (not even a NaN) is read.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+# Context tokens that one decode group may gather: its keys and values should stay in the cache.
+MAX_GROUP_TOKENS = 8192
+# Query rows of a chunk that are computed at one time: bounds the mask.
+_TILE_ROWS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeGroup:
+    """Decode rows that are computed together."""
+
+    rows: slice
+    # [rows * width], int64: places in the cache of what each row sees, row by row, padded with
+    # places of the scrap block.
+    places: Tensor
+    # [rows], int64: how many of its `width` places each row sees; its own token is the last.
+    lengths: Tensor
+    # [rows, 1, 1, width], bool: True where the row attends; None where all do.
+    mask: Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Consecutive tokens of one sequence."""
+
+    rows: slice
+    # Position of the chunk's first token: the tokens before it lie in the cache already.
+    start: int
+    # Position of the first token that some row sees.
+    first: int
+    # [context - first], int64: places in the cache from there up to the chunk's last token.
+    places: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class ReferencePlan:
+    """The indices of one step's attention, for layers of one window."""
+
+    decode_groups: tuple[DecodeGroup, ...]
+    chunks: tuple[Chunk, ...]
+    # Tokens that a query sees, itself included; None: all before it.
+    sliding_window: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """Where contexts are gathered: reused by all layers, for fresh memory costs page faults.
+
+    keys, values: [workspace tokens, num_kv_heads, head_dim].
+    """
+
+    keys: Tensor
+    values: Tensor
+
+
+def plan_reference(
+    block_tables: Tensor,
+    query_lengths: Sequence[int],
+    context_lengths: Sequence[int],
+    block_size: int,
+    sliding_window: int | None,
+) -> ReferencePlan:
+    """Arguments as `plan_attention` has them."""
+    num_decodes = sum(1 for length in query_lengths if length == 1)
+    assert all(length == 1 for length in query_lengths[:num_decodes])
+    pages = _Pages(block_tables, block_size)
+    seen = [min(length, sliding_window or length) for length in context_lengths]
+    groups = tuple(
+        _decode_group(pages, rows, context_lengths[rows], seen[rows])
+        for rows in _group_decodes(seen[:num_decodes])
+    )
+    chunks = []
+    first_row = num_decodes
+    for request in range(num_decodes, len(query_lengths)):
+        length, context = query_lengths[request], context_lengths[request]
+        rows, start = slice(first_row, first_row + length), context - length
+        first = 0 if sliding_window is None else max(0, start - sliding_window + 1)
+        chunks.append(Chunk(rows, start, first, pages.places(request, first, context)))
+        first_row += length
+    return ReferencePlan(groups, tuple(chunks), sliding_window)
+
+
+def reference_attention(
+    query: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    plan: ReferencePlan,
+    workspace: Workspace,
+    *,
+    scale: float,
+    soft_cap: float | None = None,
+    alibi_slopes: Tensor | None = None,
+) -> Tensor:
+    """Arguments and result as `paged_attention` has them."""
+    assert soft_cap is None or alibi_slopes is None
+    keys, values = key_cache.flatten(0, 1), value_cache.flatten(0, 1)
+    scores = _Scores(scale, soft_cap, alibi_slopes)
+    output = query.new_empty(query.shape)
+    for group in plan.decode_groups:
+        gathered = _gather(keys, values, group.places, workspace)
+        output[group.rows] = _attend_decodes(query[group.rows], gathered, group, scores)
+    for chunk in plan.chunks:
+        gathered = _gather(keys, values, chunk.places, workspace)
+        _attend_chunk(query, gathered, chunk, plan.sliding_window, scores, output)
+    return output
+
+
+@dataclass(frozen=True, slots=True)
+class _Pages:
+    """Block tables as places in the flattened cache."""
+
+    block_tables: Tensor
+    block_size: int
+
+    def places(self, request: int, first: int, context: int) -> Tensor:
+        """[context - first], int64: where the tokens of one request lie."""
+        first_block, end_block = first // self.block_size, -(-context // self.block_size)
+        blocks = self.block_tables[request, first_block:end_block].long()
+        offsets = torch.arange(self.block_size, device=blocks.device)
+        begin = first - first_block * self.block_size
+        places = (blocks[:, None] * self.block_size + offsets).flatten()
+        return places[begin : begin + context - first]
+
+    def padded_places(self, rows: slice, starts: Tensor, lengths: Tensor, width: int) -> Tensor:
+        """[rows, width], int64: where the tokens from `starts` on lie; scrap past `lengths`."""
+        tables = self.block_tables[rows]
+        columns = torch.arange(width, device=tables.device)
+        positions = starts[:, None] + columns
+        indices = (positions // self.block_size).clamp_(max=tables.shape[1] - 1)
+        places = tables.gather(1, indices).long() * self.block_size + positions % self.block_size
+        return torch.where(columns < lengths[:, None], places, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Scores:
+    """How scores are made of queries and keys; shapes: [batch, kv_heads or group, rows, keys]."""
+
+    scale: float
+    soft_cap: float | None
+    # float32 [num_heads]
+    alibi_slopes: Tensor | None
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, bias: Tensor | None
+    ) -> Tensor:
+        """Softmax over the masked scores, times the values.
+
+        query: [a, b, rows, head_dim]; key, value: [a, b, keys, head_dim]; mask: bool, bias:
+        float32, both broadcast to [a, b, rows, keys]. Returns the shape of query.
+        """
+        if self.soft_cap is not None:
+            return self._attend_capped(query, key, value, mask)
+        if bias is not None:
+            mask = (bias if mask is None else bias.masked_fill(~mask, -torch.inf)).to(query.dtype)
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=self.scale)
+
+    def _attend_capped(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        """No fused kernel has a cap: the same, written out."""
+        assert self.soft_cap is not None
+        scores = torch.matmul(query, key.transpose(-1, -2)).float().mul_(self.scale / self.soft_cap)
+        scores = scores.tanh_().mul_(self.soft_cap)
+        if mask is not None:
+            scores.masked_fill_(~mask, -torch.inf)
+        return torch.matmul(scores.softmax(-1).to(value.dtype), value)
+
+
+def _group_decodes(seen: Sequence[int]) -> list[slice]:
+    """Cut decode rows, ascending by tokens seen, into groups that gather a bounded number."""
+    groups: list[slice] = []
+    start = 0
+    for end in range(1, len(seen) + 1):
+        is_last = end == len(seen)
+        if is_last or (end + 1 - start) * seen[end] > MAX_GROUP_TOKENS:
+            groups.append(slice(start, end))
+            start = end
+    return groups
+
+
+def _decode_group(
+    pages: _Pages, rows: slice, contexts: Sequence[int], seen: Sequence[int]
+) -> DecodeGroup:
+    width = seen[-1]
+    device = pages.block_tables.device
+    lengths = torch.tensor(seen, device=device)
+    starts = torch.tensor(contexts, device=device) - lengths
+    places = pages.padded_places(rows, starts, lengths, width).flatten()
+    mask = None
+    if seen[0] != width:
+        columns = torch.arange(width, device=device)
+        mask = (columns < lengths[:, None])[:, None, None, :]
+    return DecodeGroup(rows, places, lengths, mask)
+
+
+def _visible(query_positions: Tensor, key_positions: Tensor, sliding_window: int | None) -> Tensor:
+    """True where a query may read a key: not after it, and not before its window."""
+    visible = key_positions <= query_positions
+    if sliding_window is not None:
+        visible &= key_positions > query_positions - sliding_window
+    return visible
+
+
+def _gather(keys: Tensor, values: Tensor, places: Tensor, workspace: Workspace) -> Workspace:
+    length = len(places)
+    gathered = Workspace(workspace.keys[:length], workspace.values[:length])
+    torch.index_select(keys, 0, places, out=gathered.keys)
+    torch.index_select(values, 0, places, out=gathered.values)
+    return gathered
+
+
+def _attend_decodes(
+    query: Tensor, context: Workspace, group: DecodeGroup, scores: _Scores
+) -> Tensor:
+    """query: [rows, num_heads, head_dim]; context: [rows * width, num_kv_heads, head_dim].
+
+    The query heads of one KV head stand where a sequence's rows usually stand, so that keys and
+    values are not repeated.
+    """
+    num_rows, num_heads, head_dim = query.shape
+    num_kv_heads = context.keys.shape[1]
+    width = len(group.places) // num_rows
+    bias = None
+    if scores.alibi_slopes is not None:
+        columns = torch.arange(width, device=query.device)
+        distances = (columns - (group.lengths[:, None] - 1)).float()
+        slopes = scores.alibi_slopes.view(num_kv_heads, -1, 1)
+        bias = slopes * distances[:, None, None, :]
+    attended = scores.attend(
+        query.view(num_rows, num_kv_heads, num_heads // num_kv_heads, head_dim),
+        context.keys.view(num_rows, width, num_kv_heads, head_dim).transpose(1, 2),
+        context.values.view(num_rows, width, num_kv_heads, head_dim).transpose(1, 2),
+        group.mask,
+        bias,
+    )
+    return attended.reshape(num_rows, num_heads, head_dim)
+
+
+def _attend_chunk(
+    query: Tensor,
+    context: Workspace,
+    chunk: Chunk,
+    sliding_window: int | None,
+    scores: _Scores,
+    output: Tensor,
+) -> None:
+    """Fill output[chunk.rows], tile by tile; context: [context - first, num_kv_heads, head_dim].
+
+    key positions   first ...... start ... tile start .. tile end ... context
+    read by a tile       [ begins ......................... ]
+    """
+    num_kv_heads, head_dim = context.keys.shape[1:]
+    num_tokens = chunk.rows.stop - chunk.rows.start
+    positions = torch.arange(chunk.start + num_tokens, device=query.device)
+    for offset in range(0, num_tokens, _TILE_ROWS):
+        size = min(_TILE_ROWS, num_tokens - offset)
+        tile, end = chunk.start + offset, chunk.start + offset + size
+        begin = 0 if sliding_window is None else max(0, tile - sliding_window + 1)
+        rows = slice(chunk.rows.start + offset, chunk.rows.start + offset + size)
+        query_positions, key_positions = positions[tile:end, None], positions[begin:end]
+        bias = None
+        if scores.alibi_slopes is not None:
+            distances = (key_positions - query_positions).float()
+            bias = scores.alibi_slopes.view(num_kv_heads, -1, 1, 1) * distances
+        grouped = query[rows].view(size, num_kv_heads, -1, head_dim).permute(1, 2, 0, 3)
+        seen = slice(begin - chunk.first, end - chunk.first)
+        attended = scores.attend(
+            grouped,
+            _per_query_head(context.keys[seen], grouped.shape[1]),
+            _per_query_head(context.values[seen], grouped.shape[1]),
+            _visible(query_positions, key_positions, sliding_window),
+            bias,
+        )
+        output[rows] = attended.permute(2, 0, 1, 3).flatten(1, 2)
+
+
+def _per_query_head(kv: Tensor, group_size: int) -> Tensor:
+    """[keys, num_kv_heads, head_dim] as [num_kv_heads, group_size, keys, head_dim], not copied."""
+    return kv.transpose(0, 1).unsqueeze(1).expand(-1, group_size, -1, -1)
