@@ -10,7 +10,10 @@ import torch
 
 from text_generation_shard.distributed import RankGroup
 from text_generation_shard.errors import CheckpointError
+from text_generation_shard.models.cohere import Cohere2Config, CohereConfig, cohere
 from text_generation_shard.models.config import ModelConfig, read_config
+from text_generation_shard.models.gemma import gemma
+from text_generation_shard.models.gemma_config import Gemma2Config, Gemma3Config, GemmaConfig
 from text_generation_shard.models.llama import LlamaConfig, llama
 from text_generation_shard.models.llama_variants import (
     GraniteConfig,
@@ -21,6 +24,7 @@ from text_generation_shard.models.llama_variants import (
 )
 from text_generation_shard.models.model import Model
 from text_generation_shard.weights.reader import CheckpointReader, WeightScope
+from text_generation_shard.weights.storage import DENSE, WeightStorage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +73,31 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             notes="Phi-3, Phi-3.5 and Phi-4; LongRoPE",
         ),
         "granite": Family(architecture="GraniteForCausalLM", config=GraniteConfig, build=llama),
+        "gemma": Family(architecture="GemmaForCausalLM", config=GemmaConfig, build=gemma),
+        "gemma2": Family(
+            architecture="Gemma2ForCausalLM",
+            config=Gemma2Config,
+            build=gemma,
+            notes="soft caps, alternating windows",
+        ),
+        "gemma3_text": Family(
+            architecture="Gemma3ForCausalLM",
+            config=Gemma3Config,
+            build=gemma,
+            notes="local and global layers 5:1, two RoPE bases",
+        ),
+        "cohere": Family(
+            architecture="CohereForCausalLM",
+            config=CohereConfig,
+            build=cohere,
+            notes="Command R and R+",
+        ),
+        "cohere2": Family(
+            architecture="Cohere2ForCausalLM",
+            config=Cohere2Config,
+            build=cohere,
+            notes="Command R7B and A",
+        ),
     }
 )
 
@@ -108,11 +137,17 @@ def load_model(
     *,
     dtype: torch.dtype,
     device: torch.device,
+    storage: WeightStorage = DENSE,
 ) -> LoadedModel:
-    """Read this rank's part of the weights; a CheckpointError names what is wrong with them."""
+    """Read this rank's part of the weights; a CheckpointError names what is wrong with them.
+
+    dtype: of activations, cache and all weights that are no matrices; storage: of those.
+    """
     family = family_of(config.model_type)
     with CheckpointReader(model_path) as reader:
-        weights = WeightScope(reader=reader, prefix="", dtype=dtype, device=device)
+        weights = WeightScope(
+            reader=reader, prefix="", dtype=dtype, device=device, storage=storage
+        )
         model = family.build(config, weights, ranks)
         tied = family.tied if config.tie_word_embeddings else ()
         reader.finish(unused=tied, buffers=family.buffers)

@@ -14,7 +14,8 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """
     native = native_operators(x)
     if native is not None:
-        return native.rms_norm(x.reshape(-1, x.shape[-1]), None, weight, eps).view(x.shape)
+        rows = x.reshape(-1, x.shape[-1]).contiguous()
+        return native.rms_norm(rows, None, weight, eps).view(x.shape)
     wide = x.float()
     scale = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True).add_(eps))
     if weight.dtype != x.dtype:

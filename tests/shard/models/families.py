@@ -78,6 +78,28 @@ MODELS: dict[str, Model] = {
         logits_scaling=2.0,
         attention_bias=True,
     ),
+    "gemma": like_llama("GemmaConfig", head_dim=16),
+    "gemma2": like_llama(
+        "Gemma2Config",
+        head_dim=16,
+        sliding_window=9,
+        query_pre_attn_scalar=24,
+        attn_logit_softcapping=3.0,
+        final_logit_softcapping=20.0,
+    ),
+    "gemma3_text": like_llama(
+        "Gemma3TextConfig",
+        head_dim=16,
+        sliding_window=9,
+        num_hidden_layers=3,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+        query_pre_attn_scalar=16,
+    ),
+    "cohere": like_llama("CohereConfig", logit_scale=0.5),
+    "cohere-norms": like_llama("CohereConfig", use_qk_norm=True),
+    "cohere2": like_llama(
+        "Cohere2Config", sliding_window=9, layer_types=["sliding_attention", "full_attention"]
+    ),
 }
 
 

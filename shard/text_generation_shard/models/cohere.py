@@ -1,0 +1,170 @@
+"""Command R (Cohere, 2024) and Command R7B and A, its successors ("Cohere 2").
+
+Attention and MLP read the same normed stream and are added together. Norms have no bias; neighbours
+turn with each other. Cohere 2 turns positions in layers with a sliding window only.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from text_generation_shard.batch.model_inputs import ModelInputs
+from text_generation_shard.distributed import RankGroup
+from text_generation_shard.kv_cache import LayerCache
+from text_generation_shard.layers.attention import SelfAttention
+from text_generation_shard.layers.mlp import GatedMLP
+from text_generation_shard.layers.norm import HeadLayerNorm, LayerNorm
+from text_generation_shard.layers.partition import AttentionShape
+from text_generation_shard.layers.qkv_layout import SeparateQKV
+from text_generation_shard.layers.rotary import RotaryEmbedding, Rotation
+from text_generation_shard.models.config import ModelConfig, read_layer_windows
+from text_generation_shard.models.decoder import (
+    Decoder,
+    attention_shape,
+    cache_spec,
+    output_head,
+    token_embedding,
+)
+from text_generation_shard.models.fields import Fields
+from text_generation_shard.models.rope_config import rotary_settings
+from text_generation_shard.ops.activation import Activation
+from text_generation_shard.weights.reader import WeightScope
+
+
+@dataclass(frozen=True, kw_only=True)
+class CohereConfig(ModelConfig):
+    """Command R and R+; the latter norms queries and keys."""
+
+    intermediate_size: int
+    layer_norm_eps: float
+    activation: Activation
+    attention_bias: bool
+    logits_scale: float
+    has_qk_norms: bool
+    # Whether only layers with a sliding window turn positions.
+    is_rope_local: bool = False
+
+    @classmethod
+    def settings(cls, fields: Fields) -> dict[str, Any]:
+        common = super().settings(fields)
+        return {
+            **common,
+            **rotary_settings(fields, head_dim=common["head_dim"], theta=500000.0),
+            "tie_word_embeddings": fields.boolean("tie_word_embeddings", default=True),
+            "intermediate_size": fields.integer("intermediate_size"),
+            "layer_norm_eps": fields.number("layer_norm_eps", 1e-5),
+            "activation": fields.activation("hidden_act", "silu"),
+            "attention_bias": fields.boolean("attention_bias", default=False),
+            "logits_scale": fields.number("logit_scale", 0.0625),
+            "has_qk_norms": fields.boolean("use_qk_norm", default=False),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cohere2Config(CohereConfig):
+    """Three layers with a window, then one without."""
+
+    @classmethod
+    def settings(cls, fields: Fields) -> dict[str, Any]:
+        fields.refuse("use_qk_norm", unless=False)
+        common = super().settings(fields)
+        pattern = fields.integer("sliding_window_pattern", 4)
+        windows = read_layer_windows(
+            fields,
+            common["num_layers"],
+            default_window=4096,
+            is_sliding=lambda layer: (layer + 1) % pattern != 0,
+        )
+        return {**common, "layer_windows": windows, "is_rope_local": True}
+
+
+class CohereLayer:
+    """x + attention(norm(x)) + mlp(norm(x))."""
+
+    def __init__(
+        self,
+        config: CohereConfig,
+        index: int,
+        shape: AttentionShape,
+        weights: WeightScope,
+        ranks: RankGroup,
+    ) -> None:
+        self.norm = cohere_norm(config, weights.scope("input_layernorm"))
+        attention = weights.scope("self_attn")
+        self.attention = SelfAttention(
+            attention,
+            ranks,
+            shape,
+            layout=SeparateQKV(),
+            output="o_proj",
+            qkv_bias=config.attention_bias,
+            output_bias=config.attention_bias,
+            sliding_window=config.layer_windows[index],
+            qk_norms=_qk_norms(config, shape, attention) if config.has_qk_norms else None,
+        )
+        self.mlp = GatedMLP(
+            weights.scope("mlp"),
+            ranks,
+            gate_up=("gate_proj", "up_proj"),
+            down="down_proj",
+            hidden_size=config.hidden_size,
+            intermediate_size=config.intermediate_size,
+            activation=config.activation,
+        )
+
+    def __call__(
+        self, x: Tensor, rotation: Rotation | None, inputs: ModelInputs, cache: LayerCache
+    ) -> Tensor:
+        """x: [tokens, hidden]. Returns the same shape."""
+        normed = self.norm(x)
+        return x + self.attention(normed, rotation, inputs, cache) + self.mlp(normed)
+
+
+def cohere_norm(config: CohereConfig, weights: WeightScope) -> LayerNorm:
+    """Layer normalisation without bias."""
+    return LayerNorm(weights, size=config.hidden_size, eps=config.layer_norm_eps, bias=False)
+
+
+def _qk_norms(
+    config: CohereConfig, shape: AttentionShape, weights: WeightScope
+) -> tuple[HeadLayerNorm, HeadLayerNorm]:
+    def norm(name: str, total_heads: int, heads: Sequence[int]) -> HeadLayerNorm:
+        return HeadLayerNorm(
+            weights.scope(name),
+            total_heads=total_heads,
+            heads=heads,
+            head_dim=config.head_dim,
+            eps=config.layer_norm_eps,
+        )
+
+    return (
+        norm("q_norm", config.total_num_heads, shape.query_heads),
+        norm("k_norm", config.total_num_kv_heads, shape.heads.kv_heads),
+    )
+
+
+def cohere(config: CohereConfig, weights: WeightScope, ranks: RankGroup) -> Decoder:
+    """Embedding, layers, norm, scaled head."""
+    body, shape = weights.body("model"), attention_shape(config, ranks)
+    embedding = token_embedding(config, body.scope("embed_tokens"), ranks)
+    assert config.rope is not None
+    rotary = RotaryEmbedding(
+        config.rope, dtype=weights.dtype, device=weights.device, interleaved=True
+    )
+    return Decoder(
+        config,
+        cache_spec(config, shape, weights),
+        embed=lambda inputs: embedding(inputs.token_ids),
+        layers=[
+            CohereLayer(config, index, shape, body.scope(f"layers.{index}"), ranks)
+            for index in range(config.num_layers)
+        ],
+        rotaries=[
+            rotary if window or not config.is_rope_local else None
+            for window in config.layer_windows
+        ],
+        norm=cohere_norm(config, body.scope("norm")),
+        head=output_head(config, weights, ranks, embedding, scale=config.logits_scale),
+    )
