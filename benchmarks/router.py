@@ -195,7 +195,10 @@ def show(found: RouterFigures, scenario: Scenario, console: Console | None = Non
         for reason, count in summary.failures.items():
             console.print(f"failed {count} times: {reason}", style="red", markup=False)
     if busy.client.is_saturated:
-        console.print("WARNING: the clients were saturated too", style="bold yellow")
+        console.print(
+            "WARNING: the clients lacked CPU: the router may be faster than this.",
+            style="bold yellow",
+        )
 
 
 def _pair(found: Percentiles) -> str:

@@ -139,6 +139,6 @@ def show(summary: Summary, title: str, console: Console | None = None) -> None:
         console.print(f"failed {count} times: {reason}", style="red", markup=False)
     if summary.client.is_saturated:
         console.print(
-            "WARNING: the load generator was saturated: the server may be faster than this.",
+            "WARNING: the load generator lacked CPU: the server may be faster than this.",
             style="bold yellow",
         )
