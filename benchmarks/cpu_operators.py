@@ -16,7 +16,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from rich.console import Console
 from rich.table import Table
-from text_generation_shard.ops.cpu.library import Operators, instruction_sets, operators_for
+from text_generation_shard.ops.cpu.library import (
+    Operators,
+    PackedMatrix,
+    instruction_sets,
+    operators_for,
+)
 from torch import Tensor
 
 WEIGHT_FORMATS = ("float32", "bfloat16", "int8", "int4")
@@ -55,10 +60,13 @@ def own_competitor(operators: Operators, name: str, weight: Tensor, format_: str
     source = weight.bfloat16() if format_ == "bfloat16" else weight
     count = _num_matrices(operators.pack(source, format_).num_bytes)
     matrices = [operators.pack(source, format_) for _ in range(count)]
-    products: list[Product] = [
-        lambda x, matrix=matrix: matrix.multiply(x, None) for matrix in matrices
-    ]
-    return Competitor(name=f"{name} {format_}", products=products)
+    return Competitor(
+        name=f"{name} {format_}", products=[_own_product(matrix) for matrix in matrices]
+    )
+
+
+def _own_product(matrix: PackedMatrix) -> Product:
+    return lambda x: matrix.multiply(x, None)
 
 
 def _num_matrices(num_bytes: int) -> int:

@@ -12,6 +12,7 @@ from typing import Literal
 from text_generation_process.options import OptionError, option
 
 DtypeName = Literal["float32", "float16", "bfloat16"]
+CpuQuantization = Literal["int8", "int4"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +26,11 @@ class ShardConfig:
     )
     dtype: DtypeName | None = option(
         None,
-        help="Data type of weights and activations (default: float32 on CPU; on GPU that of the "
-        "checkpoint).",
+        help="Data type of weights and activations (default: that of the checkpoint). On CPU "
+        "bfloat16 means the weights; arithmetic and KV cache are float32.",
+    )
+    quantize: CpuQuantization | None = option(
+        None, help="Weights in 8 or 4 bits, quantized when they are loaded; on CPU only."
     )
     rope_scaling: Literal["linear", "dynamic"] | None = option(None, help="Kind of RoPE scaling.")
     rope_factor: float | None = option(None, help="Factor of the RoPE scaling.")

@@ -17,16 +17,12 @@ from text_generation_shard.host import host_share, ranks_on_host
 from text_generation_shard.models import registry
 from text_generation_shard.models.config import ModelConfig
 from text_generation_shard.models.registry import LoadedModel, load_model
+from text_generation_shard.precision import choose_precision
 from text_generation_shard.sampling.sampler import Sampler
 from text_generation_shard.warmup import warm_up
 
 logger = logging.getLogger(__name__)
 
-_DTYPES = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
 # Share of the memory that is free which the KV cache may take on CPU: others live here too.
 _CPU_MEMORY_SHARE = 0.6
 
@@ -38,11 +34,13 @@ class Shard:
         self,
         *,
         loaded: LoadedModel,
+        dtype_name: str,
         sampler: Sampler,
         ranks: RankGroup,
         available_memory: "AvailableMemory",
     ) -> None:
         self._loaded = loaded
+        self._dtype_name = dtype_name
         self._sampler = sampler
         self._ranks = ranks
         self._available_memory = available_memory
@@ -57,13 +55,14 @@ class Shard:
         num_ranks = ranks_on_host(info.world_size)
         share = host_share(num_ranks=num_ranks, num_threads=config.num_threads)
         torch.set_num_threads(share.num_threads)
-        dtype = _dtype(config, model_config, device)
+        precision = choose_precision(config, model_config.dtype, device)
         logger.info(
             "Loading model",
             extra={
                 "fields": {
                     "model_type": model_config.model_type,
-                    "dtype": str(dtype).removeprefix("torch."),
+                    "dtype": str(precision.arithmetic).removeprefix("torch."),
+                    "weights": precision.storage.name,
                     "device": str(device),
                     "threads": share.num_threads,
                     "rank": info.rank,
@@ -72,21 +71,34 @@ class Shard:
             },
         )
         ranks = RankGroup.join(info, device)
-        loaded = load_model(model_path, model_config, ranks, dtype=dtype, device=device)
+        loaded = load_model(
+            model_path,
+            model_config,
+            ranks,
+            dtype=precision.arithmetic,
+            device=device,
+            storage=precision.storage,
+        )
         sampler = Sampler(
             vocab_size=model_config.vocab_size,
             watermark_gamma=config.watermark_gamma,
             watermark_delta=config.watermark_delta,
         )
         memory = AvailableMemory(device, num_ranks, config.cuda_memory_fraction)
-        return cls(loaded=loaded, sampler=sampler, ranks=ranks, available_memory=memory)
+        return cls(
+            loaded=loaded,
+            dtype_name=precision.dtype_name,
+            sampler=sampler,
+            ranks=ranks,
+            available_memory=memory,
+        )
 
     def info(self) -> pb.InfoResponse:
         """Facts about the model."""
         model = self._loaded.model
         return pb.InfoResponse(
             model_type=model.config.model_type,
-            dtype=str(model.cache_spec.dtype).removeprefix("torch."),
+            dtype=self._dtype_name,
             device_type=model.cache_spec.device.type,
             vocab_size=model.config.vocab_size,
             max_position_embeddings=model.config.max_position_embeddings,
@@ -164,17 +176,3 @@ def _device(info: RankInfo) -> torch.device:
     device = torch.device("cuda", info.rank % torch.cuda.device_count())
     torch.cuda.set_device(device)
     return device
-
-
-def _dtype(config: ShardConfig, model_config: ModelConfig, device: torch.device) -> torch.dtype:
-    """--dtype; without it float32 on CPU, and the checkpoint's on GPU."""
-    if config.dtype is not None:
-        return _DTYPES[config.dtype]
-    if device.type == "cpu" or model_config.dtype is None:
-        return torch.float32
-    dtype = _DTYPES.get(model_config.dtype)
-    if dtype is None:
-        raise CheckpointError(
-            f"dtype {model_config.dtype!r} of config.json is not supported: choose one by --dtype"
-        )
-    return dtype

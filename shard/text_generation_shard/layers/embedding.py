@@ -21,22 +21,22 @@ class VocabParallelEmbedding:
         self._rows = -(-vocab_size // ranks.world_size)
         self._start = min(ranks.rank * self._rows, vocab_size)
         num_stored = min(self._start + self._rows, vocab_size) - self._start
-        self.weight = weights.empty(self._rows, hidden_size)
-        self.weight[num_stored:].zero_()
-        weights.read_into(
-            self.weight[:num_stored],
-            "weight",
-            shape=(vocab_size, hidden_size),
-            start=self._start,
-        )
+
+        def fill(matrix: Tensor) -> None:
+            matrix[num_stored:].zero_()
+            weights.read_into(
+                matrix[:num_stored], "weight", shape=(vocab_size, hidden_size), start=self._start
+            )
+
+        self.weight = weights.matrix(self._rows, hidden_size, fill, is_table=True)
 
     def __call__(self, token_ids: Tensor) -> Tensor:
         """token_ids: [tokens], integer. Returns [tokens, hidden], equal on all ranks."""
         if self._ranks.world_size == 1:
-            return F.embedding(token_ids, self.weight)
+            return self.weight.rows(token_ids)
         local = token_ids - self._start
         is_elsewhere = (local < 0) | (local >= self._rows)
-        rows = F.embedding(local.masked_fill(is_elsewhere, 0), self.weight)
+        rows = self.weight.rows(local.masked_fill(is_elsewhere, 0))
         return self._ranks.all_reduce(rows.masked_fill_(is_elsewhere[:, None], 0))
 
 
@@ -77,7 +77,7 @@ class ParallelHead:
 
     def __call__(self, hidden: Tensor) -> Tensor | None:
         """hidden: [rows, hidden]. Returns float32 [rows, vocab] on rank 0, None elsewhere."""
-        part = F.linear(hidden, self._weight).to(torch.float32)
+        part = self._weight(hidden).to(torch.float32)
         logits = self._ranks.gather_columns(part)
         return None if logits is None else self._finish(logits[:, : self._vocab_size])
 

@@ -6,8 +6,8 @@ the inputs and sums over the ranks. One after the other they need one collective
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from text_generation_shard.distributed import RankGroup
@@ -45,31 +45,33 @@ class ColumnParallelLinear:
         transposed: bool = False,
     ) -> None:
         """transposed: the checkpoint stores weights as [inputs, outputs] (GPT-2's Conv1D)."""
-        num_outputs = sum(part.num_outputs for part in parts)
-        self._weight = weights.empty(num_outputs, num_inputs)
-        self._bias = weights.empty(num_outputs) if bias else None
-        row = 0
-        for part in parts:
-            rows = slice(row, row + part.num_outputs)
-            row = rows.stop
-            _read_weight(
-                weights,
-                self._weight[rows],
-                f"{part.name}.weight",
-                shape=(part.total_outputs, num_inputs),
-                dim=0,
-                start=part.start,
-                transposed=transposed,
-            )
-            if self._bias is not None:
-                shape_of_bias = (part.total_outputs,)
+        stops = list(accumulate(part.num_outputs for part in parts))
+        rows = [slice(end - part.num_outputs, end) for part, end in zip(parts, stops, strict=True)]
+
+        def fill(matrix: Tensor) -> None:
+            for part, part_rows in zip(parts, rows, strict=True):
+                _read_weight(
+                    weights,
+                    matrix[part_rows],
+                    f"{part.name}.weight",
+                    shape=(part.total_outputs, num_inputs),
+                    dim=0,
+                    start=part.start,
+                    transposed=transposed,
+                )
+
+        self._weight = weights.matrix(stops[-1], num_inputs, fill)
+        self._bias = weights.empty(stops[-1]) if bias else None
+        if self._bias is not None:
+            for part, part_rows in zip(parts, rows, strict=True):
+                shape = (part.total_outputs,)
                 weights.read_into(
-                    self._bias[rows], f"{part.name}.bias", shape=shape_of_bias, start=part.start
+                    self._bias[part_rows], f"{part.name}.bias", shape=shape, start=part.start
                 )
 
     def __call__(self, x: Tensor) -> Tensor:
         """x: [tokens, num_inputs]. Returns [tokens, outputs of all parts]."""
-        return F.linear(x, self._weight, self._bias)
+        return self._weight(x, self._bias)
 
 
 class RowParallelLinear:
@@ -90,21 +92,24 @@ class RowParallelLinear:
         checkpoint stores weights as [inputs, outputs].
         """
         self._ranks = ranks
-        self._weight = weights.empty(num_outputs, len(inputs))
-        _read_weight(
-            weights,
-            self._weight,
-            "weight",
-            shape=(num_outputs, total_inputs),
-            dim=1,
-            start=inputs.start,
-            transposed=transposed,
-        )
+
+        def fill(matrix: Tensor) -> None:
+            _read_weight(
+                weights,
+                matrix,
+                "weight",
+                shape=(num_outputs, total_inputs),
+                dim=1,
+                start=inputs.start,
+                transposed=transposed,
+            )
+
+        self._weight = weights.matrix(num_outputs, len(inputs), fill)
         self._bias = weights.read("bias", (num_outputs,)) if bias else None
 
     def __call__(self, x: Tensor) -> Tensor:
         """x: [tokens, inputs of this rank]. Returns [tokens, num_outputs], equal on all ranks."""
-        total = self._ranks.all_reduce(F.linear(x, self._weight))
+        total = self._ranks.all_reduce(self._weight(x))
         return total if self._bias is None else total.add_(self._bias)
 
 

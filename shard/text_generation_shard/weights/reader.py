@@ -9,7 +9,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from text_generation_shard.errors import CheckpointError
+from text_generation_shard.ops.linear import DenseWeight, LinearWeight, pack, source_dtype
+from text_generation_shard.weights.storage import DENSE, WeightStorage
 
 logger = logging.getLogger(__name__)
 
@@ -168,6 +170,7 @@ class WeightScope:
     prefix: str
     dtype: torch.dtype
     device: torch.device
+    storage: WeightStorage = DENSE
 
     def scope(self, name: str) -> "WeightScope":
         """The tensors of a sub-module."""
@@ -176,6 +179,7 @@ class WeightScope:
             prefix=f"{self.prefix}{name}.",
             dtype=self.dtype,
             device=self.device,
+            storage=self.storage,
         )
 
     def body(self, name: str) -> "WeightScope":
@@ -191,6 +195,26 @@ class WeightScope:
     def empty(self, *shape: int) -> Tensor:
         """Room for a weight."""
         return torch.empty(shape, dtype=self.dtype, device=self.device)
+
+    def matrix(
+        self,
+        num_outputs: int,
+        num_inputs: int,
+        fill: Callable[[Tensor], None],
+        *,
+        is_table: bool = False,
+    ) -> LinearWeight:
+        """A matrix in the storage that was chosen; `fill` reads into [num_outputs, num_inputs]."""
+        packed_format = self.storage.table if is_table else self.storage.body
+        if packed_format is None:
+            dense = self.empty(num_outputs, num_inputs)
+            fill(dense)
+            return DenseWeight(dense)
+        source = torch.empty(num_outputs, num_inputs, dtype=source_dtype(packed_format))
+        fill(source)
+        weight = pack(source, packed_format)
+        self.reader.kept_bytes += weight.num_bytes - source.nbytes
+        return weight
 
     def read(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """A whole tensor."""

@@ -5,7 +5,6 @@ sources, compiler flags, and the versions of torch and Python. Every kernel is c
 instruction set; which one runs is decided when the library is loaded.
 """
 
-import contextlib
 import functools
 import hashlib
 import os
@@ -93,7 +92,7 @@ def _compiler() -> str:
 
 
 def _compile_all(compiler: str, scratch: Path) -> list[str]:
-    """Object files of all sources, for all instruction sets, as many at a time as there are cores."""
+    """Object files of all sources and instruction sets, as many at a time as there are cores."""
     jobs = [(SOURCES / _BINDING, "avx2", ("-march=x86-64-v2", *_torch_flags()))]
     kernels = sorted(path for path in SOURCES.glob("*.cpp") if path.name != _BINDING)
     for name, flags in _INSTRUCTION_SETS.items():
@@ -139,15 +138,15 @@ def _run(command: list[str]) -> None:
 
 
 def main() -> None:
-    """Build ahead, and say what was done. Fails only where a compiler is there but fails."""
+    """Build ahead, and say what came of it; without a compiler the server works all the same."""
     started = time.monotonic()
-    with contextlib.suppress(BrokenPipeError):
-        try:
-            path = build()
-        except BuildError as error:
-            print(f"CPU operators were not built: {error}. The server runs slower without them.")
-            return
-        print(f"CPU operators: {path} ({time.monotonic() - started:.0f} s)")
+    try:
+        path = build()
+    except BuildError as error:
+        message = f"CPU operators were not built: {error}. The server is slower without them."
+    else:
+        message = f"CPU operators: {path} ({time.monotonic() - started:.0f} s)"
+    sys.stdout.write(message + "\n")
 
 
 if __name__ == "__main__":

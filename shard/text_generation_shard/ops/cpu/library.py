@@ -134,7 +134,7 @@ def _load() -> "_Library":
         loader.exec_module(module)
     except ImportError as error:
         raise BuildError(f"{path} cannot be loaded: {error}") from error
-    library: _Library = module  # type: ignore[assignment]  # an extension module
+    library: _Library = module
     return library
 
 

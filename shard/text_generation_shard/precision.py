@@ -1,0 +1,66 @@
+"""In which data types a model is kept and computed, from the options and the checkpoint."""
+
+from dataclasses import dataclass
+
+import torch
+
+from text_generation_shard.config import ShardConfig
+from text_generation_shard.errors import CapacityError, CheckpointError
+from text_generation_shard.ops.cpu.library import operators
+from text_generation_shard.weights.storage import DENSE, PACKED, WeightStorage
+
+_DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Precision:
+    """arithmetic: of activations, cache and small weights; storage: of matrices; dtype_name: what
+    the model is said to be in.
+    """
+
+    arithmetic: torch.dtype
+    storage: WeightStorage
+    dtype_name: str
+
+
+def choose_precision(
+    config: ShardConfig, checkpoint_dtype: str | None, device: torch.device
+) -> Precision:
+    """Resolve --dtype and --quantize; raises CapacityError for what cannot be had here.
+
+    checkpoint_dtype: as config.json names it. On CPU the arithmetic is in float32 (float16 only if
+    asked for); a checkpoint in bfloat16 stays so in memory, which gives the same numbers as the
+    widened weights.
+    """
+    if device.type != "cpu":
+        return _on_gpu(config, checkpoint_dtype)
+    if config.dtype == "float16" and config.quantize is None:
+        return Precision(arithmetic=torch.float16, storage=DENSE, dtype_name="float16")
+    stored = config.dtype or ("bfloat16" if checkpoint_dtype == "bfloat16" else "float32")
+    if operators() is None:
+        if config.quantize is not None:
+            raise CapacityError(
+                f"--quantize {config.quantize} needs the CPU operators, which are not available "
+                "here (the log says why)"
+            )
+        return Precision(arithmetic=torch.float32, storage=DENSE, dtype_name="float32")
+    return Precision(
+        arithmetic=torch.float32,
+        storage=PACKED[config.quantize or stored],
+        dtype_name="float32" if stored == "float16" else stored,
+    )
+
+
+def _on_gpu(config: ShardConfig, checkpoint_dtype: str | None) -> Precision:
+    if config.quantize is not None:
+        raise CapacityError(f"--quantize {config.quantize} is available on CPU only, so far")
+    name = config.dtype or checkpoint_dtype or "float32"
+    if name not in _DTYPES:
+        raise CheckpointError(
+            f"dtype {name!r} of config.json is not supported: choose one by --dtype"
+        )
+    return Precision(arithmetic=_DTYPES[name], storage=DENSE, dtype_name=name)
