@@ -33,7 +33,6 @@ from text_generation_demo.corpus.split import Split, phrasings_of
 from text_generation_demo.generation import GreedyGenerator
 
 SEED = 4242
-MAX_PER_SKILL = 100
 NUM_SCANNED = 12_000
 MAX_NEW_TOKENS = 340
 FREE_SKILLS = ("stories", "raw: sentence", "raw: story", "raw: person", "raw: numbers", "statement")
@@ -62,13 +61,13 @@ def _case_of(document: Document) -> Case:
     return Case(document.skill, prompt, before[-1]["content"], expected)
 
 
-def skill_cases() -> list[Case]:
-    """Up to `MAX_PER_SKILL` held-out documents of each skill."""
+def skill_cases(max_per_skill: int) -> list[Case]:
+    """Up to `max_per_skill` held-out documents of each skill."""
     by_skill: dict[str, list[Case]] = defaultdict(list)
     stream = documents(SEED, Split.HELD_OUT)
     for _ in range(NUM_SCANNED):
         case = _case_of(next(stream))
-        is_wanted = case.skill not in FREE_SKILLS and len(by_skill[case.skill]) < MAX_PER_SKILL
+        is_wanted = case.skill not in FREE_SKILLS and len(by_skill[case.skill]) < max_per_skill
         if is_wanted:
             by_skill[case.skill].append(case)
     return [case for skill in sorted(by_skill) for case in by_skill[skill]]
@@ -141,11 +140,13 @@ def main() -> None:
     parser.add_argument(
         "--failures", type=int, default=0, help="print so many wrong answers per skill"
     )
+    parser.add_argument("--max-per-skill", type=int, default=100)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     started = time.monotonic()
-    outcomes = run_cases(GreedyGenerator(arguments.model), knowledge_cases() + skill_cases())
+    cases = knowledge_cases() + skill_cases(arguments.max_per_skill)
+    outcomes = run_cases(GreedyGenerator(arguments.model), cases)
     print(table(outcomes))
     print(f"\n{len(outcomes)} questions in {time.monotonic() - started:.0f} s")
     shown: dict[str, int] = defaultdict(int)

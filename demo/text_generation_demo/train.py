@@ -22,8 +22,8 @@ from pathlib import Path
 
 import torch
 import torch.distributed
-import torch.multiprocessing
 from tokenizers import Tokenizer
+from torch.multiprocessing.spawn import spawn
 from torch.nn import functional
 from transformers import LlamaForCausalLM
 
@@ -184,7 +184,7 @@ class Trainer:
         flat = torch.cat([torch.tensor([loss]), *(gradient.flatten() for gradient in gradients)])
         torch.distributed.all_reduce(flat)
         sizes = [gradient.numel() for gradient in gradients]
-        parts = flat[1:].split(sizes)
+        parts = torch.split(flat[1:], sizes)
         for parameter, part in zip(self._model.parameters(), parts, strict=True):
             parameter.grad = part.view_as(parameter)
         return float(flat[0])
@@ -241,7 +241,7 @@ def main() -> None:
     parser.add_argument("--first-progress", type=float, default=0.0)
     config = TrainingConfig(**vars(parser.parse_args()))
     Path(f"{config.checkpoint}.rendezvous").unlink(missing_ok=True)
-    torch.multiprocessing.spawn(run_process, (config,), nprocs=config.num_processes)
+    spawn(run_process, (config,), nprocs=config.num_processes)  # type: ignore[no-untyped-call]
 
 
 if __name__ == "__main__":
