@@ -37,6 +37,7 @@ def shard_config(
         model_path=str(model.path),
         uds_path=rendezvous.shard_uds_path,
         dtype=config.dtype,
+        quantize=config.quantize if config.quantize in ("int8", "int4") else None,
         rope_scaling=resolved.rope_scaling,
         rope_factor=resolved.rope_factor,
         cuda_memory_fraction=config.cuda_memory_fraction,

@@ -13,6 +13,8 @@ from text_generation_launcher.log_level import most_verbose
 from text_generation_launcher.refusals import refuse_unavailable
 
 Quantization = Literal[
+    "int8",
+    "int4",
     "awq",
     "compressed-tensors",
     "eetq",
@@ -49,10 +51,14 @@ class LauncherConfig:
     )
     dtype: Literal["float16", "bfloat16", "float32"] | None = option(
         None,
-        help="Data type of weights and activations (default: float32 on CPU; on GPU that of the "
-        "checkpoint).",
+        help="Data type of weights and activations (default: that of the checkpoint). On CPU "
+        "bfloat16 means the weights; arithmetic and KV cache are float32.",
     )
-    quantize: Quantization | None = option(None, help="Not available yet: quantized weights.")
+    quantize: Quantization | None = option(
+        None,
+        help="int8 or int4: weights in 8 or 4 bits, quantized when they are loaded; on CPU only. "
+        "The others are not available yet.",
+    )
     kv_cache_dtype: Literal["fp8_e4m3fn", "fp8_e5m2"] | None = option(
         None, help="Not available yet: a KV cache in another data type than the model's."
     )

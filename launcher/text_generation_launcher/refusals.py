@@ -10,7 +10,7 @@ from typing import Any
 from text_generation_process.options import OptionError, flag_name
 
 REASONS: Mapping[str, str] = {
-    "quantize": "quantized weights are not available yet",
+    "quantize": "quantized weights of this kind are not available yet (there are int8 and int4)",
     "speculate": "speculative decoding is not available yet",
     "kv_cache_dtype": "the KV cache has the data type of the model; others are not available yet",
     "lora_adapters": "LoRA adapters are not available yet",
@@ -20,12 +20,15 @@ REASONS: Mapping[str, str] = {
     "otlp_endpoint": "OpenTelemetry export is not available yet; metrics are at /metrics",
 }
 
+# Values of these options that are honoured.
+AVAILABLE: Mapping[str, tuple[str, ...]] = {"quantize": ("int8", "int4")}
+
 
 def refuse_unavailable(config: object) -> None:
     """Raise OptionError for the first option of `config` that asks for what is not there."""
     for name, reason in REASONS.items():
         value = getattr(config, name)
-        if _asks_for_something(value):
+        if _asks_for_something(value) and value not in AVAILABLE.get(name, ()):
             raise OptionError(f"{_as_given(name, value)}: {reason}")
 
 

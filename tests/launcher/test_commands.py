@@ -51,6 +51,7 @@ FOR_ROUTER = {
 }
 FOR_SHARD = {
     "dtype": "bfloat16",
+    "quantize": "int4",
     "rope_scaling": "dynamic",
     "rope_factor": 2.0,
     "cuda_memory_fraction": 0.5,

@@ -188,6 +188,11 @@ def test_refused_variables_are_refused_as_well(name, monkeypatch, capsys):
     assert "--" + name.replace("_", "-") in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("value", ["int8", "int4"])
+def test_quantized_weights_that_there_are(value):
+    assert launcher("--quantize", value).quantize == value
+
+
 def test_values_that_ask_for_nothing_are_fine():
     config = launcher("--speculate", "0", "--cuda-graphs", "0,0", "--lora-adapters", "")
     assert (config.speculate, config.cuda_graphs) == (0, (0, 0))
