@@ -123,7 +123,8 @@ def main() -> None:
             for row in part():
                 table.add_row(row.what, row.found, row.target, row.command)
         except (ServerFailedError, StreamError, OSError, RuntimeError) as error:
-            table.add_row(name, f"failed: {error}", "", name)
+            console.print(str(error), style="red", markup=False)
+            table.add_row(name, f"failed: {str(error).splitlines()[0]}", "", name)
             failed = True
     console.print(table)
     sys.exit(1 if failed else 0)
