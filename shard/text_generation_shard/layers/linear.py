@@ -152,6 +152,14 @@ def qkv_parts(
     return parts
 
 
+def whole_linear(
+    weights: WeightScope, name: str, *, num_inputs: int, num_outputs: int
+) -> ColumnParallelLinear:
+    """A layer without bias that every rank computes as a whole: it is too small to be cut."""
+    part = OutputPart(name, num_outputs, 0, num_outputs)
+    return ColumnParallelLinear(weights, [part], num_inputs=num_inputs, bias=False)
+
+
 def even_parts(names: Sequence[str], total_outputs: int, ranks: RankGroup) -> list[OutputPart]:
     """This rank's even share of the outputs of several layers of one width."""
     share = even_range(total_outputs, ranks.rank, ranks.world_size)

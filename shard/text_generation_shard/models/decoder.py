@@ -92,12 +92,11 @@ def cache_spec(config: ModelConfig, shape: AttentionShape, weights: WeightScope)
 
 
 def token_embedding(
-    config: ModelConfig, weights: WeightScope, ranks: RankGroup
+    config: ModelConfig, weights: WeightScope, ranks: RankGroup, *, size: int | None = None
 ) -> VocabParallelEmbedding:
-    """The table of the tokens, or an untied head's, under `weights`."""
-    return VocabParallelEmbedding(
-        weights, ranks, vocab_size=config.vocab_size, hidden_size=config.hidden_size
-    )
+    """The table of the tokens, or an untied head's, under `weights`; size: if not hidden_size."""
+    size = config.hidden_size if size is None else size
+    return VocabParallelEmbedding(weights, ranks, vocab_size=config.vocab_size, hidden_size=size)
 
 
 def rotary_embedding(config: ModelConfig, weights: WeightScope) -> RotaryEmbedding:
@@ -113,13 +112,16 @@ def output_head(
     embedding: VocabParallelEmbedding,
     *,
     name: str = "lm_head",
+    size: int | None = None,
     bias: bool = False,
     scale: float = 1.0,
     soft_cap: float | None = None,
 ) -> ParallelHead:
     """The head of the module `name`, or the embedding's table where they are tied."""
     own = weights.scope(name)
-    table = embedding if config.tie_word_embeddings else token_embedding(config, own, ranks)
+    table = embedding
+    if not config.tie_word_embeddings:
+        table = token_embedding(config, own, ranks, size=size)
     return ParallelHead(
         table,
         ranks,

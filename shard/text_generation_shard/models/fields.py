@@ -30,7 +30,7 @@ class Fields:
 
     def names(self, key: str) -> bool:
         """Whether the key is there, be its value null."""
-        return key in self._values
+        return self._key(key) in self._values
 
     def integer(self, key: str, default: int | None = None) -> int:
         """A positive integer."""
@@ -106,7 +106,8 @@ class Fields:
             raise CheckpointError(f"{self._key(key)} {value!r} is not supported for this model")
 
     def _key(self, key: str) -> str:
-        return key if key in self._values else self._renamed.get(key, key)
+        own = self._renamed.get(key, key)
+        return own if own in self._values or key not in self._values else key
 
     def _value(self, key: str, default: Any) -> Any:
         value = self._values.get(self._key(key))

@@ -10,10 +10,15 @@ import torch
 
 from text_generation_shard.distributed import RankGroup
 from text_generation_shard.errors import CheckpointError
+from text_generation_shard.models.bloom import BloomConfig, bloom
 from text_generation_shard.models.cohere import Cohere2Config, CohereConfig, cohere
 from text_generation_shard.models.config import ModelConfig, read_config
+from text_generation_shard.models.falcon import FalconConfig, falcon
 from text_generation_shard.models.gemma import gemma
 from text_generation_shard.models.gemma_config import Gemma2Config, Gemma3Config, GemmaConfig
+from text_generation_shard.models.gpt2 import GPT2Config, GPTBigCodeConfig, gpt2
+from text_generation_shard.models.gpt_neox import GPTNeoXConfig, gpt_neox
+from text_generation_shard.models.gptj import GPTJConfig, gptj
 from text_generation_shard.models.llama import LlamaConfig, llama
 from text_generation_shard.models.llama_variants import (
     GraniteConfig,
@@ -23,6 +28,10 @@ from text_generation_shard.models.llama_variants import (
     Qwen3Config,
 )
 from text_generation_shard.models.model import Model
+from text_generation_shard.models.mpt import MPTConfig, mpt
+from text_generation_shard.models.opt import OPTConfig, opt
+from text_generation_shard.models.phi import PhiConfig, phi
+from text_generation_shard.models.starcoder2 import Starcoder2Config, starcoder2
 from text_generation_shard.weights.reader import CheckpointReader, WeightScope
 from text_generation_shard.weights.storage import DENSE, WeightStorage
 
@@ -98,6 +107,58 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             build=cohere,
             notes="Command R7B and A",
         ),
+        "starcoder2": Family(
+            architecture="Starcoder2ForCausalLM", config=Starcoder2Config, build=starcoder2
+        ),
+        "phi": Family(
+            architecture="PhiForCausalLM",
+            config=PhiConfig,
+            build=phi,
+            notes="Phi-1, Phi-1.5 and Phi-2",
+        ),
+        "gpt2": Family(
+            architecture="GPT2LMHeadModel",
+            config=GPT2Config,
+            build=gpt2,
+            buffers=r"attn\.(bias|masked_bias)$",
+        ),
+        "gpt_bigcode": Family(
+            architecture="GPTBigCodeForCausalLM",
+            config=GPTBigCodeConfig,
+            build=gpt2,
+            buffers=r"attn\.(bias|masked_bias)$",
+            notes="SantaCoder, StarCoder",
+        ),
+        "gptj": Family(
+            architecture="GPTJForCausalLM",
+            config=GPTJConfig,
+            build=gptj,
+            buffers=r"attn\.(bias|masked_bias)$",
+        ),
+        "gpt_neox": Family(
+            architecture="GPTNeoXForCausalLM",
+            config=GPTNeoXConfig,
+            build=gpt_neox,
+            tied=("embed_out.weight",),
+            buffers=r"attention\.(bias|masked_bias)$",
+            notes="GPT-NeoX, Pythia, Dolly 2",
+        ),
+        "opt": Family(
+            architecture="OPTForCausalLM", config=OPTConfig, build=opt, notes="also Galactica"
+        ),
+        "bloom": Family(
+            architecture="BloomForCausalLM",
+            config=BloomConfig,
+            build=bloom,
+            notes="ALiBi; also BLOOMZ",
+        ),
+        "falcon": Family(
+            architecture="FalconForCausalLM",
+            config=FalconConfig,
+            build=falcon,
+            notes="rotary or ALiBi",
+        ),
+        "mpt": Family(architecture="MptForCausalLM", config=MPTConfig, build=mpt, notes="ALiBi"),
     }
 )
 
@@ -145,9 +206,7 @@ def load_model(
     """
     family = family_of(config.model_type)
     with CheckpointReader(model_path) as reader:
-        weights = WeightScope(
-            reader=reader, prefix="", dtype=dtype, device=device, storage=storage
-        )
+        weights = WeightScope(reader=reader, prefix="", dtype=dtype, device=device, storage=storage)
         model = family.build(config, weights, ranks)
         tied = family.tied if config.tie_word_embeddings else ()
         reader.finish(unused=tied, buffers=family.buffers)

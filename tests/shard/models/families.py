@@ -14,14 +14,11 @@ PROMPT = [(7 * index * index + 3) % VOCAB_SIZE for index in range(19)]
 OTHER = [(5 * index + 11) % VOCAB_SIZE for index in range(30)]
 NUM_GREEDY = 32
 
-# Of models with the names of Llama's configuration.
 COMMON: dict[str, Any] = {
     "vocab_size": VOCAB_SIZE,
     "hidden_size": 48,
-    "intermediate_size": 80,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
-    "num_key_value_heads": 2,
     "max_position_embeddings": 512,
     "bos_token_id": 0,
     "eos_token_id": 1,
@@ -35,10 +32,16 @@ class Model:
 
     config: str
     settings: dict[str, Any]
+    # Which of transformers' attentions is the reference.
+    attention: str = "eager"
+
+
+def plain(config: str, **settings: Any) -> Model:
+    return Model(config, {**COMMON, **settings})
 
 
 def like_llama(config: str, **settings: Any) -> Model:
-    return Model(config, {**COMMON, **settings})
+    return plain(config, **{"intermediate_size": 80, "num_key_value_heads": 2, **settings})
 
 
 LONGROPE = {
@@ -53,6 +56,16 @@ YARN = {
     "factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+
+TOKENS = {
+    "vocab_size": VOCAB_SIZE,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": 2,
+}
+GPT = {**TOKENS, "n_embd": 48, "n_layer": 2, "n_head": 4, "n_positions": 256}
+BLOOM = {**TOKENS, "hidden_size": 48, "n_layer": 2}
+MPT = {**TOKENS, "d_model": 48, "n_layers": 2, "n_heads": 4, "max_seq_len": 256}
 
 # The name begins with the model_type.
 MODELS: dict[str, Model] = {
@@ -100,6 +113,41 @@ MODELS: dict[str, Model] = {
     "cohere2": like_llama(
         "Cohere2Config", sliding_window=9, layer_types=["sliding_attention", "full_attention"]
     ),
+    "starcoder2": like_llama("Starcoder2Config", sliding_window=9),
+    "phi": like_llama("PhiConfig", head_dim=12, hidden_size=48),
+    "phi-norms": like_llama("PhiConfig", hidden_size=64, qk_layernorm=True),
+    "gpt2": Model("GPT2Config", GPT),
+    "gpt2-scaled": Model(
+        "GPT2Config", {**GPT, "scale_attn_by_inverse_layer_idx": True, "n_inner": 72}
+    ),
+    "gpt_bigcode": Model("GPTBigCodeConfig", GPT),
+    "gpt_bigcode-heads": Model("GPTBigCodeConfig", {**GPT, "multi_query": False}),
+    "gptj": Model("GPTJConfig", {**GPT, "rotary_dim": 8}),
+    "gpt_neox": plain("GPTNeoXConfig", hidden_size=64),
+    "gpt_neox-sequential": plain(
+        "GPTNeoXConfig", hidden_size=64, use_parallel_residual=False, attention_bias=False
+    ),
+    "opt": plain("OPTConfig", ffn_dim=80),
+    "opt-350m": plain("OPTConfig", ffn_dim=80, do_layer_norm_before=False, word_embed_proj_dim=32),
+    "bloom": Model("BloomConfig", {**BLOOM, "n_head": 4}),
+    "bloom-six-heads": Model("BloomConfig", {**BLOOM, "n_head": 6}),
+    "falcon": plain("FalconConfig"),
+    # transformers' eager attention adds ALiBi twice, its default once.
+    "falcon-rw": Model(
+        "FalconConfig",
+        {**COMMON, "alibi": True, "multi_query": False, "parallel_attn": False, "bias": True},
+        attention="sdpa",
+    ),
+    "falcon-40b": plain("FalconConfig", new_decoder_architecture=True, num_kv_heads=2),
+    "falcon-11b": plain(
+        "FalconConfig",
+        new_decoder_architecture=True,
+        num_kv_heads=2,
+        num_ln_in_parallel_attn=1,
+        ffn_hidden_size=96,
+    ),
+    "mpt": Model("MptConfig", MPT),
+    "mpt-six-heads": Model("MptConfig", {**MPT, "n_heads": 6, "attn_config": {"clip_qkv": 2.0}}),
 }
 
 
@@ -108,7 +156,9 @@ def write_model(name: str, path: Path) -> Checkpoint:
     model = MODELS[name]
     config = getattr(transformers, model.config)(**model.settings)
     torch.manual_seed(0)
-    reference = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    reference = transformers.AutoModelForCausalLM.from_config(
+        config, attn_implementation=model.attention
+    )
     with torch.no_grad():
         for parameter_name, parameter in reference.named_parameters():
             if parameter.dim() > 1:

@@ -66,6 +66,7 @@ def _play(
 def _play_model(rank: int, port: int, path: str, scripts: Scripts) -> Scripts:
     import torch
     from text_generation_shard.config import RankInfo, ShardConfig
+    from text_generation_shard.distributed import RankGroup
     from text_generation_shard.shard import Shard
 
     from tests.shard.engines import warmup_request
@@ -73,8 +74,8 @@ def _play_model(rank: int, port: int, path: str, scripts: Scripts) -> Scripts:
     info = RankInfo(rank=rank, world_size=2, master_addr="127.0.0.1", master_port=port)
     config = ShardConfig(model_path=path, num_threads=1)
     with torch.inference_mode():
-        shard = Shard.load(config, info)
         try:
+            shard = Shard.load(config, info)
             shard.warm_up(warmup_request())
             answers = []
             for script in scripts:
@@ -83,4 +84,4 @@ def _play_model(rank: int, port: int, path: str, scripts: Scripts) -> Scripts:
                 answers.append([shard.step(request).SerializeToString() for request in requests])
             return answers
         finally:
-            shard.close()
+            RankGroup(rank=rank, world_size=2).leave()
