@@ -11,9 +11,9 @@ TARGET = Path(__file__).parent.parent / "docs" / "configuration.md"
 
 HEAD = """# Configuration
 
-Every option of `text-generation-launcher`, made from the code by `make generate`. Each is a flag and an
-environment variable; the flag wins. Names and defaults are those of Text Generation Inference. An
-option that cannot be honoured is refused at start with exit code 2.
+Every option of `text-generation-launcher`, made from the code by `make generate`. Each is a flag
+and an environment variable; the flag wins. Names and defaults are those of Text Generation
+Inference. An option that cannot be honoured is refused at start with exit code 2.
 
 Beside these, `LOG_LEVEL` sets the least severe level that is logged (trace, debug, info, warn,
 error), and the hub's own variables (`HF_TOKEN`, `HF_HUB_OFFLINE`, `HF_HOME`, …) keep their meaning.
