@@ -1,4 +1,4 @@
-"""Prints the greedy answers to a fixed list of prompts, as shown in the README.
+"""Prints the greedy answers to a fixed list of prompts.
 
 python -m text_generation_demo.samples
 """
