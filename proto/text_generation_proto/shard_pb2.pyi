@@ -46,23 +46,25 @@ class HealthResponse(_message.Message):
     def __init__(self, last_step: _Optional[int] = ..., last_step_age_ms: _Optional[float] = ..., step_in_flight: _Optional[int] = ..., step_in_flight_age_ms: _Optional[float] = ...) -> None: ...
 
 class WarmupRequest(_message.Message):
-    __slots__ = ("max_slots", "max_step_tokens", "max_total_tokens", "block_size", "max_cache_tokens", "max_top_n_tokens")
+    __slots__ = ("max_slots", "max_step_tokens", "max_total_tokens", "block_size", "max_cache_tokens", "max_top_n_tokens", "eos_token_ids")
     MAX_SLOTS_FIELD_NUMBER: _ClassVar[int]
     MAX_STEP_TOKENS_FIELD_NUMBER: _ClassVar[int]
     MAX_TOTAL_TOKENS_FIELD_NUMBER: _ClassVar[int]
     BLOCK_SIZE_FIELD_NUMBER: _ClassVar[int]
     MAX_CACHE_TOKENS_FIELD_NUMBER: _ClassVar[int]
     MAX_TOP_N_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    EOS_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     max_slots: int
     max_step_tokens: int
     max_total_tokens: int
     block_size: int
     max_cache_tokens: int
     max_top_n_tokens: int
-    def __init__(self, max_slots: _Optional[int] = ..., max_step_tokens: _Optional[int] = ..., max_total_tokens: _Optional[int] = ..., block_size: _Optional[int] = ..., max_cache_tokens: _Optional[int] = ..., max_top_n_tokens: _Optional[int] = ...) -> None: ...
+    eos_token_ids: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, max_slots: _Optional[int] = ..., max_step_tokens: _Optional[int] = ..., max_total_tokens: _Optional[int] = ..., block_size: _Optional[int] = ..., max_cache_tokens: _Optional[int] = ..., max_top_n_tokens: _Optional[int] = ..., eos_token_ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class WarmupResponse(_message.Message):
-    __slots__ = ("num_blocks", "block_size", "max_total_tokens", "cache_bytes", "weight_bytes", "measured_tokens", "measured_decodes", "measured_ms")
+    __slots__ = ("num_blocks", "block_size", "max_total_tokens", "cache_bytes", "weight_bytes", "measured_tokens", "measured_decodes", "measured_ms", "grammar_error")
     NUM_BLOCKS_FIELD_NUMBER: _ClassVar[int]
     BLOCK_SIZE_FIELD_NUMBER: _ClassVar[int]
     MAX_TOTAL_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -71,6 +73,7 @@ class WarmupResponse(_message.Message):
     MEASURED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     MEASURED_DECODES_FIELD_NUMBER: _ClassVar[int]
     MEASURED_MS_FIELD_NUMBER: _ClassVar[int]
+    GRAMMAR_ERROR_FIELD_NUMBER: _ClassVar[int]
     num_blocks: int
     block_size: int
     max_total_tokens: int
@@ -79,7 +82,8 @@ class WarmupResponse(_message.Message):
     measured_tokens: _containers.RepeatedScalarFieldContainer[int]
     measured_decodes: _containers.RepeatedScalarFieldContainer[int]
     measured_ms: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, num_blocks: _Optional[int] = ..., block_size: _Optional[int] = ..., max_total_tokens: _Optional[int] = ..., cache_bytes: _Optional[int] = ..., weight_bytes: _Optional[int] = ..., measured_tokens: _Optional[_Iterable[int]] = ..., measured_decodes: _Optional[_Iterable[int]] = ..., measured_ms: _Optional[_Iterable[float]] = ...) -> None: ...
+    grammar_error: str
+    def __init__(self, num_blocks: _Optional[int] = ..., block_size: _Optional[int] = ..., max_total_tokens: _Optional[int] = ..., cache_bytes: _Optional[int] = ..., weight_bytes: _Optional[int] = ..., measured_tokens: _Optional[_Iterable[int]] = ..., measured_decodes: _Optional[_Iterable[int]] = ..., measured_ms: _Optional[_Iterable[float]] = ..., grammar_error: _Optional[str] = ...) -> None: ...
 
 class SamplingParameters(_message.Message):
     __slots__ = ("do_sample", "temperature", "top_k", "top_p", "typical_p", "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty", "watermark", "seed", "logit_bias_ids", "logit_bias_values")
@@ -112,7 +116,7 @@ class SamplingParameters(_message.Message):
     def __init__(self, do_sample: _Optional[bool] = ..., temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., typical_p: _Optional[float] = ..., min_p: _Optional[float] = ..., repetition_penalty: _Optional[float] = ..., frequency_penalty: _Optional[float] = ..., presence_penalty: _Optional[float] = ..., watermark: _Optional[bool] = ..., seed: _Optional[int] = ..., logit_bias_ids: _Optional[_Iterable[int]] = ..., logit_bias_values: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class Admission(_message.Message):
-    __slots__ = ("slot", "sequence_id", "token_ids", "num_emitted", "num_cached_tokens", "block_ids", "sampling", "top_n_tokens", "prompt_logprobs")
+    __slots__ = ("slot", "sequence_id", "token_ids", "num_emitted", "num_cached_tokens", "block_ids", "sampling", "top_n_tokens", "prompt_logprobs", "grammar")
     SLOT_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_ID_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
@@ -122,6 +126,7 @@ class Admission(_message.Message):
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
     TOP_N_TOKENS_FIELD_NUMBER: _ClassVar[int]
     PROMPT_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    GRAMMAR_FIELD_NUMBER: _ClassVar[int]
     slot: int
     sequence_id: int
     token_ids: _containers.RepeatedScalarFieldContainer[int]
@@ -131,7 +136,8 @@ class Admission(_message.Message):
     sampling: SamplingParameters
     top_n_tokens: int
     prompt_logprobs: bool
-    def __init__(self, slot: _Optional[int] = ..., sequence_id: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., num_emitted: _Optional[int] = ..., num_cached_tokens: _Optional[int] = ..., block_ids: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[SamplingParameters, _Mapping]] = ..., top_n_tokens: _Optional[int] = ..., prompt_logprobs: _Optional[bool] = ...) -> None: ...
+    grammar: str
+    def __init__(self, slot: _Optional[int] = ..., sequence_id: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., num_emitted: _Optional[int] = ..., num_cached_tokens: _Optional[int] = ..., block_ids: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[SamplingParameters, _Mapping]] = ..., top_n_tokens: _Optional[int] = ..., prompt_logprobs: _Optional[bool] = ..., grammar: _Optional[str] = ...) -> None: ...
 
 class StepRequest(_message.Message):
     __slots__ = ("step", "retired_slots", "admissions", "work_slots", "work_num_tokens", "work_num_new_blocks", "new_block_ids")
@@ -179,8 +185,16 @@ class StepError(_message.Message):
     slots: _containers.RepeatedScalarFieldContainer[int]
     def __init__(self, kind: _Optional[_Union[StepError.Kind, str]] = ..., message: _Optional[str] = ..., slots: _Optional[_Iterable[int]] = ...) -> None: ...
 
+class SequenceFailure(_message.Message):
+    __slots__ = ("slot", "message")
+    SLOT_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    slot: int
+    message: str
+    def __init__(self, slot: _Optional[int] = ..., message: _Optional[str] = ...) -> None: ...
+
 class StepResult(_message.Message):
-    __slots__ = ("step", "error", "token_ids", "logprobs", "top_n_counts", "top_n_token_ids", "top_n_logprobs", "prompt_logprobs", "total_us", "forward_us", "sampled_checksum")
+    __slots__ = ("step", "error", "token_ids", "logprobs", "top_n_counts", "top_n_token_ids", "top_n_logprobs", "prompt_logprobs", "total_us", "forward_us", "sampled_checksum", "failures")
     STEP_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
@@ -192,6 +206,7 @@ class StepResult(_message.Message):
     TOTAL_US_FIELD_NUMBER: _ClassVar[int]
     FORWARD_US_FIELD_NUMBER: _ClassVar[int]
     SAMPLED_CHECKSUM_FIELD_NUMBER: _ClassVar[int]
+    FAILURES_FIELD_NUMBER: _ClassVar[int]
     step: int
     error: StepError
     token_ids: _containers.RepeatedScalarFieldContainer[int]
@@ -203,4 +218,5 @@ class StepResult(_message.Message):
     total_us: int
     forward_us: int
     sampled_checksum: int
-    def __init__(self, step: _Optional[int] = ..., error: _Optional[_Union[StepError, _Mapping]] = ..., token_ids: _Optional[_Iterable[int]] = ..., logprobs: _Optional[_Iterable[float]] = ..., top_n_counts: _Optional[_Iterable[int]] = ..., top_n_token_ids: _Optional[_Iterable[int]] = ..., top_n_logprobs: _Optional[_Iterable[float]] = ..., prompt_logprobs: _Optional[_Iterable[_Union[PromptLogprobs, _Mapping]]] = ..., total_us: _Optional[int] = ..., forward_us: _Optional[int] = ..., sampled_checksum: _Optional[int] = ...) -> None: ...
+    failures: _containers.RepeatedCompositeFieldContainer[SequenceFailure]
+    def __init__(self, step: _Optional[int] = ..., error: _Optional[_Union[StepError, _Mapping]] = ..., token_ids: _Optional[_Iterable[int]] = ..., logprobs: _Optional[_Iterable[float]] = ..., top_n_counts: _Optional[_Iterable[int]] = ..., top_n_token_ids: _Optional[_Iterable[int]] = ..., top_n_logprobs: _Optional[_Iterable[float]] = ..., prompt_logprobs: _Optional[_Iterable[_Union[PromptLogprobs, _Mapping]]] = ..., total_us: _Optional[int] = ..., forward_us: _Optional[int] = ..., sampled_checksum: _Optional[int] = ..., failures: _Optional[_Iterable[_Union[SequenceFailure, _Mapping]]] = ...) -> None: ...

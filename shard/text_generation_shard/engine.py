@@ -7,7 +7,7 @@ sample everywhere would cost every rank the whole vocabulary.
 
 import time
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from text_generation_proto import shard_pb2 as pb
@@ -17,6 +17,7 @@ from text_generation_shard.batch.scheduled_batch import ScheduledBatch, WorkItem
 from text_generation_shard.batch.slots import RefusedSequence, SequenceSlots
 from text_generation_shard.distributed import RankGroup
 from text_generation_shard.errors import StepRejectedError
+from text_generation_shard.grammar.table import GrammarTable
 from text_generation_shard.kv_cache import KVCache
 from text_generation_shard.models.model import Model
 from text_generation_shard.sampling.prompt_logprobs import prompt_logprobs
@@ -31,6 +32,8 @@ class _Outcome:
     sampled_ids: Tensor
     # None on ranks above 0, and where no item sampled
     sampled: SampledTokens | None
+    # Sequences whose grammar failed; what they sampled means nothing.
+    failures: list[pb.SequenceFailure]
     prompt_logprobs: list[pb.PromptLogprobs]
     forward_us: int
 
@@ -48,18 +51,21 @@ class Engine:
         cache: KVCache,
         slots: SequenceSlots,
         sampler: Sampler,
+        grammars: GrammarTable,
         ranks: RankGroup,
     ) -> None:
         self._model = model
         self._cache = cache
         self._slots = slots
         self._sampler = sampler
+        self._grammars = grammars
         self._ranks = ranks
         self._device = model.cache_spec.device
 
     def reset(self) -> None:
         """Forget all sequences: a new step stream starts from nothing."""
         self._slots.retire_all()
+        self._grammars.retire_all()
 
     def step(self, request: pb.StepRequest) -> pb.StepResult:
         """Compute one step.
@@ -69,7 +75,9 @@ class Engine:
         """
         started = time.perf_counter()
         self._slots.retire(request.retired_slots)
+        self._grammars.retire(request.retired_slots)
         refused = self._slots.admit(request.admissions)
+        self._grammars.admit(request.admissions)
         batch = self._slots.schedule(request)
         try:
             if refused:
@@ -79,7 +87,10 @@ class Engine:
             self._slots.advance(batch, None)
             raise
         self._slots.advance(batch, outcome.sampled_ids)
-        return _report(request.step, outcome, started, is_worker=self._ranks.rank > 0)
+        token_ids = outcome.sampled_ids.int().cpu()
+        self._grammars.advance(batch.sampled_slots, token_ids.tolist())
+        is_worker = self._ranks.rank > 0
+        return _report(request.step, outcome, token_ids, started, is_worker=is_worker)
 
     def _compute(self, batch: ScheduledBatch) -> _Outcome:
         """Forward and sampling; raises StepRejectedError where memory did not suffice.
@@ -104,7 +115,7 @@ class Engine:
         rows = batch.in_row_order()
         no_ids = torch.empty(0, dtype=torch.int64)
         if not rows:
-            return _Outcome(no_ids, None, [], 0)
+            return _Outcome(no_ids, None, [], [], 0)
         hidden = self._model.forward(self._slots.model_inputs(rows), self._cache)
         first_rows = _first_rows(rows)
         logits = None
@@ -112,17 +123,23 @@ class Engine:
             last_rows = [first_rows[item.slot] + item.num_tokens - 1 for item in batch.sampled]
             logits = self._model.logits(hidden[torch.tensor(last_rows, device=self._device)])
         forward_us = _microseconds_since(started)
-        sampled = self._sample(logits, batch.sampled)
+        sampled = self._sample(logits, batch)
+        failures = [] if sampled is None else self._grammars.failures(batch.sampled_slots)
         sampled_ids = self._agree_on_ids(sampled, len(batch.sampled))
         prompts = self._prompt_logprobs(hidden, batch, first_rows)
-        return _Outcome(sampled_ids, sampled, prompts, forward_us)
+        return _Outcome(sampled_ids, sampled, failures, prompts, forward_us)
 
-    def _sample(self, logits: Tensor | None, items: tuple[WorkItem, ...]) -> SampledTokens | None:
+    def _sample(self, logits: Tensor | None, batch: ScheduledBatch) -> SampledTokens | None:
         """logits: float32 [sampled, vocab] on rank 0, if anything is sampled."""
         if logits is None:
             return None
-        top_n = [self._slots[item.slot].top_n_tokens for item in items]
-        return self._sampler(logits, self._slots.sampling_rows(items), top_n)
+        rows = self._slots.sampling_rows(batch.sampled)
+        mask = self._grammars.masks(batch.sampled_slots)
+        if mask is not None:
+            mask = replace(mask, allowed=mask.allowed.to(self._device))
+            rows = replace(rows, grammar=mask)
+        top_n = [self._slots[slot].top_n_tokens for slot in batch.sampled_slots]
+        return self._sampler(logits, rows, top_n)
 
     def _agree_on_ids(self, sampled: SampledTokens | None, count: int) -> Tensor:
         """int64 [count]: rank 0's ids, on every rank."""
@@ -176,9 +193,13 @@ def _first_rows(rows: tuple[WorkItem, ...]) -> dict[int, int]:
     return first_rows
 
 
-def _report(step: int, outcome: _Outcome, started: float, *, is_worker: bool) -> pb.StepResult:
-    """The outcome as a message; ranks above 0 report the checksum only."""
-    token_ids = outcome.sampled_ids.int().cpu()
+def _report(
+    step: int, outcome: _Outcome, token_ids: Tensor, started: float, *, is_worker: bool
+) -> pb.StepResult:
+    """The outcome as a message; ranks above 0 report the checksum only.
+
+    token_ids: int32 [sampled], the sampled ids on the host.
+    """
     result = pb.StepResult(
         step=step,
         forward_us=outcome.forward_us,
@@ -187,6 +208,7 @@ def _report(step: int, outcome: _Outcome, started: float, *, is_worker: bool) ->
     sampled = outcome.sampled
     if sampled is not None:
         result.token_ids.extend(token_ids.tolist())
+        result.failures.extend(outcome.failures)
         result.logprobs.extend(sampled.logprobs.tolist())
         if sampled.top_tokens is not None:
             result.top_n_counts.extend(sampled.top_tokens.counts.tolist())

@@ -13,6 +13,11 @@ from text_generation_shard.config import RankInfo, ShardConfig
 from text_generation_shard.distributed import RankGroup
 from text_generation_shard.engine import Engine
 from text_generation_shard.errors import CheckpointError, ProtocolError
+from text_generation_shard.grammar.tokenizer import (
+    NOT_ASKED_FOR,
+    GrammarTokenizer,
+    load_grammar_tokenizer,
+)
 from text_generation_shard.host import host_share, ranks_on_host
 from text_generation_shard.models import registry
 from text_generation_shard.models.config import ModelConfig
@@ -33,12 +38,14 @@ class Shard:
     def __init__(
         self,
         *,
+        model_path: Path,
         loaded: LoadedModel,
         dtype_name: str,
         sampler: Sampler,
         ranks: RankGroup,
         available_memory: "AvailableMemory",
     ) -> None:
+        self._model_path = model_path
         self._loaded = loaded
         self._dtype_name = dtype_name
         self._sampler = sampler
@@ -86,6 +93,7 @@ class Shard:
         )
         memory = AvailableMemory(device, num_ranks, config.cuda_memory_fraction)
         return cls(
+            model_path=model_path,
             loaded=loaded,
             dtype_name=precision.dtype_name,
             sampler=sampler,
@@ -114,14 +122,18 @@ class Shard:
     def warm_up(self, request: pb.WarmupRequest) -> pb.WarmupResponse:
         """Make the engine; a second call makes a new one."""
         self._engine = None
+        grammar_tokenizer = self._grammar_tokenizer(request)
         warm = warm_up(
             self._loaded,
             self._sampler,
             self._ranks,
             request,
             available_bytes=self._available_memory.measure(),
+            grammar_tokenizer=grammar_tokenizer,
         )
         self._engine = warm.engine
+        if self._ranks.rank == 0 and request.eos_token_ids:
+            warm.response.grammar_error = grammar_tokenizer.error
         return warm.response
 
     def reset(self) -> None:
@@ -135,6 +147,18 @@ class Shard:
     def close(self) -> None:
         """Leave the other ranks."""
         self._ranks.leave()
+
+    def _grammar_tokenizer(self, request: pb.WarmupRequest) -> GrammarTokenizer:
+        """For the rank that samples, if there will be grammars. Made before serving begins: it
+        would hold up every stream.
+        """
+        if self._ranks.rank > 0:
+            return NOT_ASKED_FOR
+        return load_grammar_tokenizer(
+            self._model_path,
+            vocab_size=self._loaded.model.config.vocab_size,
+            eos_token_ids=request.eos_token_ids,
+        )
 
     def _warm_engine(self) -> Engine:
         if self._engine is None:

@@ -18,6 +18,8 @@ from text_generation_shard.batch.slots import SequenceSlots, SlotLimits
 from text_generation_shard.cache_sizing import CacheBudget, CacheSize, size_cache
 from text_generation_shard.distributed import RankGroup
 from text_generation_shard.engine import Engine
+from text_generation_shard.grammar.table import GrammarTable
+from text_generation_shard.grammar.tokenizer import NOT_ASKED_FOR, GrammarTokenizer
 from text_generation_shard.host import PeakMemory
 from text_generation_shard.kv_cache import KVCache
 from text_generation_shard.models.registry import LoadedModel
@@ -58,6 +60,7 @@ def warm_up(
     request: pb.WarmupRequest,
     *,
     available_bytes: int,
+    grammar_tokenizer: GrammarTokenizer = NOT_ASKED_FOR,
 ) -> WarmEngine:
     """Measure, size and allocate; all ranks call this at the same time.
 
@@ -69,7 +72,7 @@ def warm_up(
     probe = _Probe(loaded, sampler, ranks, request, budget)
     steps = probe.measure()
     size = size_cache(budget, activation_bytes=probe.activation_bytes(steps), ranks=ranks)
-    engine = make_engine(loaded, sampler, ranks, request, size)
+    engine = make_engine(loaded, sampler, ranks, request, size, grammar_tokenizer)
     logger.info(
         "Warmed up",
         extra={
@@ -187,6 +190,7 @@ def make_engine(
     ranks: RankGroup,
     request: pb.WarmupRequest,
     size: CacheSize,
+    grammar_tokenizer: GrammarTokenizer = NOT_ASKED_FOR,
 ) -> Engine:
     model = loaded.model
     limits = SlotLimits(
@@ -204,7 +208,10 @@ def make_engine(
         max_total_tokens=size.max_total_tokens,
     )
     slots = SequenceSlots(limits, model.cache_spec.device)
-    return Engine(model=model, cache=cache, slots=slots, sampler=sampler, ranks=ranks)
+    grammars = GrammarTable(grammar_tokenizer, request.max_slots)
+    return Engine(
+        model=model, cache=cache, slots=slots, sampler=sampler, grammars=grammars, ranks=ranks
+    )
 
 
 def _response(size: CacheSize, weight_bytes: int, steps: list[MeasuredStep]) -> pb.WarmupResponse:

@@ -44,6 +44,11 @@ class ScheduledBatch:
         """The items that sample, in work order: the order of the result."""
         return tuple(item for item in self.items if item.is_sampled)
 
+    @property
+    def sampled_slots(self) -> list[int]:
+        """The slots of `sampled`."""
+        return [item.slot for item in self.items if item.is_sampled]
+
     def in_row_order(self) -> tuple[WorkItem, ...]:
         """Decode rows first, short contexts before long ones; then the chunks in work order."""
         decodes = [item for item in self.items if item.num_tokens == 1]
