@@ -89,14 +89,6 @@ def test_new_spelling_says_the_same() -> None:
         ({"rope_scaling": {"type": "linear"}}, "factor is missing"),
         ({"rope_scaling": "linear"}, "rope_scaling must be an object"),
         ({"partial_rotary_factor": 1.5}, "partial_rotary_factor"),
-        (
-            {"sliding_window": 8, "layer_types": ["full_attention", "sliding_attention"]},
-            "layer_types must be a list of 32",
-        ),
-        (
-            {"sliding_window": 8, "layer_types": ["chunked_attention"] * 32},
-            "layer_types: chunked_attention",
-        ),
     ],
 )
 def test_refusals_name_the_key(settings: dict[str, Any], text: str) -> None:
@@ -105,8 +97,21 @@ def test_refusals_name_the_key(settings: dict[str, Any], text: str) -> None:
     assert text in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("layer_types", "text"),
+    [
+        (["full_attention", "sliding_attention"], "layer_types must be a list of 32"),
+        (["chunked_attention"] * 32, "layer_types: chunked_attention"),
+    ],
+)
+def test_kinds_of_layers_that_are_unknown(layer_types: list[str], text: str) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        MistralConfig.from_hf({**OLD, "sliding_window": 8, "layer_types": layer_types})
+    assert text in str(caught.value)
+
+
 def test_sliding_window_that_is_switched_off() -> None:
-    assert config_of(sliding_window=4096).sliding_windows == (4096,)
+    assert config_of(sliding_window=4096).sliding_windows == (None,)
     assert MistralConfig.from_hf(OLD).sliding_windows == (4096,)
     assert MistralConfig.from_hf({**OLD, "sliding_window": None}).sliding_windows == (None,)
     qwen = Qwen2Config.from_hf({**OLD, "sliding_window": 64})

@@ -87,11 +87,15 @@ class RowParallelLinear:
         num_outputs: int,
         bias: bool,
         transposed: bool = False,
+        is_summed: bool = True,
     ) -> None:
         """inputs: the part of the stored layer's inputs that this rank has; transposed: the
-        checkpoint stores weights as [inputs, outputs].
+        checkpoint stores weights as [inputs, outputs]; is_summed: False leaves the sum over ranks
+        to the caller, who adds up several such layers first.
         """
+        assert is_summed or not bias
         self._ranks = ranks
+        self._is_summed = is_summed
 
         def fill(matrix: Tensor) -> None:
             _read_weight(
@@ -109,7 +113,10 @@ class RowParallelLinear:
 
     def __call__(self, x: Tensor) -> Tensor:
         """x: [tokens, inputs of this rank]. Returns [tokens, num_outputs], equal on all ranks."""
-        total = self._ranks.all_reduce(self._weight(x))
+        part = self._weight(x)
+        if not self._is_summed:
+            return part
+        total = self._ranks.all_reduce(part)
         return total if self._bias is None else total.add_(self._bias)
 
 

@@ -37,8 +37,11 @@ class GatedMLP:
         intermediate_size: int,
         bias: bool = False,
         activation: Activation = "silu",
+        is_summed: bool = True,
     ) -> None:
-        """gate_up, down: names of the modules in the checkpoint."""
+        """gate_up, down: names of the modules in the checkpoint; is_summed: see
+        `RowParallelLinear`.
+        """
         self._activation = activation
         self._gate_up = ColumnParallelLinear(
             weights,
@@ -53,6 +56,7 @@ class GatedMLP:
             total_inputs=intermediate_size,
             num_outputs=hidden_size,
             bias=bias,
+            is_summed=is_summed,
         )
 
     def __call__(self, x: Tensor) -> Tensor:

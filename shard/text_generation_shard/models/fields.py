@@ -89,6 +89,13 @@ class Fields:
             raise CheckpointError(f"{self._key(key)} must be a list of {length} strings")
         return tuple(str(text) for text in value)
 
+    def integers(self, key: str) -> tuple[int, ...]:
+        """A list of integers; empty where there is none."""
+        value = self._value(key, [])
+        if not isinstance(value, list) or not all(isinstance(number, int) for number in value):
+            raise CheckpointError(f"{self._key(key)} must be a list of integers, got {value!r}")
+        return tuple(value)
+
     def activation(self, key: str, default: str | None = None) -> Activation:
         """An activation that we have, by any of its names."""
         name = self.text(key, default)

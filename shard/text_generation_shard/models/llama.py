@@ -6,7 +6,7 @@ factors on the embedding, the branches, the scores and the logits (Granite).
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from text_generation_shard.layers.norm import RMSNorm
 from text_generation_shard.layers.partition import AttentionShape
 from text_generation_shard.layers.qkv_layout import SeparateQKV, StackedQKV
 from text_generation_shard.layers.rotary import Rotation
-from text_generation_shard.models.config import ModelConfig, read_layer_windows
+from text_generation_shard.models.config import ModelConfig
 from text_generation_shard.models.decoder import (
     Decoder,
     attention_shape,
@@ -61,7 +61,6 @@ class LlamaConfig(ModelConfig):
         return {
             **common,
             **rotary_settings(fields, head_dim=common["head_dim"]),
-            "layer_windows": read_layer_windows(fields, common["num_layers"]),
             "intermediate_size": fields.integer("intermediate_size"),
             "rms_norm_eps": fields.number("rms_norm_eps", 1e-6),
             "activation": fields.activation("hidden_act", "silu"),
@@ -100,18 +99,14 @@ def llama_attention(
     )
 
 
-class FeedForward(Protocol):
-    """What a layer does with each token alone."""
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """x: [tokens, hidden]. Returns the same shape."""
+# What a layer does with each token alone: [tokens, hidden] to the same.
+FeedForward = Callable[[Tensor], Tensor]
 
 
 def llama_mlp(
-    config: LlamaConfig, index: int, weights: WeightScope, ranks: RankGroup
+    config: LlamaConfig, _index: int, weights: WeightScope, ranks: RankGroup
 ) -> FeedForward:
-    """The MLP of layer `index`; `weights` are the layer's."""
-    assert index < config.num_layers
+    """The MLP of a layer, the same for all; `weights` are the layer's."""
     return GatedMLP(
         weights.scope("mlp"),
         ranks,
@@ -156,7 +151,7 @@ def llama(
     weights: WeightScope,
     ranks: RankGroup,
     *,
-    make_mlp: Callable[[LlamaConfig, int, WeightScope, RankGroup], FeedForward] = llama_mlp,
+    make_mlp: Callable[[Any, int, WeightScope, RankGroup], FeedForward] = llama_mlp,
 ) -> Decoder:
     """Embedding, layers, norm, head."""
     body, shape = weights.body("model"), attention_shape(config, ranks)

@@ -58,8 +58,10 @@ class Phi3Config(LlamaConfig):
 
     @classmethod
     def settings(cls, fields: Fields) -> dict[str, Any]:
+        common = super().settings(fields)
         return {
-            **super().settings(fields),
+            **common,
+            "layer_windows": read_layer_windows(fields, common["num_layers"]),
             "rms_norm_eps": fields.number("rms_norm_eps", 1e-5),
             "is_fused": True,
         }

@@ -27,6 +27,12 @@ from text_generation_shard.models.llama_variants import (
     Qwen2Config,
     Qwen3Config,
 )
+from text_generation_shard.models.mixtral import (
+    MixtralConfig,
+    Qwen2MoeConfig,
+    Qwen3MoeConfig,
+    mixtral,
+)
 from text_generation_shard.models.model import Model
 from text_generation_shard.models.mpt import MPTConfig, mpt
 from text_generation_shard.models.opt import OPTConfig, opt
@@ -82,6 +88,24 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             notes="Phi-3, Phi-3.5 and Phi-4; LongRoPE",
         ),
         "granite": Family(architecture="GraniteForCausalLM", config=GraniteConfig, build=llama),
+        "mixtral": Family(
+            architecture="MixtralForCausalLM",
+            config=MixtralConfig,
+            build=mixtral,
+            notes="mixture of experts",
+        ),
+        "qwen2_moe": Family(
+            architecture="Qwen2MoeForCausalLM",
+            config=Qwen2MoeConfig,
+            build=mixtral,
+            notes="mixture of experts",
+        ),
+        "qwen3_moe": Family(
+            architecture="Qwen3MoeForCausalLM",
+            config=Qwen3MoeConfig,
+            build=mixtral,
+            notes="mixture of experts",
+        ),
         "gemma": Family(architecture="GemmaForCausalLM", config=GemmaConfig, build=gemma),
         "gemma2": Family(
             architecture="Gemma2ForCausalLM",

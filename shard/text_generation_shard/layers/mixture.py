@@ -1,0 +1,112 @@
+"""Mixture of experts (Shazeer et al., 2017): every token is computed by a few of many MLPs.
+
+Every rank has a part of every expert, as it has of an MLP: all are equally busy, whatever tokens
+choose, and one sum over the ranks is enough.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from text_generation_shard.distributed import RankGroup
+from text_generation_shard.layers.mlp import GatedMLP
+from text_generation_shard.weights.reader import WeightScope
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """Which experts compute a token; [tokens, experts_per_token] each.
+
+    expert_ids: int64; weights: what the experts' outputs are multiplied by.
+    """
+
+    expert_ids: Tensor
+    weights: Tensor
+
+
+class SoftmaxRouter:
+    """The most probable experts, weighed by their probability; every rank routes alike."""
+
+    def __init__(
+        self,
+        weights: WeightScope,
+        *,
+        hidden_size: int,
+        num_experts: int,
+        experts_per_token: int,
+        is_normalised: bool,
+    ) -> None:
+        """is_normalised: the weights of the chosen experts are made to add up to 1."""
+        self._weight = weights.read("weight", (num_experts, hidden_size))
+        self._experts_per_token = experts_per_token
+        self._is_normalised = is_normalised
+
+    def __call__(self, x: Tensor) -> Routing:
+        """x: [tokens, hidden]."""
+        probabilities = F.linear(x, self._weight).float().softmax(-1)
+        chosen = probabilities.topk(self._experts_per_token, dim=-1)
+        weights = chosen.values
+        if self._is_normalised:
+            weights = weights / weights.sum(-1, keepdim=True)
+        return Routing(chosen.indices, weights.to(x.dtype))
+
+
+class SharedExpert:
+    """An MLP that computes all tokens, weighed by sigmoid(gate(x)) (Qwen 2)."""
+
+    def __init__(self, weights: WeightScope, mlp: GatedMLP, *, hidden_size: int) -> None:
+        """mlp: not summed over the ranks; weights: those of the gate."""
+        self._mlp = mlp
+        self._gate = weights.read("weight", (1, hidden_size))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x: [tokens, hidden]. Returns this rank's addend, the same shape."""
+        return F.linear(x, self._gate).sigmoid() * self._mlp(x)
+
+
+class MixtureOfExperts:
+    """sum over the chosen experts of weight * expert(x), plus the shared expert."""
+
+    def __init__(
+        self,
+        ranks: RankGroup,
+        *,
+        router: SoftmaxRouter,
+        experts: Sequence[GatedMLP],
+        shared: SharedExpert | None = None,
+    ) -> None:
+        """experts: not summed over the ranks."""
+        self._ranks = ranks
+        self._router = router
+        self._experts = experts
+        self._shared = shared
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x: [tokens, hidden]. Returns the same shape.
+
+        Rows are sorted by expert, so that each chosen expert reads its weights once:
+
+            row      t0 t3 t4 | t0 t2 | t1 ...
+            expert   0        | 2     | 5
+        """
+        routing = self._router(x)
+        expert_ids = routing.expert_ids.flatten()
+        order = expert_ids.argsort(stable=True)
+        counts = torch.bincount(expert_ids, minlength=len(self._experts)).tolist()
+        rows = x[order // routing.expert_ids.shape[1]]
+        outputs = [
+            expert(part)
+            for expert, part in zip(self._experts, torch.split(rows, counts), strict=True)
+            if len(part)
+        ]
+        # Back in the tokens' order, in which a token's experts are always added up alike.
+        unsorted = torch.empty_like(rows)
+        unsorted[order] = torch.cat(outputs)
+        per_token = unsorted.view(*routing.expert_ids.shape, -1)
+        mixed = (per_token * routing.weights.unsqueeze(-1)).sum(1)
+        if self._shared is not None:
+            mixed += self._shared(x)
+        return self._ranks.all_reduce(mixed)

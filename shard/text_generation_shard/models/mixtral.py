@@ -1,0 +1,152 @@
+"""Mixtral (Jiang et al., 2024), Qwen 2 MoE and Qwen 3 MoE: Llama with experts for MLPs."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from text_generation_shard.distributed import RankGroup
+from text_generation_shard.errors import CheckpointError
+from text_generation_shard.layers.mixture import MixtureOfExperts, SharedExpert, SoftmaxRouter
+from text_generation_shard.layers.mlp import GatedMLP
+from text_generation_shard.models.decoder import Decoder
+from text_generation_shard.models.fields import Fields
+from text_generation_shard.models.llama import FeedForward, LlamaConfig, llama, llama_mlp
+from text_generation_shard.models.llama_variants import MistralConfig, Qwen2Config, Qwen3Config
+from text_generation_shard.weights.reader import WeightScope
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertNames:
+    """Modules of the checkpoint."""
+
+    # The module of a layer that holds the experts and the router, `gate`.
+    block: str = "mlp"
+    gate_up: tuple[str, str] = ("gate_proj", "up_proj")
+    down: str = "down_proj"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixtureConfig(LlamaConfig):
+    """Settings of the experts."""
+
+    RENAMED: ClassVar = {"num_experts": "num_local_experts"}
+
+    names: ExpertNames = ExpertNames()
+    num_experts: int
+    experts_per_token: int
+    expert_size: int
+    is_normalised: bool
+    # Width of the expert that computes all tokens.
+    shared_size: int | None = None
+    # Layers with an MLP for experts.
+    dense_layers: frozenset[int] = frozenset()
+
+    @classmethod
+    def settings(cls, fields: Fields) -> dict[str, Any]:
+        num_experts = fields.integer("num_experts")
+        chosen = fields.integer("num_experts_per_tok", 2)
+        if chosen > num_experts:
+            raise CheckpointError(
+                f"num_experts_per_tok ({chosen}) is more than the {num_experts} experts"
+            )
+        return {
+            **super().settings(fields),
+            "num_experts": num_experts,
+            "experts_per_token": chosen,
+            "expert_size": fields.integer("moe_intermediate_size", 1),
+            "is_normalised": fields.boolean("norm_topk_prob", default=False),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixtralConfig(MixtureConfig, MistralConfig):
+    """Every layer has experts, which are as wide as Mistral's MLP."""
+
+    @classmethod
+    def settings(cls, fields: Fields) -> dict[str, Any]:
+        return {
+            **super().settings(fields),
+            "names": ExpertNames(block="block_sparse_moe", gate_up=("w1", "w3"), down="w2"),
+            "expert_size": fields.integer("intermediate_size"),
+            "is_normalised": True,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Qwen2MoeConfig(MixtureConfig, Qwen2Config):
+    """Small experts and one for all tokens; some layers may have an MLP."""
+
+    @classmethod
+    def settings(cls, fields: Fields) -> dict[str, Any]:
+        common = super().settings(fields)
+        return {
+            **common,
+            "qkv_bias": fields.boolean("qkv_bias", default=True),
+            "shared_size": fields.integer("shared_expert_intermediate_size"),
+            "dense_layers": _dense_layers(fields, common["num_layers"]),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Qwen3MoeConfig(MixtureConfig, Qwen3Config):
+    """Small experts; some layers may have an MLP."""
+
+    @classmethod
+    def settings(cls, fields: Fields) -> dict[str, Any]:
+        common = super().settings(fields)
+        return {**common, "dense_layers": _dense_layers(fields, common["num_layers"])}
+
+
+def _dense_layers(fields: Fields, num_layers: int) -> frozenset[int]:
+    step, named = fields.integer("decoder_sparse_step", 1), fields.integers("mlp_only_layers")
+    return frozenset(
+        layer for layer in range(num_layers) if layer in named or (layer + 1) % step != 0
+    )
+
+
+def mixture(
+    config: MixtureConfig, index: int, weights: WeightScope, ranks: RankGroup
+) -> FeedForward:
+    """The experts of layer `index`, or its MLP; `weights` are the layer's."""
+    if index in config.dense_layers:
+        return llama_mlp(config, index, weights, ranks)
+    names, block = config.names, weights.scope(config.names.block)
+
+    def expert(scope: WeightScope, size: int) -> GatedMLP:
+        return GatedMLP(
+            scope,
+            ranks,
+            gate_up=names.gate_up,
+            down=names.down,
+            hidden_size=config.hidden_size,
+            intermediate_size=size,
+            activation=config.activation,
+            is_summed=False,
+        )
+
+    shared = None
+    if config.shared_size is not None:
+        shared = SharedExpert(
+            block.scope("shared_expert_gate"),
+            expert(block.scope("shared_expert"), config.shared_size),
+            hidden_size=config.hidden_size,
+        )
+    return MixtureOfExperts(
+        ranks,
+        router=SoftmaxRouter(
+            block.scope("gate"),
+            hidden_size=config.hidden_size,
+            num_experts=config.num_experts,
+            experts_per_token=config.experts_per_token,
+            is_normalised=config.is_normalised,
+        ),
+        experts=[
+            expert(block.scope(f"experts.{number}"), config.expert_size)
+            for number in range(config.num_experts)
+        ],
+        shared=shared,
+    )
+
+
+def mixtral(config: MixtureConfig, weights: WeightScope, ranks: RankGroup) -> Decoder:
+    """Llama with `mixture` in its layers."""
+    return llama(config, weights, ranks, make_mlp=mixture)
