@@ -4,7 +4,7 @@ Every rank has a part of every expert, as it has of an MLP: all are equally busy
 choose, and one sum over the ranks is enough.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,8 +27,12 @@ class Routing:
     weights: Tensor
 
 
+# From [tokens, hidden]; every rank routes alike.
+Router = Callable[[Tensor], Routing]
+
+
 class SoftmaxRouter:
-    """The most probable experts, weighed by their probability; every rank routes alike."""
+    """The most probable experts, weighed by their probability."""
 
     def __init__(
         self,
@@ -74,7 +78,7 @@ class MixtureOfExperts:
         self,
         ranks: RankGroup,
         *,
-        router: SoftmaxRouter,
+        router: Router,
         experts: Sequence[GatedMLP],
         shared: SharedExpert | None = None,
     ) -> None:

@@ -58,10 +58,17 @@ class RotaryEmbedding:
     def __call__(self, inputs: ModelInputs) -> Rotation:
         """The rotation of every token of a step."""
         angles = inputs.positions[:, None].float() * self._frequencies_at(inputs)
-        cos, sin = (angles.cos(), angles.sin())
-        if self._config.attention_factor != 1:
-            cos, sin = cos * self._config.attention_factor, sin * self._config.attention_factor
+        cos, sin = angles.cos(), angles.sin()
+        factor = self._config.attention_factor
+        if self._is_long(inputs) and self._config.long_attention_factor is not None:
+            factor = self._config.long_attention_factor
+        if factor != 1:
+            cos, sin = cos * factor, sin * factor
         return Rotation(self._pairs(cos, cos), self._pairs(-sin, sin), self._interleaved)
+
+    def _is_long(self, inputs: ModelInputs) -> bool:
+        is_longer = inputs.max_total_tokens > self._config.original_max_positions
+        return self._config.kind == "longrope" and is_longer
 
     def _pairs(self, first: Tensor, second: Tensor) -> Tensor:
         """[tokens, rotary_dim / 2] each, as [tokens, 1, rotary_dim]."""
@@ -74,7 +81,7 @@ class RotaryEmbedding:
     def _frequencies_at(self, inputs: ModelInputs) -> Tensor:
         """[rotary_dim / 2], or [tokens, rotary_dim / 2] where the position decides."""
         config = self._config
-        if config.kind == "longrope" and inputs.max_total_tokens > config.original_max_positions:
+        if self._is_long(inputs):
             return self._long_frequencies
         if config.kind != "dynamic":
             return self._frequencies

@@ -1,11 +1,17 @@
 """Mixtral (Jiang et al., 2024), Qwen 2 MoE and Qwen 3 MoE: Llama with experts for MLPs."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from text_generation_shard.distributed import RankGroup
 from text_generation_shard.errors import CheckpointError
-from text_generation_shard.layers.mixture import MixtureOfExperts, SharedExpert, SoftmaxRouter
+from text_generation_shard.layers.mixture import (
+    MixtureOfExperts,
+    Router,
+    SharedExpert,
+    SoftmaxRouter,
+)
 from text_generation_shard.layers.mlp import GatedMLP
 from text_generation_shard.models.decoder import Decoder
 from text_generation_shard.models.fields import Fields
@@ -104,7 +110,12 @@ def _dense_layers(fields: Fields, num_layers: int) -> frozenset[int]:
 
 
 def mixture(
-    config: MixtureConfig, index: int, weights: WeightScope, ranks: RankGroup
+    config: MixtureConfig,
+    index: int,
+    weights: WeightScope,
+    ranks: RankGroup,
+    *,
+    router: Callable[..., Router] = SoftmaxRouter,
 ) -> FeedForward:
     """The experts of layer `index`, or its MLP; `weights` are the layer's."""
     if index in config.dense_layers:
@@ -132,7 +143,7 @@ def mixture(
         )
     return MixtureOfExperts(
         ranks,
-        router=SoftmaxRouter(
+        router=router(
             block.scope("gate"),
             hidden_size=config.hidden_size,
             num_experts=config.num_experts,

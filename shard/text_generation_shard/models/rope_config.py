@@ -38,8 +38,10 @@ class RopeConfig:
     beta_fast: float = 32.0
     beta_slow: float = 1.0
     is_truncated: bool = True
-    # yarn and longrope: what queries and keys are multiplied by.
+    # yarn and longrope: what queries and keys are multiplied by; with the long factors, if that
+    # differs (Phi-3.5-MoE).
     attention_factor: float = 1.0
+    long_attention_factor: float | None = None
     # longrope: per pair of dimensions.
     short_factors: tuple[float, ...] = ()
     long_factors: tuple[float, ...] = ()
@@ -92,6 +94,7 @@ def read_rope(
         beta_slow=values.number("beta_slow", 1.0),
         is_truncated=values.boolean("truncate", default=True),
         attention_factor=_attention_factor(kind, values, factor, original),
+        long_attention_factor=values.optional_number("long_mscale"),
         short_factors=values.numbers("short_factor", num_pairs) if kind == "longrope" else (),
         long_factors=values.numbers("long_factor", num_pairs) if kind == "longrope" else (),
     )
@@ -116,7 +119,7 @@ def _attention_factor(kind: RopeKind, values: Fields, factor: float, original: i
         scale, all_dims = values.number("mscale", 0.0), values.number("mscale_all_dim", 0.0)
         default = _mscale(factor, scale) / _mscale(factor, all_dims) if scale and all_dims else 0.0
         default = default or _mscale(factor, 1.0)
-    return values.number("attention_factor", default)
+    return values.number("attention_factor", values.number("short_mscale", default))
 
 
 def _mscale(factor: float, scale: float) -> float:
