@@ -18,12 +18,14 @@ _MASK = (1 << 61) - 1
 
 @dataclass(frozen=True, kw_only=True)
 class FakeFailure:
-    """What happens instead of computing a step."""
+    """What happens instead of computing a step, or beside it."""
 
     # True: the shard goes on. False: it ends.
     is_recoverable: bool = True
     # Which of the step's work items fail, by index; empty means all.
     items: tuple[int, ...] = ()
+    # The step is computed; only its items that are named fail.
+    is_alone: bool = False
     message: str = "scripted failure"
 
 
@@ -117,6 +119,12 @@ class ShardModel:
         failure = self.config.failures.get(request.step)
         if failure is None:
             return self._execute(request, slots)
+        if failure.is_alone:
+            result = self._execute(request, slots)
+            for item in failure.items:
+                if item < len(slots):
+                    result.failures.add(slot=slots[item], message=failure.message)
+            return result
         self._failed_step = request.step
         return self._fail(request, slots, failure)
 

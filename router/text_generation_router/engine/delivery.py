@@ -70,10 +70,8 @@ class Generations:
         """Hand out what an applied step brought; returns how many tokens reached a sink. Raises
         `ShardFailedError` if the result's arrays do not fit together.
         """
-        if applied.failed:
-            error = GenerationError(result.error.message)
-            for sequence in applied.failed:
-                self.fail(sequence.sequence_id, error)
+        for failed in applied.failed:
+            self.fail(failed.sequence.sequence_id, GenerationError(failed.message))
         if not applied.rows:
             return 0
         if result.prompt_logprobs:

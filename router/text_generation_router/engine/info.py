@@ -1,5 +1,6 @@
 """What the engine was asked to do and what it found that it can."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from text_generation_proto import shard_pb2
@@ -29,6 +30,8 @@ class EngineConfig:
     max_batch_size: int | None = None
     target_step_ms: float = 100.0
     block_size: int = 16
+    # Whether the shards prepare for grammars.
+    enforces_grammars: bool = True
     # Seconds to wait for the shards' sockets; None waits for ever.
     connect_timeout: float | None = None
     # Seconds after which a step under way means that a shard hangs, and a finished one no longer
@@ -48,6 +51,7 @@ class EngineConfig:
             max_batch_size=config.max_batch_size,
             target_step_ms=config.target_step_ms,
             block_size=config.block_size,
+            enforces_grammars=not config.disable_grammar_support,
         )
 
     @property
@@ -82,6 +86,8 @@ class EngineInfo:
     # Bytes on each rank.
     cache_bytes: int
     weight_bytes: int
+    # Why grammars cannot be enforced; empty if they can.
+    grammar_refusal: str
 
     @property
     def max_batch_total_tokens(self) -> int:
@@ -89,7 +95,9 @@ class EngineInfo:
         return (self.num_blocks - 1) * self.block_size
 
 
-def warmup_request(config: EngineConfig, info: shard_pb2.InfoResponse) -> shard_pb2.WarmupRequest:
+def warmup_request(
+    config: EngineConfig, info: shard_pb2.InfoResponse, eos_token_ids: Collection[int]
+) -> shard_pb2.WarmupRequest:
     """What the shards are to size themselves for. Raises `EngineStartError`."""
     longest = info.max_position_embeddings
     if config.max_total_tokens is not None and config.max_total_tokens > longest:
@@ -104,11 +112,15 @@ def warmup_request(config: EngineConfig, info: shard_pb2.InfoResponse) -> shard_
         block_size=config.block_size,
         max_cache_tokens=config.max_batch_total_tokens or 0,
         max_top_n_tokens=config.max_top_n_tokens,
+        eos_token_ids=sorted(eos_token_ids) if config.enforces_grammars else [],
     )
 
 
 def engine_info(
-    config: EngineConfig, info: shard_pb2.InfoResponse, warmup: shard_pb2.WarmupResponse
+    config: EngineConfig,
+    info: shard_pb2.InfoResponse,
+    warmup: shard_pb2.WarmupResponse,
+    eos_token_ids: Collection[int],
 ) -> EngineInfo:
     """The limits that follow from warmup. Raises `EngineStartError` if they contradict options."""
     if warmup.block_size != config.block_size:
@@ -146,7 +158,18 @@ def engine_info(
         block_size=warmup.block_size,
         cache_bytes=warmup.cache_bytes,
         weight_bytes=warmup.weight_bytes,
+        grammar_refusal=_grammar_refusal(config, warmup, eos_token_ids),
     )
+
+
+def _grammar_refusal(
+    config: EngineConfig, warmup: shard_pb2.WarmupResponse, eos_token_ids: Collection[int]
+) -> str:
+    if not config.enforces_grammars:
+        return "grammar support is disabled on this server"
+    if not eos_token_ids:
+        return "the model names no token that ends a sequence"
+    return warmup.grammar_error
 
 
 def scheduler_limits(config: EngineConfig, info: EngineInfo) -> SchedulerLimits:

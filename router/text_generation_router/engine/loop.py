@@ -121,8 +121,9 @@ class Engine:
         `EngineStartError`.
         """
         facts = await self._shards.connect(self._config.connect_timeout)
-        warmup = await self._shards.warm_up(warmup_request(self._config, facts))
-        self._info = engine_info(self._config, facts, warmup)
+        eos_token_ids = self._eos_token_ids
+        warmup = await self._shards.warm_up(warmup_request(self._config, facts, eos_token_ids))
+        self._info = engine_info(self._config, facts, warmup, eos_token_ids)
         self._scheduler_or_none = Scheduler(
             scheduler_limits(self._config, self._info), CostModel(warmup_samples(warmup))
         )

@@ -44,6 +44,8 @@ class GenerationRequest:
     ignore_eos: bool = False
     top_n_tokens: int = 0
     prompt_logprobs: bool = False
+    # What the output must follow, in llguidance's form (`grammar/`); empty for no grammar.
+    grammar: str = ""
 
 
 class FinishReason(enum.Enum):

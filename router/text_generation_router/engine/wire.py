@@ -48,7 +48,13 @@ def step_outcome(reply: StepReply) -> StepOutcome:
     failure = None
     if result.HasField("error"):
         failure = StepFailure(result.error.message, list(result.error.slots))
-    return StepOutcome(result.step, list(result.token_ids), reply.total_us / 1000, failure)
+    return StepOutcome(
+        result.step,
+        list(result.token_ids),
+        reply.total_us / 1000,
+        failure,
+        {failed.slot: failed.message for failed in result.failures},
+    )
 
 
 def _admission(admission: Admission, request: GenerationRequest) -> shard_pb2.Admission:
@@ -62,6 +68,7 @@ def _admission(admission: Admission, request: GenerationRequest) -> shard_pb2.Ad
         sampling=_sampling(request.sampling),
         top_n_tokens=request.top_n_tokens,
         prompt_logprobs=admission.prompt_logprobs,
+        grammar=request.grammar,
     )
 
 

@@ -27,6 +27,7 @@ number. Of `apply`: token, ending (which gives back slot and blocks), names.
 """
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from text_generation_router.scheduler.cost_model import CostModel, CostSample
@@ -38,6 +39,8 @@ from text_generation_router.scheduler.residents import Residents
 from text_generation_router.scheduler.sequence import Ending, Sequence, SequenceState
 from text_generation_router.scheduler.step_plan import (
     AppliedStep,
+    FailedSequence,
+    StepFailure,
     StepMismatchError,
     StepOutcome,
     StepPlan,
@@ -135,17 +138,18 @@ class Scheduler:
         if plan.is_void:
             return AppliedStep(plan, [None] * len(outcome.token_ids), [])
         if outcome.failure is not None:
-            return self._apply_failure(plan, set(outcome.failure.slots), now)
+            return self._apply_failure(plan, outcome.failure, now)
         if len(outcome.token_ids) != len(plan.sampling):
             raise StepMismatchError(
                 f"step {plan.step} sampled {len(outcome.token_ids)} tokens, "
                 f"{len(plan.sampling)} were planned"
             )
+        failed = self._end_failed(plan, outcome.slot_failures, now)
         rows = self._apply_tokens(plan, outcome.token_ids, now)
         self.cost_model.observe(
             CostSample(plan.num_prefill_tokens, plan.num_decodes, outcome.duration_ms)
         )
-        return AppliedStep(plan, rows, [])
+        return AppliedStep(plan, rows, failed)
 
     def predicted_wait(self) -> float:
         """Seconds until a request that arrives now would be read: the prompts ahead of it and, if
@@ -260,15 +264,25 @@ class Scheduler:
             self._residents.cache.name(sequence.block_table[index], name)
             sequence.num_named_blocks = index + 1
 
-    def _apply_failure(self, plan: StepPlan, slots: set[int], now: float) -> AppliedStep:
+    def _end_failed(
+        self, plan: StepPlan, messages: Mapping[int, str], now: float
+    ) -> list[FailedSequence]:
+        """End the sequences of a plan whose slots are named, unless they have ended since."""
+        if not messages:
+            return []
+        failed: list[FailedSequence] = []
+        for slot, sequence in zip(plan.work_slots, plan.sequences, strict=True):
+            if slot in messages and sequence.state is not SequenceState.ENDED:
+                self._end(sequence, Ending.FAILED, now)
+                failed.append(FailedSequence(sequence, messages[slot]))
+        return failed
+
+    def _apply_failure(self, plan: StepPlan, failure: StepFailure, now: float) -> AppliedStep:
         """End the sequences that failed, roll the others back to what the host knows, void what was
         planned on this step.
         """
-        failed: list[Sequence] = []
-        for slot, sequence in zip(plan.work_slots, plan.sequences, strict=True):
-            if sequence.state is not SequenceState.ENDED and (not slots or slot in slots):
-                self._end(sequence, Ending.FAILED, now)
-                failed.append(sequence)
+        slots = failure.slots or plan.work_slots
+        failed = self._end_failed(plan, dict.fromkeys(slots, failure.message), now)
         for void in (plan, *self._in_flight):
             void.is_void = True
             for sequence in void.sequences:

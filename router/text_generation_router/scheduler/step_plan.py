@@ -1,5 +1,6 @@
 """What a step computes and what came of it, in plain ints."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from text_generation_router.scheduler.sequence import Sequence
@@ -73,6 +74,16 @@ class StepOutcome:
     token_ids: list[int]
     duration_ms: float = 0.0
     failure: StepFailure | None = None
+    # Why the sequences in these slots failed alone; their token ids mean nothing.
+    slot_failures: Mapping[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class FailedSequence:
+    """A sequence that ended for this reason."""
+
+    sequence: Sequence
+    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +94,7 @@ class AppliedStep:
 
     plan: StepPlan
     rows: list[Sequence | None]
-    failed: list[Sequence]
+    failed: list[FailedSequence]
 
 
 class StepMismatchError(Exception):

@@ -197,6 +197,17 @@ async def test_a_recoverable_failure_ends_the_named_and_the_others_go_on():
         assert await engine.health()
 
 
+async def test_a_sequence_that_fails_alone_hears_its_own_reason():
+    failure = FakeFailure(items=(0,), is_alone=True, message="the grammar is too complex")
+    async with running_engine(shard=FakeShardConfig(failures={4: failure})) as (engine, _):
+        sinks = [generate(engine, prompt=[n] * 6, max_new_tokens=12) for n in range(2)]
+        with pytest.raises(GenerationError, match="the grammar is too complex"):
+            await sinks[0].over()
+        await sinks[1].over()
+        assert sinks[1].token_ids == expected_output([1] * 6, 12)
+        assert engine.stats().num_preemptions == 0
+
+
 @pytest.mark.parametrize(
     ("shard", "reason"),
     [

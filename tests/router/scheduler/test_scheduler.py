@@ -15,6 +15,7 @@ from text_generation_router.scheduler.step_plan import (
     StepOutcome,
 )
 
+from tests.fakes.shard_model import FakeFailure
 from tests.router.scheduler.factories import (
     World,
     expected_output,
@@ -293,8 +294,6 @@ def test_finishing_twice_is_harmless():
 
 
 def test_a_failed_step_fails_the_named_and_spares_the_others():
-    from tests.fakes.shard_model import FakeFailure
-
     world = World(make_limits(), failures={3: FakeFailure(items=(1,))})
     sequences = [world.add(prompt=[n] * 9, max_new_tokens=8) for n in range(3)]
     world.run()
@@ -309,8 +308,6 @@ def test_a_failed_step_fails_the_named_and_spares_the_others():
 
 def test_a_failed_step_takes_back_the_names_it_gave():
     """Who found blocks that a failed step was to fill must not keep them."""
-    from tests.fakes.shard_model import FakeFailure
-
     world = World(make_limits(), failures={1: FakeFailure(items=(0,))})
     first = world.add(prompt=range(18), max_new_tokens=2)
     world.send()
@@ -318,10 +315,25 @@ def test_a_failed_step_takes_back_the_names_it_gave():
     plan = world.send()
     assert plan.admissions[0].num_cached_tokens == 16
     applied = world.answer()
-    assert applied.failed == [first]
+    assert [failed.sequence for failed in applied.failed] == [first]
     assert second.state is SequenceState.WAITING
     world.run()
     assert output(second) == expected_output(range(18), 2)
+
+
+def test_a_sequence_that_fails_alone_costs_the_others_nothing():
+    failure = FakeFailure(items=(1,), is_alone=True, message="too complex")
+    world = World(make_limits(), failures={4: failure})
+    sequences = [world.add(prompt=[n] * 9, max_new_tokens=8) for n in range(3)]
+    world.run()
+    assert [sequence.ending for sequence in sequences] == [
+        Ending.LENGTH,
+        Ending.FAILED,
+        Ending.LENGTH,
+    ]
+    assert [sequence.num_preemptions for sequence in sequences] == [0, 0, 0]
+    for n in (0, 2):
+        assert output(sequences[n]) == expected_output([n] * 9, 8)
 
 
 def test_a_sequence_that_can_never_fit_is_refused():
@@ -358,7 +370,7 @@ def test_a_failure_that_names_nobody_fails_all_of_the_step():
     applied = world.scheduler.apply(
         StepOutcome(1, [], failure=StepFailure("out of memory", [])), 0.0
     )
-    assert applied.failed == sequences
+    assert [failed.sequence for failed in applied.failed] == sequences
     world.scheduler.check_integrity()
 
 

@@ -41,7 +41,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         extra_step_tokens=st.integers(0, 30),
         per_prefill_token=st.sampled_from([0.0, 0.5, 3.0]),
         failures=st.lists(
-            st.tuples(st.integers(1, 60), st.lists(st.integers(0, 5), max_size=3)), max_size=3
+            st.tuples(st.integers(1, 60), st.lists(st.integers(0, 5), max_size=3), st.booleans()),
+            max_size=3,
         ),
     )
     def start(
@@ -58,7 +59,10 @@ class SchedulerMachine(RuleBasedStateMachine):
             limits,
             make_cost_model(per_prefill_token=per_prefill_token, per_decode=0.2),
             vocab_size=VOCAB_SIZE,
-            failures={step: FakeFailure(items=tuple(items)) for step, items in failures},
+            failures={
+                step: FakeFailure(items=tuple(items), is_alone=is_alone)
+                for step, items, is_alone in failures
+            },
         )
         self.prompts = {}
         self.endings = {}
@@ -111,8 +115,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         applied = self.world.answer(duration_ms)
         if applied.failed:
             event("a step failed")
-        for sequence in applied.failed:
-            self.ended(sequence)
+        for failed in applied.failed:
+            self.ended(failed.sequence)
         for sequence in applied.rows:
             if sequence is not None and sequence.ending is not None:
                 self.ended(sequence)
