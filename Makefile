@@ -8,11 +8,13 @@ MODEL  ?=
 .PHONY: install run test lint types format generate integration bench clean
 
 # Exact versions come from constraints.txt. The text-generation client pins an old huggingface_hub, which it does
-# not need: it is installed without its dependencies.
+# not need: it is installed without its dependencies. The CPU operators are built ahead, so that the first start is
+# fast; without a C++ compiler that says so, and the server works without them.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,dev]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --constraint constraints.txt text-generation
+	$(BIN)/python -m text_generation_shard.ops.cpu.build
 	touch $@
 
 install: $(VENV)/.installed
