@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from text_generation_shard.distributed import RankGroup
+from text_generation_shard.errors import CheckpointError
 from text_generation_shard.layers.attention import SelfAttention
 from text_generation_shard.layers.block import ParallelBlock
 from text_generation_shard.layers.partition import AttentionShape
@@ -36,6 +37,11 @@ class GPTJConfig(PlainConfig):
         rotary = rotary_settings(fields, head_dim=common["head_dim"])
         # null: as wide as the stream, which no checkpoint has.
         rotary_dim = fields.integer("rotary_dim", None if fields.names("rotary_dim") else 64)
+        if rotary_dim % 2 or rotary_dim > common["head_dim"]:
+            raise CheckpointError(
+                f"rotary_dim ({rotary_dim}) must be even and at most {common['head_dim']}, the "
+                "size of a head"
+            )
         return {
             **common,
             **rotary,

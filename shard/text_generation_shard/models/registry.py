@@ -37,6 +37,7 @@ from text_generation_shard.models.model import Model
 from text_generation_shard.models.mpt import MPTConfig, mpt
 from text_generation_shard.models.opt import OPTConfig, opt
 from text_generation_shard.models.phi import PhiConfig, phi
+from text_generation_shard.models.phimoe import PhiMoeConfig, phimoe
 from text_generation_shard.models.starcoder2 import Starcoder2Config, starcoder2
 from text_generation_shard.weights.reader import CheckpointReader, WeightScope
 from text_generation_shard.weights.storage import DENSE, WeightStorage
@@ -105,6 +106,12 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             config=Qwen3MoeConfig,
             build=mixtral,
             notes="mixture of experts",
+        ),
+        "phimoe": Family(
+            architecture="PhimoeForCausalLM",
+            config=PhiMoeConfig,
+            build=phimoe,
+            notes="mixture of experts; Phi-3.5-MoE",
         ),
         "gemma": Family(architecture="GemmaForCausalLM", config=GemmaConfig, build=gemma),
         "gemma2": Family(

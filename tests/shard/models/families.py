@@ -109,6 +109,9 @@ MODELS: dict[str, Model] = {
         norm_topk_prob=True,
         mlp_only_layers=[1],
     ),
+    "phimoe": like_llama(
+        "PhimoeConfig", num_local_experts=5, attention_bias=True, lm_head_bias=True
+    ),
     "gemma": like_llama("GemmaConfig", head_dim=16),
     "gemma2": like_llama(
         "Gemma2Config",
@@ -170,8 +173,12 @@ MODELS: dict[str, Model] = {
 
 
 def write_model(name: str, path: Path) -> Checkpoint:
-    """A model with weights so large that greedy choices are no ties."""
-    model = MODELS[name]
+    """One of the models above."""
+    return write(MODELS[name], path)
+
+
+def write(model: Model, path: Path, *, std: float = 0.4) -> Checkpoint:
+    """std: of the weights, so large that greedy choices are no ties."""
     config = getattr(transformers, model.config)(**model.settings)
     torch.manual_seed(0)
     reference = transformers.AutoModelForCausalLM.from_config(
@@ -180,7 +187,7 @@ def write_model(name: str, path: Path) -> Checkpoint:
     with torch.no_grad():
         for parameter_name, parameter in reference.named_parameters():
             if parameter.dim() > 1:
-                parameter.normal_(std=0.4)
+                parameter.normal_(std=std)
             elif parameter_name.endswith("bias"):
                 parameter.normal_(std=0.2)
             else:
