@@ -6,7 +6,7 @@ import torch
 
 from text_generation_shard.config import ShardConfig
 from text_generation_shard.errors import CapacityError, CheckpointError
-from text_generation_shard.ops.cpu.library import operators
+from text_generation_shard.ops.cpu import library
 from text_generation_shard.weights.storage import DENSE, PACKED, WeightStorage
 
 _DTYPES = {
@@ -41,7 +41,7 @@ def choose_precision(
     if config.dtype == "float16" and config.quantize is None:
         return Precision(arithmetic=torch.float16, storage=DENSE, dtype_name="float16")
     stored = config.dtype or ("bfloat16" if checkpoint_dtype == "bfloat16" else "float32")
-    if operators() is None:
+    if library.operators() is None:
         if config.quantize is not None:
             raise CapacityError(
                 f"--quantize {config.quantize} needs the CPU operators, which are not available "

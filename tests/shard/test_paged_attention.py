@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from text_generation_shard.ops import reference_attention as module
+from text_generation_shard.ops.cpu import library
 from text_generation_shard.ops.paged_attention import Workspace, paged_attention, plan_attention
 from torch import Tensor
 
@@ -40,6 +41,7 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, window: int | None, kind
     heads=st.sampled_from([(2, 1), (4, 2), (3, 3)]),
     window=st.sampled_from([None, 1, 5]),
     kind=st.sampled_from(["plain", "soft_cap", "alibi"]),
+    is_native=st.booleans(),
     seed=st.integers(0, 1000),
 )
 def test_any_mixture(
@@ -47,10 +49,13 @@ def test_any_mixture(
     heads: tuple[int, int],
     window: int | None,
     kind: str,
+    is_native: bool,
     seed: int,
 ) -> None:
-    """requests: tokens computed now, tokens before them."""
+    """requests: tokens computed now, tokens before them; by the C++ operator or the reference."""
     with pytest.MonkeyPatch.context() as patch:
+        if not is_native:
+            patch.setattr(library, "operators", lambda: None)
         patch.setattr(module, "MAX_GROUP_TOKENS", 20)
         patch.setattr(module, "_TILE_ROWS", 5)
         check_mixture(requests, heads, window, kind, seed)

@@ -14,6 +14,7 @@ from text_generation_shard.layers.rotary import Rotation
 from text_generation_shard.ops.kv_write import write_kv
 from text_generation_shard.ops.paged_attention import paged_attention
 from text_generation_shard.ops.rotary import apply_rotary
+from text_generation_shard.ops.rotary_kv import rotate_and_write
 from text_generation_shard.weights.reader import WeightScope
 
 # [tokens, heads, head_dim] to the same
@@ -79,16 +80,7 @@ class SelfAttention:
         if self._clip is not None:
             qkv = qkv.clamp_(-self._clip, self._clip)
         heads = qkv.view(len(qkv), -1, self._shape.head_dim)
-        num_heads, num_kv_heads = self._shape.heads.num_heads, self._shape.heads.num_kv_heads
-        query_key, value = heads[:, :-num_kv_heads], heads[:, -num_kv_heads:]
-        if self._qk_norms is None:
-            query_key = _turn(query_key, rotation)
-            query, key = query_key[:, :num_heads], query_key[:, num_heads:]
-        else:
-            query_norm, key_norm = self._qk_norms
-            query = _turn(query_norm(query_key[:, :num_heads]), rotation)
-            key = _turn(key_norm(query_key[:, num_heads:]), rotation)
-        write_kv(key, value, cache.keys, cache.values, inputs.slot_mapping)
+        query = self._write(heads, rotation, inputs, cache)
         attended = paged_attention(
             query,
             cache.keys,
@@ -100,6 +92,25 @@ class SelfAttention:
             alibi_slopes=self._slopes,
         )
         return self._output(attended.flatten(1))
+
+    def _write(
+        self, heads: Tensor, rotation: Rotation | None, inputs: ModelInputs, cache: LayerCache
+    ) -> Tensor:
+        """Store keys and values; returns the queries, [tokens, num_heads, head_dim].
+
+        heads: [tokens, num_heads + 2 * num_kv_heads, head_dim], queries, keys and values.
+        """
+        places = (cache.keys, cache.values, inputs.slot_mapping)
+        if self._qk_norms is None and rotation is not None and not rotation.interleaved:
+            return rotate_and_write(heads, rotation.cos, rotation.signed_sin, *places)
+        num_heads, num_kv_heads = self._shape.heads.num_heads, self._shape.heads.num_kv_heads
+        query, key = heads[:, :num_heads], heads[:, num_heads:-num_kv_heads]
+        if self._qk_norms is not None:
+            query_norm, key_norm = self._qk_norms
+            query, key = query_norm(query), key_norm(key)
+        query, key = _turn(query, rotation), _turn(key, rotation)
+        write_kv(key, heads[:, -num_kv_heads:], *places)
+        return query
 
 
 def _turn(heads: Tensor, rotation: Rotation | None) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from text_generation_shard.ops.cpu.library import PackedMatrix, operators
+from text_generation_shard.ops.cpu import library
 
 PackedFormat = Literal["float32", "bfloat16", "int8", "int4"]
 
@@ -49,7 +49,7 @@ class PackedWeight:
     the product then rounds activations to int8, with a scale for each token and as many inputs.
     """
 
-    def __init__(self, matrix: PackedMatrix) -> None:
+    def __init__(self, matrix: library.PackedMatrix) -> None:
         self._matrix = matrix
 
     @property
@@ -70,6 +70,6 @@ def source_dtype(packed_format: PackedFormat) -> torch.dtype:
 
 def pack(matrix: Tensor, packed_format: PackedFormat) -> PackedWeight:
     """matrix: [outputs, inputs] of `source_dtype` on the CPU, where the operators are available."""
-    native = operators()
+    native = library.operators()
     assert native is not None
     return PackedWeight(native.pack(matrix, packed_format))

@@ -1,0 +1,68 @@
+"""Paged attention against the torch reference, which has a test of its own."""
+
+import pytest
+import torch
+from text_generation_shard.ops.cpu.library import Operators
+from text_generation_shard.ops.paged_attention import Workspace, plan_attention
+from text_generation_shard.ops.reference_attention import reference_attention
+
+# Heads, KV heads, head_dim, block size, window, data type of the cache
+CASES = [
+    (16, 4, 64, 16, None, torch.float32),
+    (4, 2, 12, 4, 7, torch.float32),
+    (6, 6, 20, 4, None, torch.float32),
+    (5, 1, 80, 32, None, torch.float32),
+    (14, 2, 128, 16, 100, torch.float32),
+    (16, 4, 64, 16, 33, torch.bfloat16),
+    (2, 1, 20, 8, None, torch.bfloat16),
+]
+QUERIES = (1, 1, 1, 5, 70, 200)
+CONTEXTS = (1, 15, 130, 5, 100, 333)
+
+
+@pytest.mark.parametrize("kind", ["plain", "soft_cap", "alibi"])
+@pytest.mark.parametrize("case", CASES)
+def test_decodes_and_chunks(operators: Operators, case: tuple, kind: str) -> None:
+    num_heads, num_kv_heads, head_dim, block_size, window, dtype = case
+    torch.manual_seed(0)
+    max_blocks = -(-max(CONTEXTS) // block_size)
+    num_blocks = 1 + len(CONTEXTS) * max_blocks
+    keys, values = torch.randn(2, num_blocks, block_size, num_kv_heads, head_dim).to(dtype)
+    keys[0], values[0] = 0, 0
+    tables = (torch.randperm(num_blocks - 1) + 1).view(len(CONTEXTS), max_blocks).int()
+    tokens = sum(QUERIES)
+    qkv = torch.randn(tokens, num_heads + 2 * num_kv_heads, head_dim)
+    query = qkv[:, :num_heads]
+    plan = plan_attention(
+        block_tables=tables,
+        query_lengths=QUERIES,
+        context_lengths=CONTEXTS,
+        block_size=block_size,
+        sliding_window=window,
+    )
+    soft_cap = 2.0 if kind == "soft_cap" else None
+    slopes = torch.rand(num_heads) if kind == "alibi" else None
+    workspace = Workspace(*torch.zeros(2, 8192, num_kv_heads, head_dim))
+    expected = reference_attention(
+        query,
+        keys.float(),
+        values.float(),
+        plan.reference,
+        workspace,
+        scale=head_dim**-0.5,
+        soft_cap=soft_cap,
+        alibi_slopes=slopes,
+    )
+    actual = operators.attend(
+        query,
+        keys,
+        values,
+        plan.block_tables,
+        plan.first_rows,
+        plan.contexts,
+        window or 0,
+        head_dim**-0.5,
+        soft_cap or 0.0,
+        slopes,
+    )
+    torch.testing.assert_close(actual, expected, atol=2e-5, rtol=2e-5)

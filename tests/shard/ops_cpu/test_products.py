@@ -1,0 +1,127 @@
+"""Products with packed weights against float64, for all formats and odd sizes."""
+
+import pytest
+import torch
+from text_generation_shard.ops.cpu.library import Operators
+from torch import Tensor
+
+FORMATS = ("float32", "bfloat16", "int8", "int4")
+QUANTIZED = ("int8", "int4")
+# Outputs that fill no panel, inputs that fill no step or group, and one more than a block's.
+SIZES = [(1, 1), (16, 64), (37, 50), (100, 77), (250, 129), (65, 96), (33, 4099)]
+ROWS = (1, 2, 3, 4, 5, 6, 7, 11, 12, 13, 25, 70)
+# Of the largest result; activations are rounded to 8 bits, groups of them by their own scale.
+TOLERANCE = {"float32": 1e-5, "bfloat16": 1e-5, "int8": 0.025, "int4": 0.025}
+
+
+def pack(operators: Operators, weight: Tensor, name: str):
+    return operators.pack(weight.bfloat16() if name == "bfloat16" else weight, name)
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("size", SIZES)
+def test_product(operators: Operators, name: str, size: tuple[int, int]) -> None:
+    outputs, inputs = size
+    matrix = pack(operators, torch.randn(size), name)
+    stored = matrix.rows(torch.arange(outputs)).double()
+    bias, x = torch.randn(outputs), torch.randn(max(ROWS), inputs)
+    for rows in ROWS:
+        for own_bias in (bias, None):
+            actual = matrix.multiply(x[:rows], own_bias)
+            expected = x[:rows].double() @ stored.T
+            if own_bias is not None:
+                expected += own_bias
+            error = (actual - expected).abs().max() / expected.abs().max()
+            assert actual.shape == expected.shape
+            assert error < TOLERANCE[name]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_stored_weights(operators: Operators, name: str) -> None:
+    """What a format keeps of the weights: its rounding, in every group."""
+    weight = torch.randn(37, 200) * torch.logspace(-3, 3, 37)[:, None]
+    stored = pack(operators, weight, name).rows(torch.arange(37))
+    if name == "float32":
+        assert torch.equal(stored, weight)
+    elif name == "bfloat16":
+        assert torch.equal(stored, weight.bfloat16().float())
+    else:
+        errors = (stored - weight).norm(dim=1) / weight.norm(dim=1)
+        assert errors.max() < {"int8": 0.009, "int4": 0.11}[name]
+
+
+@pytest.mark.parametrize("name", QUANTIZED)
+def test_a_row_does_not_depend_on_its_company(operators: Operators, name: str) -> None:
+    """Not one bit: neither on how many rows there are nor on what the others hold."""
+    matrix = pack(operators, torch.randn(100, 150), name)
+    x = torch.randn(70, 150)
+    x[3] *= 1e6
+    together = matrix.multiply(x, None)
+    for row in range(70):
+        assert torch.equal(matrix.multiply(x[row : row + 1], None), together[row : row + 1])
+
+
+@pytest.mark.parametrize("name", QUANTIZED)
+def test_extreme_values_do_not_saturate(operators: Operators, name: str) -> None:
+    """All products of one group at their largest, with both signs."""
+    matrix = pack(operators, torch.ones(16, 256), name)
+    for x in (torch.ones(5, 256), -torch.ones(5, 256)):
+        torch.testing.assert_close(
+            matrix.multiply(x, None), x @ torch.ones(256, 16), rtol=2e-3, atol=0
+        )
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_zeros_and_values_that_are_no_numbers(operators: Operators, name: str) -> None:
+    matrix = pack(operators, torch.zeros(20, 100), name)
+    assert torch.equal(matrix.multiply(torch.zeros(3, 100), None), torch.zeros(3, 20))
+    matrix = pack(operators, torch.randn(20, 100), name)
+    x = torch.randn(3, 100)
+    x[1, 7] = float("nan")
+    result = matrix.multiply(x, None)
+    assert result[1].isnan().all()
+    assert result[[0, 2]].isfinite().all()
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_strided_rows_and_none(operators: Operators, name: str) -> None:
+    matrix = pack(operators, torch.randn(20, 40), name)
+    x = torch.randn(6, 100)
+    assert torch.equal(matrix.multiply(x[:, :40], None), matrix.multiply(x[:, :40].clone(), None))
+    assert matrix.multiply(torch.empty(0, 40), None).shape == (0, 20)
+
+
+def test_refusals(operators: Operators) -> None:
+    matrix = operators.pack(torch.randn(20, 40), "int8")
+    with pytest.raises(RuntimeError, match="float32"):
+        matrix.multiply(torch.zeros(2, 40, dtype=torch.bfloat16), None)
+    with pytest.raises(RuntimeError, match="must be"):
+        matrix.multiply(torch.zeros(2, 41), None)
+    with pytest.raises(RuntimeError, match="contiguous rows"):
+        matrix.multiply(torch.zeros(40, 2).T, None)
+    with pytest.raises(RuntimeError, match="row 20 of 20"):
+        matrix.rows(torch.tensor([20]))
+    with pytest.raises(RuntimeError, match="int3"):
+        operators.pack(torch.randn(2, 2), "int3")
+    with pytest.raises(RuntimeError, match="contiguous"):
+        operators.pack(torch.randn(4, 2).T, "float32")
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_threads_share_the_work(operators: Operators, name: str) -> None:
+    """The same bits for every number of threads."""
+    matrix = pack(operators, torch.randn(150, 100), name)
+    x = torch.randn(30, 100)
+    before = torch.get_num_threads()
+    results = []
+    for num_threads in (1, 2, 3):
+        torch.set_num_threads(num_threads)
+        results.append(matrix.multiply(x, None))
+    torch.set_num_threads(before)
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])

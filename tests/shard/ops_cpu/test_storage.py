@@ -1,0 +1,108 @@
+"""Whole engines with packed weights, and without the operators."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from text_generation_shard.errors import CapacityError
+from text_generation_shard.ops.cpu import library
+from torch import Tensor
+
+from tests.shard.checkpoints import VOCAB_SIZE, Checkpoint, write_checkpoint
+from tests.shard.engines import record, running_shard
+from tests.shard.step_script import StepScript
+
+PROMPT = [(7 * index * index + 3) % VOCAB_SIZE for index in range(40)]
+
+# Of the spread of the logits: what quantized weights and activations may cost here. These weights
+# are random and large, so that softmax picks single tokens: a trained model loses far less.
+LOGIT_ERROR = {"int8": 0.1, "int4": 0.4}
+
+needs_operators = pytest.mark.skipif(library.operators() is None, reason="no CPU operators here")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """In bfloat16, tied, of a size that fills no panel."""
+    written = write_checkpoint(
+        tmp_path_factory.mktemp("bfloat16"),
+        dtype=torch.bfloat16,
+        hidden_size=72,
+        intermediate_size=200,
+        num_attention_heads=6,
+        tie_word_embeddings=True,
+    )
+    widened = transformers.AutoModelForCausalLM.from_pretrained(written.path, dtype=torch.float32)
+    return Checkpoint(written.path, widened.eval())
+
+
+def logits_of(path: Path, chunk: int = 100, **settings: object) -> Tensor:
+    """Of the last prompt token: [1, vocab]."""
+    script = StepScript()
+    script.admit(0, PROMPT)
+    script.prefill(0, chunk)
+    with running_shard(path, **settings) as shard:
+        recorded = record(shard).logits
+        script.play(shard.step)
+    return recorded[-1]
+
+
+@pytest.mark.parametrize("has_operators", [pytest.param(True, marks=needs_operators), False])
+@pytest.mark.parametrize("dtype", [None, "float32", "bfloat16"])
+def test_a_bfloat16_checkpoint_is_computed_in_float32(
+    checkpoint: Checkpoint,
+    dtype: str | None,
+    has_operators: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Weights stay in bfloat16 or are widened: the same numbers."""
+    if not has_operators:
+        monkeypatch.setattr(library, "operators", lambda: None)
+    expected = checkpoint.logits(PROMPT)[-1:]
+    actual = logits_of(checkpoint.path, dtype=dtype)
+    torch.testing.assert_close(actual, expected, atol=3e-4, rtol=1e-4)
+
+
+@needs_operators
+@pytest.mark.parametrize("quantize", ["int8", "int4"])
+def test_quantized_logits(checkpoint: Checkpoint, quantize: str) -> None:
+    expected = checkpoint.logits(PROMPT)[-1:]
+    actual = logits_of(checkpoint.path, quantize=quantize)
+    assert (actual - expected).std() < LOGIT_ERROR[quantize] * expected.std()
+
+
+@needs_operators
+@pytest.mark.parametrize("quantize", ["int8", "int4"])
+def test_quantized_logits_hardly_depend_on_chunks(checkpoint: Checkpoint, quantize: str) -> None:
+    """Products are the same bits; only attention's order of sums differs."""
+    whole = logits_of(checkpoint.path, quantize=quantize)
+    parts = logits_of(checkpoint.path, chunk=7, quantize=quantize)
+    assert (whole - parts).std() < 0.02 * whole.std()
+
+
+@needs_operators
+def test_memory_of_the_formats(checkpoint: Checkpoint) -> None:
+    sizes = {}
+    for name, settings in {
+        "float32": {"dtype": "float32"},
+        "bfloat16": {"dtype": "bfloat16"},
+        "int8": {"quantize": "int8"},
+        "int4": {"quantize": "int4"},
+    }.items():
+        with running_shard(checkpoint.path, **settings) as shard:
+            sizes[name] = shard._loaded.weight_bytes
+    assert sizes["bfloat16"] < 0.6 * sizes["float32"]
+    assert sizes["int8"] < sizes["bfloat16"]
+    assert sizes["int4"] < sizes["int8"]
+
+
+def test_quantize_without_operators_is_refused(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(library, "operators", lambda: None)
+    with (
+        pytest.raises(CapacityError, match="--quantize int4 needs the CPU operators"),
+        running_shard(checkpoint.path, quantize="int4"),
+    ):
+        pass
