@@ -11,6 +11,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from text_generation_router.http.chat_routes import ChatRoutes
+from text_generation_router.http.cloud_routes import CloudRoutes
 from text_generation_router.http.completion_routes import CompletionRoutes
 from text_generation_router.http.errors import (
     RouteError,
@@ -25,7 +26,7 @@ from text_generation_router.http.service import Service
 logger = logging.getLogger("text_generation_router.http")
 
 
-_HEALTH_PATHS = frozenset({"/health", "/ping"})
+_HEALTH_PATHS = frozenset({"/health", "/ping", "/v2/health/live", "/v2/health/ready"})
 _VARY = "origin, access-control-request-method, access-control-request-headers"
 
 
@@ -40,6 +41,7 @@ def build_app(service: Service) -> web.Application:
         NativeRoutes(service),
         ChatRoutes(service),
         CompletionRoutes(service),
+        CloudRoutes(service),
         FactRoutes(service),
     ):
         routes.add_to(app.router)

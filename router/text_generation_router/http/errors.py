@@ -7,6 +7,7 @@ HttpError
   ├─ BodyError            the body is no request: 400, 413, 415, 422
   ├─ UnauthorizedError    401
   ├─ RouteError           404, 405
+  ├─ UnknownModelError    404
   └─ SlowReaderError      a stream's reader fell too far behind
 
 Two shapes of JSON body: native routes have TGI's `{"error": text, "error_type": word}`; routes
@@ -70,6 +71,12 @@ class RouteError(HttpError):
         self.headers = headers
 
 
+class UnknownModelError(HttpError):
+    """A model of this name is not served here."""
+
+    status = 404
+
+
 class SlowReaderError(HttpError):
     """A stream's reader fell too far behind; nobody is left to tell."""
 
@@ -118,6 +125,7 @@ _TABLE: Mapping[type[Exception], ErrorRow] = {
     UnauthorizedError: ErrorRow(status=401, error_type="unauthorized", label="validation"),
     BodyError: ErrorRow(status=400, error_type="invalid_request", label="validation"),
     RouteError: ErrorRow(status=404, error_type="not_found", label="validation"),
+    UnknownModelError: ErrorRow(status=404, error_type="model_not_found", label="validation"),
     SlowReaderError: ErrorRow(status=500, error_type="slow_reader", label="dropped"),
     Exception: ErrorRow(status=500, error_type="internal", label="internal"),
 }

@@ -3,6 +3,7 @@
 import msgspec
 from aiohttp import web
 
+from text_generation_router.http.errors import UnknownModelError
 from text_generation_router.http.service import Service
 from text_generation_router.observability import exposition
 
@@ -35,6 +36,13 @@ class ModelEntry(msgspec.Struct, kw_only=True):
     owned_by: str
 
 
+class ModelList(msgspec.Struct, kw_only=True):
+    """GET /v1/models."""
+
+    object: str = "list"
+    data: list[ModelEntry]
+
+
 class FactRoutes:
     """Handlers without state."""
 
@@ -47,6 +55,8 @@ class FactRoutes:
             router.add_get(path, self.health)
         router.add_get("/info", self.info)
         router.add_get("/v1/models", self.models)
+        # A model's name may have slashes.
+        router.add_get("/v1/models/{model:.+}", self.model)
         router.add_get("/metrics", self.metrics)
 
     async def health(self, request: web.Request) -> web.Response:  # noqa: ARG002
@@ -80,8 +90,19 @@ class FactRoutes:
 
     async def models(self, request: web.Request) -> web.Response:  # noqa: ARG002
         """The one model."""
+        return _json(ModelList(data=[self._entry()]))
+
+    async def model(self, request: web.Request) -> web.Response:
+        """The one model by its name; `tgi` is its name for TGI's clients."""
+        asked = request.match_info["model"]
+        entry = self._entry()
+        if asked not in (entry.id, "tgi"):
+            raise UnknownModelError(f"the model {asked!r} is not served here; {entry.id!r} is")
+        return _json(entry)
+
+    def _entry(self) -> ModelEntry:
         model_id = self._service.model.model_id
-        return _json({"object": "list", "data": [ModelEntry(id=model_id, owned_by=model_id)]})
+        return ModelEntry(id=model_id, owned_by=model_id)
 
     async def metrics(self, request: web.Request) -> web.Response:  # noqa: ARG002
         """Prometheus text."""
