@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 from text_generation_shard.config import ShardConfig
 from text_generation_shard.errors import CheckpointError
-from text_generation_shard.models.llama import LlamaConfig
-from text_generation_shard.models.llama_variants import MistralConfig, Qwen2Config
+from text_generation_shard.models.llama_config import LlamaConfig, MistralConfig, Qwen2Config
 from text_generation_shard.models.registry import model_config
 from text_generation_shard.models.rope_config import RopeConfig
 from text_generation_shard.shard import Shard

@@ -8,17 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
-from text_generation_shard.batch.model_inputs import ModelInputs
 from text_generation_shard.distributed import RankGroup
-from text_generation_shard.kv_cache import LayerCache
 from text_generation_shard.layers.attention import SelfAttention
+from text_generation_shard.layers.block import ParallelBlock
 from text_generation_shard.layers.mlp import GatedMLP
 from text_generation_shard.layers.norm import HeadLayerNorm, LayerNorm
 from text_generation_shard.layers.partition import AttentionShape
 from text_generation_shard.layers.qkv_layout import SeparateQKV
-from text_generation_shard.layers.rotary import RotaryEmbedding, Rotation
+from text_generation_shard.layers.rotary import RotaryEmbedding
 from text_generation_shard.models.config import ModelConfig, read_layer_windows
 from text_generation_shard.models.decoder import (
     Decoder,
@@ -80,20 +77,18 @@ class Cohere2Config(CohereConfig):
         return {**common, "layer_windows": windows, "is_rope_local": True}
 
 
-class CohereLayer:
+def cohere_layer(
+    config: CohereConfig,
+    index: int,
+    shape: AttentionShape,
+    weights: WeightScope,
+    ranks: RankGroup,
+) -> ParallelBlock:
     """x + attention(norm(x)) + mlp(norm(x))."""
-
-    def __init__(
-        self,
-        config: CohereConfig,
-        index: int,
-        shape: AttentionShape,
-        weights: WeightScope,
-        ranks: RankGroup,
-    ) -> None:
-        self.norm = cohere_norm(config, weights.scope("input_layernorm"))
-        attention = weights.scope("self_attn")
-        self.attention = SelfAttention(
+    attention = weights.scope("self_attn")
+    return ParallelBlock(
+        attention_norm=cohere_norm(config, weights.scope("input_layernorm")),
+        attention=SelfAttention(
             attention,
             ranks,
             shape,
@@ -103,8 +98,8 @@ class CohereLayer:
             output_bias=config.attention_bias,
             sliding_window=config.layer_windows[index],
             qk_norms=_qk_norms(config, shape, attention) if config.has_qk_norms else None,
-        )
-        self.mlp = GatedMLP(
+        ),
+        mlp=GatedMLP(
             weights.scope("mlp"),
             ranks,
             gate_up=("gate_proj", "up_proj"),
@@ -112,14 +107,8 @@ class CohereLayer:
             hidden_size=config.hidden_size,
             intermediate_size=config.intermediate_size,
             activation=config.activation,
-        )
-
-    def __call__(
-        self, x: Tensor, rotation: Rotation | None, inputs: ModelInputs, cache: LayerCache
-    ) -> Tensor:
-        """x: [tokens, hidden]. Returns the same shape."""
-        normed = self.norm(x)
-        return x + self.attention(normed, rotation, inputs, cache) + self.mlp(normed)
+        ),
+    )
 
 
 def cohere_norm(config: CohereConfig, weights: WeightScope) -> LayerNorm:
@@ -158,7 +147,7 @@ def cohere(config: CohereConfig, weights: WeightScope, ranks: RankGroup) -> Deco
         cache_spec(config, shape, weights),
         embed=lambda inputs: embedding(inputs.token_ids),
         layers=[
-            CohereLayer(config, index, shape, body.scope(f"layers.{index}"), ranks)
+            cohere_layer(config, index, shape, body.scope(f"layers.{index}"), ranks)
             for index in range(config.num_layers)
         ],
         rotaries=[

@@ -5,7 +5,6 @@ factors on the embedding, the branches, the scores and the logits (Granite).
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,7 +19,6 @@ from text_generation_shard.layers.norm import RMSNorm
 from text_generation_shard.layers.partition import AttentionShape
 from text_generation_shard.layers.qkv_layout import SeparateQKV, StackedQKV
 from text_generation_shard.layers.rotary import Rotation
-from text_generation_shard.models.config import ModelConfig
 from text_generation_shard.models.decoder import (
     Decoder,
     attention_shape,
@@ -29,45 +27,8 @@ from text_generation_shard.models.decoder import (
     rotary_embedding,
     token_embedding,
 )
-from text_generation_shard.models.fields import Fields
-from text_generation_shard.models.rope_config import rotary_settings
-from text_generation_shard.ops.activation import Activation
+from text_generation_shard.models.llama_config import LlamaConfig
 from text_generation_shard.weights.reader import WeightScope
-
-
-@dataclass(frozen=True, kw_only=True)
-class LlamaConfig(ModelConfig):
-    """Llama's own settings; those with defaults are of its relatives."""
-
-    intermediate_size: int
-    rms_norm_eps: float
-    activation: Activation
-    qkv_bias: bool
-    output_bias: bool
-    mlp_bias: bool
-    has_qk_norms: bool = False
-    # Whether the checkpoint stores qkv_proj and gate_up_proj.
-    is_fused: bool = False
-    embedding_scale: float = 1.0
-    residual_scale: float = 1.0
-    # None: head_dim ** -0.5
-    attention_scale: float | None = None
-    logits_scale: float = 1.0
-
-    @classmethod
-    def settings(cls, fields: Fields) -> dict[str, Any]:
-        common = super().settings(fields)
-        has_bias = fields.boolean("attention_bias", default=False)
-        return {
-            **common,
-            **rotary_settings(fields, head_dim=common["head_dim"]),
-            "intermediate_size": fields.integer("intermediate_size"),
-            "rms_norm_eps": fields.number("rms_norm_eps", 1e-6),
-            "activation": fields.activation("hidden_act", "silu"),
-            "qkv_bias": has_bias,
-            "output_bias": has_bias,
-            "mlp_bias": fields.boolean("mlp_bias", default=False),
-        }
 
 
 def llama_attention(

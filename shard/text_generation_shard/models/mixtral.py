@@ -15,8 +15,13 @@ from text_generation_shard.layers.mixture import (
 from text_generation_shard.layers.mlp import GatedMLP
 from text_generation_shard.models.decoder import Decoder
 from text_generation_shard.models.fields import Fields
-from text_generation_shard.models.llama import FeedForward, LlamaConfig, llama, llama_mlp
-from text_generation_shard.models.llama_variants import MistralConfig, Qwen2Config, Qwen3Config
+from text_generation_shard.models.llama import FeedForward, llama, llama_mlp
+from text_generation_shard.models.llama_config import (
+    LlamaConfig,
+    MistralConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
 from text_generation_shard.weights.reader import WeightScope
 
 

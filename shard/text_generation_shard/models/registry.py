@@ -19,9 +19,10 @@ from text_generation_shard.models.gemma_config import Gemma2Config, Gemma3Config
 from text_generation_shard.models.gpt2 import GPT2Config, GPTBigCodeConfig, gpt2
 from text_generation_shard.models.gpt_neox import GPTNeoXConfig, gpt_neox
 from text_generation_shard.models.gptj import GPTJConfig, gptj
-from text_generation_shard.models.llama import LlamaConfig, llama
-from text_generation_shard.models.llama_variants import (
+from text_generation_shard.models.llama import llama
+from text_generation_shard.models.llama_config import (
     GraniteConfig,
+    LlamaConfig,
     MistralConfig,
     Phi3Config,
     Qwen2Config,

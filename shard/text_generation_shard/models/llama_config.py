@@ -1,12 +1,47 @@
-"""Models that are Llama but for some settings: what their config.json means."""
+"""What the config.json of Llama means, and of models that are Llama but for some settings."""
 
 from dataclasses import dataclass
 from typing import Any
 
-from text_generation_shard.models.config import read_layer_windows
+from text_generation_shard.models.config import ModelConfig, read_layer_windows
 from text_generation_shard.models.fields import Fields
-from text_generation_shard.models.llama import LlamaConfig
 from text_generation_shard.models.rope_config import rotary_settings
+from text_generation_shard.ops.activation import Activation
+
+
+@dataclass(frozen=True, kw_only=True)
+class LlamaConfig(ModelConfig):
+    """Llama's own settings; those with defaults are of its relatives."""
+
+    intermediate_size: int
+    rms_norm_eps: float
+    activation: Activation
+    qkv_bias: bool
+    output_bias: bool
+    mlp_bias: bool
+    has_qk_norms: bool = False
+    # Whether the checkpoint stores qkv_proj and gate_up_proj.
+    is_fused: bool = False
+    embedding_scale: float = 1.0
+    residual_scale: float = 1.0
+    # None: head_dim ** -0.5
+    attention_scale: float | None = None
+    logits_scale: float = 1.0
+
+    @classmethod
+    def settings(cls, fields: Fields) -> dict[str, Any]:
+        common = super().settings(fields)
+        has_bias = fields.boolean("attention_bias", default=False)
+        return {
+            **common,
+            **rotary_settings(fields, head_dim=common["head_dim"]),
+            "intermediate_size": fields.integer("intermediate_size"),
+            "rms_norm_eps": fields.number("rms_norm_eps", 1e-6),
+            "activation": fields.activation("hidden_act", "silu"),
+            "qkv_bias": has_bias,
+            "output_bias": has_bias,
+            "mlp_bias": fields.boolean("mlp_bias", default=False),
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
