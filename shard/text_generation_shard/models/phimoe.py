@@ -23,7 +23,8 @@ from text_generation_shard.models.decoder import (
 )
 from text_generation_shard.models.fields import Fields
 from text_generation_shard.models.llama import llama_attention
-from text_generation_shard.models.mixtral import ExpertNames, MixtureConfig, mixture
+from text_generation_shard.models.mixtral import mixture
+from text_generation_shard.models.mixture_config import ExpertNames, MixtureConfig
 from text_generation_shard.weights.reader import WeightScope
 
 # A score this far below the best one, in parts of the larger of the two, is not weighed.

@@ -11,7 +11,8 @@ import torch
 from text_generation_shard.distributed import RankGroup
 from text_generation_shard.errors import CheckpointError
 from text_generation_shard.models.bloom import BloomConfig, bloom
-from text_generation_shard.models.cohere import Cohere2Config, CohereConfig, cohere
+from text_generation_shard.models.cohere import cohere
+from text_generation_shard.models.cohere_config import Cohere2Config, CohereConfig
 from text_generation_shard.models.config import ModelConfig, read_config
 from text_generation_shard.models.falcon import FalconConfig, falcon
 from text_generation_shard.models.gemma import gemma
@@ -28,11 +29,11 @@ from text_generation_shard.models.llama_config import (
     Qwen2Config,
     Qwen3Config,
 )
-from text_generation_shard.models.mixtral import (
+from text_generation_shard.models.mixtral import mixtral
+from text_generation_shard.models.mixture_config import (
     MixtralConfig,
     Qwen2MoeConfig,
     Qwen3MoeConfig,
-    mixtral,
 )
 from text_generation_shard.models.model import Model
 from text_generation_shard.models.mpt import MPTConfig, mpt
