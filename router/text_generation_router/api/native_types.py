@@ -129,3 +129,10 @@ class SimpleToken(Struct):
     text: str
     start: int
     stop: int
+
+
+class ChatTokens(Struct):
+    """The answer of /chat_tokenize."""
+
+    tokenize_response: list[SimpleToken]
+    templated_text: str

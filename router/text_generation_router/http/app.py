@@ -13,6 +13,7 @@ from aiohttp.typedefs import Handler, Middleware
 from text_generation_router.http.chat_routes import ChatRoutes
 from text_generation_router.http.cloud_routes import CloudRoutes
 from text_generation_router.http.completion_routes import CompletionRoutes
+from text_generation_router.http.docs_routes import DocsRoutes
 from text_generation_router.http.errors import (
     RouteError,
     UnauthorizedError,
@@ -43,6 +44,7 @@ def build_app(service: Service) -> web.Application:
         CompletionRoutes(service),
         CloudRoutes(service),
         FactRoutes(service),
+        DocsRoutes(service),
     ):
         routes.add_to(app.router)
     app.on_response_prepare.append(_cors_signal(service.cors_allow_origin))

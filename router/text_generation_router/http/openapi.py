@@ -1,0 +1,141 @@
+"""The OpenAPI 3.1 document, made from the wire types that parse requests and write answers."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from text_generation_router.api.chat_types import ChatBody
+from text_generation_router.api.cloud_types import VertexInputs
+from text_generation_router.http.operations import OPERATIONS, Operation
+
+_REFERENCES = "#/components/schemas/{name}"
+_PATH_PARAMETER = re.compile(r"{(\w+)}")
+# Statuses that every generating route may answer with.
+_ERRORS = {
+    "400": "The body is not JSON",
+    "401": "The API key is missing or wrong",
+    "413": "The body is too long",
+    "415": "The content type is not JSON",
+    "422": "A field is missing, of another type, out of its bounds or not supported",
+    "424": "A shard failed while computing",
+    "429": "Too much is waiting; `Retry-After` says how long",
+    "503": "The server is draining",
+}
+
+
+class NativeError(msgspec.Struct):
+    """An error outside /v1."""
+
+    error: str
+    error_type: str
+
+
+class OpenAIErrorDetail(msgspec.Struct):
+    """`error` of an error under /v1."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class OpenAIError(msgspec.Struct):
+    """An error under /v1."""
+
+    error: OpenAIErrorDetail
+    error_type: str
+
+
+class _Schemas:
+    """The schema of every wire type, by references into `components`."""
+
+    def __init__(self, types: Sequence[Any]) -> None:
+        schemas, self.components = msgspec.json.schema_components(types, ref_template=_REFERENCES)
+        self._by_type = {repr(kind): schema for kind, schema in zip(types, schemas, strict=True)}
+
+    def of(self, kind: Any) -> dict[str, Any]:
+        """A type's schema; of a tuple, any of them."""
+        if isinstance(kind, tuple):
+            return {"anyOf": [self.of(one) for one in kind]}
+        return self._by_type[repr(kind)]
+
+
+def build_document(version: str) -> dict[str, Any]:
+    """The whole document; `version` is the server's."""
+    schemas = _Schemas(_all_types(OPERATIONS))
+    # An instance is decoded only when its shape is known, which the type itself cannot say.
+    instances = schemas.components["VertexBody"]["properties"]["instances"]
+    instances["items"] = schemas.of((VertexInputs, ChatBody))
+    paths: dict[str, dict[str, Any]] = {}
+    for operation in OPERATIONS:
+        paths.setdefault(operation.path, {})[operation.method] = _operation(operation, schemas)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Text Generation Inference",
+            "version": version,
+            "description": "Text generation for open models.",
+            "license": {"name": "Apache 2.0", "identifier": "Apache-2.0"},
+        },
+        "paths": paths,
+        "components": {
+            "schemas": schemas.components,
+            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
+        },
+        "security": [{}, {"bearer": []}],
+    }
+
+
+def _all_types(operations: Sequence[Operation]) -> list[Any]:
+    found: list[Any] = [NativeError, OpenAIError, VertexInputs]
+    for operation in operations:
+        for kind in (operation.body, operation.answer, operation.event):
+            if kind is not None:
+                found += kind if isinstance(kind, tuple) else [kind]
+    return list({repr(kind): kind for kind in found}.values())
+
+
+def _operation(operation: Operation, schemas: _Schemas) -> dict[str, Any]:
+    shown: dict[str, Any] = {
+        "tags": [operation.tag],
+        "summary": operation.summary,
+        "operationId": _identifier(operation),
+        "responses": _responses(operation, schemas),
+    }
+    names = _PATH_PARAMETER.findall(operation.path)
+    if names:
+        shown["parameters"] = [
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+            for name in names
+        ]
+    if operation.body is not None:
+        content = {"application/json": {"schema": schemas.of(operation.body)}}
+        shown["requestBody"] = {"required": True, "content": content}
+    return shown
+
+
+def _responses(operation: Operation, schemas: _Schemas) -> dict[str, Any]:
+    content: dict[str, Any] = {}
+    if operation.answer is not None:
+        content["application/json"] = {"schema": schemas.of(operation.answer)}
+    if operation.event is not None:
+        content["text/event-stream"] = {"schema": schemas.of(operation.event)}
+    if operation.content_type is not None:
+        content[operation.content_type] = {"schema": {}}
+    success: dict[str, Any] = {"description": "The answer"}
+    if content:
+        success["content"] = content
+    responses = {"200": success}
+    if operation.body is not None:
+        kind = OpenAIError if operation.path.startswith("/v1/") else NativeError
+        error = {"application/json": {"schema": schemas.of(kind)}}
+        for status, description in _ERRORS.items():
+            responses[status] = {"description": description, "content": error}
+    return responses
+
+
+def _identifier(operation: Operation) -> str:
+    words = re.sub(r"\W+", "_", operation.path).strip("_")
+    return f"{operation.method}_{words}".rstrip("_")
