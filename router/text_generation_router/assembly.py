@@ -12,6 +12,7 @@ from text_generation_router.api.limits import RequestLimits
 from text_generation_router.config import VERSION, RouterConfig
 from text_generation_router.engine.info import EngineInfo
 from text_generation_router.engine.loop import Engine
+from text_generation_router.grammar.compiler import GrammarCompiler
 from text_generation_router.http.preparation_gate import PreparationGate
 from text_generation_router.http.service import ServedModel, Service
 from text_generation_router.http.sse import OpenStreams
@@ -69,6 +70,7 @@ def build_service(
         limits=limits,
         tokenizer=TokenizerPool(model.tokenizer, config.validation_workers),
         templates=model.templates,
+        grammars=GrammarCompiler(engine.info.grammar_refusal),
         metrics=RequestMetrics(
             registry,
             max_input_tokens=limits.max_input_tokens,

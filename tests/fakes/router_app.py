@@ -9,6 +9,7 @@ from aiohttp import ClientSession, web
 from aiohttp.test_utils import TestServer
 from prometheus_client import CollectorRegistry
 from text_generation_router.api.limits import RequestLimits
+from text_generation_router.grammar.compiler import GrammarCompiler
 from text_generation_router.http.app import build_app
 from text_generation_router.http.preparation_gate import PreparationGate
 from text_generation_router.http.service import ServedModel, Service
@@ -72,6 +73,7 @@ def make_service(engine: Any, *, template: str | None = CHATML, **changes: Any) 
                 chat_templates={} if template is None else {"default": template},
             )
         ),
+        "grammars": GrammarCompiler(),
         "metrics": RequestMetrics(
             registry,
             max_input_tokens=limits.max_input_tokens,
@@ -115,3 +117,4 @@ async def running_app(engine: Any = None, **changes: Any) -> AsyncIterator[Runni
     finally:
         await server.close()
         service.tokenizer.close()
+        service.grammars.close()

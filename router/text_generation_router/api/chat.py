@@ -8,6 +8,7 @@ from text_generation_router.api.chat_messages import template_messages, template
 from text_generation_router.api.chat_types import ChatBody
 from text_generation_router.api.errors import TemplateError, ToolError, ValidationError
 from text_generation_router.api.generation import Prompt
+from text_generation_router.api.grammars import compile_format, read_format
 from text_generation_router.api.limits import (
     RequestLimits,
     check_positive,
@@ -15,7 +16,13 @@ from text_generation_router.api.limits import (
     resolve_max_new_tokens,
 )
 from text_generation_router.api.openai_sampling import choice_samplings, stop_sequences
+from text_generation_router.api.tool_choice import (
+    ToolChoice,
+    compile_tool_choice,
+    read_tool_choice,
+)
 from text_generation_router.engine.request import GenerationRequest
+from text_generation_router.grammar.compiler import GrammarCompiler
 from text_generation_router.prompt.chat_template import ChatTemplateError
 from text_generation_router.prompt.conversation import (
     ChatTemplates,
@@ -56,6 +63,7 @@ async def prepare(
     limits: RequestLimits,
     tokenizer: TokenizerPool,
     templates: ChatTemplates,
+    grammars: GrammarCompiler,
 ) -> ChatGeneration:
     """Validate a request; a `RequestError` says what is wrong with it."""
     refuse_unsupported(body)
@@ -66,6 +74,7 @@ async def prepare(
     field, asked = _asked_tokens(body)
     check_positive(asked, field)
 
+    choice = read_tool_choice(body)
     text = render(body, templates)
     token_ids = tuple(await tokenizer.token_ids(text, add_special_tokens=False))
     if not token_ids:
@@ -73,6 +82,7 @@ async def prepare(
     max_new_tokens = resolve_max_new_tokens(
         asked, len(token_ids), limits, field=field, prompt="messages"
     )
+    grammar = await _grammar(body, choice, grammars, tokenizer)
     requests = tuple(
         GenerationRequest(
             prompt_ids=token_ids,
@@ -82,13 +92,14 @@ async def prepare(
             keep_stop_sequence=False,
             ignore_eos=bool(body.ignore_eos),
             top_n_tokens=top_logprobs,
+            grammar=grammar,
         )
         for sampling in samplings
     )
     return ChatGeneration(
         prompt=Prompt(text=text, token_ids=token_ids),
         requests=requests,
-        parses_tool_calls=_shows_tools(body),
+        parses_tool_calls=bool(choice.tools),
         max_tool_calls=1 if body.parallel_tool_calls is False else None,
         logprobs=bool(body.logprobs),
     )
@@ -98,9 +109,10 @@ def render(body: ChatBody, templates: ChatTemplates) -> str:
     """The text of the prompt."""
     if not body.messages:
         raise ValidationError("`messages` cannot be empty", param="messages")
+    tools = read_tool_choice(body).tools
     conversation = Conversation(
         messages=template_messages(body.messages),
-        tools=template_tools(body.tools or []) if _shows_tools(body) else None,
+        tools=template_tools(tools) if tools else None,
         continue_last=_continues_last(body),
         variables=_template_variables(body),
     )
@@ -124,36 +136,26 @@ def refuse_unsupported(body: ChatBody) -> None:
             "`add_generation_prompt` cannot be false: use `continue_final_message`",
             param="add_generation_prompt",
         )
-    _refuse_response_format(body)
-    _refuse_forced_tools(body)
-
-
-def _refuse_response_format(body: ChatBody) -> None:
-    wanted: Any = body.response_format
-    if wanted is None or (isinstance(wanted, dict) and wanted.get("type") == "text"):
+    if read_format(body.response_format, "response_format") is None:
         return
     if body.tools is not None:
         raise ToolError("Grammar and tools are mutually exclusive", param="response_format")
-    raise ValidationError(
-        "`response_format` other than text is not supported by this server yet",
-        param="response_format",
+
+
+async def _grammar(
+    body: ChatBody, choice: ToolChoice, grammars: GrammarCompiler, tokenizer: TokenizerPool
+) -> str:
+    """What the answer must follow; empty for nothing."""
+    ignore_eos = bool(body.ignore_eos)
+    grammar = await compile_format(
+        body.response_format, "response_format", grammars, ignore_eos=ignore_eos
     )
-
-
-def _refuse_forced_tools(body: ChatBody) -> None:
-    if body.tool_choice in (None, "auto", "none"):
-        return
-    if not body.tools:
-        raise ToolError("`tool_choice` needs `tools`", param="tool_choice")
-    raise ToolError(
-        f"`tool_choice` {body.tool_choice!r} is not supported by this server yet: "
-        "only auto and none are",
-        param="tool_choice",
-    )
-
-
-def _shows_tools(body: ChatBody) -> bool:
-    return bool(body.tools) and body.tool_choice != "none"
+    if grammar:
+        return grammar
+    grammar = await compile_tool_choice(choice, grammars, tokenizer.special_texts)
+    if grammar and ignore_eos:
+        raise ToolError("enforced tools and `ignore_eos` exclude each other", param="ignore_eos")
+    return grammar
 
 
 def _asked_tokens(body: ChatBody) -> tuple[str, int | None]:

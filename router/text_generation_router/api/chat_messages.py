@@ -9,6 +9,7 @@ import msgspec
 
 from text_generation_router.api.chat_types import ContentPart, Message, MessageToolCall, Tool
 from text_generation_router.api.errors import ToolError, ValidationError
+from text_generation_router.api.tool_choice import parameters_schema
 
 
 def template_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
@@ -26,10 +27,7 @@ def template_tools(tools: Sequence[Tool]) -> list[dict[str, Any]]:
         function: dict[str, Any] = {"name": definition.name}
         if definition.description is not None:
             function["description"] = definition.description
-        parameters = (
-            definition.arguments if definition.parameters is None else definition.parameters
-        )
-        function["parameters"] = parameters or {"type": "object", "properties": {}}
+        function["parameters"] = parameters_schema(tool)
         shown.append({"type": "function", "function": function})
     return shown
 

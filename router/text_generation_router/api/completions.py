@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from text_generation_router.api.completion_types import CompletionBody
 from text_generation_router.api.errors import BatchSizeError, SuffixError, ValidationError
 from text_generation_router.api.generation import Prompt
+from text_generation_router.api.grammars import compile_format
 from text_generation_router.api.limits import (
     RequestLimits,
     check_positive,
@@ -13,6 +14,7 @@ from text_generation_router.api.limits import (
 )
 from text_generation_router.api.openai_sampling import choice_samplings, stop_sequences
 from text_generation_router.engine.request import GenerationRequest
+from text_generation_router.grammar.compiler import GrammarCompiler
 from text_generation_router.prompt.tokenizer import TokenizerPool
 
 
@@ -34,7 +36,11 @@ class CompletionGeneration:
 
 
 async def prepare(
-    body: CompletionBody, *, limits: RequestLimits, tokenizer: TokenizerPool
+    body: CompletionBody,
+    *,
+    limits: RequestLimits,
+    tokenizer: TokenizerPool,
+    grammars: GrammarCompiler,
 ) -> CompletionGeneration:
     """Validate a request; a `RequestError` says what is wrong with it."""
     given = _prompts(body)
@@ -51,6 +57,9 @@ async def prepare(
     check_positive(body.max_tokens, "max_tokens")
 
     prompts = tuple([await _tokenize(prompt, limits, tokenizer) for prompt in given])
+    grammar = await compile_format(
+        body.response_format, "response_format", grammars, ignore_eos=bool(body.ignore_eos)
+    )
     requests: list[GenerationRequest] = []
     for prompt in prompts:
         max_new_tokens = resolve_max_new_tokens(
@@ -65,6 +74,7 @@ async def prepare(
                 keep_stop_sequence=False,
                 ignore_eos=bool(body.ignore_eos),
                 top_n_tokens=top_n_tokens,
+                grammar=grammar,
             )
             for sampling in samplings
         ]
@@ -99,10 +109,6 @@ def _refuse_unsupported(body: CompletionBody) -> None:
     if body.echo and body.logprobs is not None:
         raise ValidationError(
             "`echo` together with `logprobs` is not supported by this server yet", param="echo"
-        )
-    if body.response_format not in (None, {"type": "text"}):
-        raise ValidationError(
-            "`response_format` is not supported by this server yet", param="response_format"
         )
 
 

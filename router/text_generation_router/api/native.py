@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from text_generation_router.api.errors import ValidationError
 from text_generation_router.api.generation import Prompt
+from text_generation_router.api.grammars import compile_format
 from text_generation_router.api.limits import (
     RequestLimits,
     check_penalty,
@@ -24,6 +25,7 @@ from text_generation_router.api.limits import (
 )
 from text_generation_router.api.native_types import GenerateBody, GenerateParameters
 from text_generation_router.engine.request import GenerationRequest, SamplingParameters
+from text_generation_router.grammar.compiler import GrammarCompiler
 from text_generation_router.prompt.tokenizer import TokenizerPool
 
 _MAX_SEED = 2**64 - 1
@@ -52,6 +54,7 @@ async def prepare(
     *,
     limits: RequestLimits,
     tokenizer: TokenizerPool,
+    grammars: GrammarCompiler,
     stream: bool,
     full_text_default: bool = False,
 ) -> NativeGeneration:
@@ -72,12 +75,18 @@ async def prepare(
         prompt="inputs",
     )
     _refuse_unsupported(parameters)
+    grammar = await compile_format(
+        parameters.grammar, "grammar", grammars, ignore_eos=parameters.ignore_eos
+    )
 
     prompt = Prompt(text=body.inputs, token_ids=tuple(token_ids))
     full_text = parameters.return_full_text
     return NativeGeneration(
         prompt=prompt,
-        requests=_requests(parameters, prompt, max_new_tokens, num_candidates, limits),
+        requests=tuple(
+            _request(parameters, prompt, max_new_tokens, limits, grammar)
+            for _ in range(num_candidates)
+        ),
         text_before=body.inputs if (full_text_default if full_text is None else full_text) else "",
         samples=_samples(parameters),
         details=parameters.details or parameters.decoder_input_details,
@@ -85,25 +94,23 @@ async def prepare(
     )
 
 
-def _requests(
+def _request(
     parameters: GenerateParameters,
     prompt: Prompt,
     max_new_tokens: int,
-    num_candidates: int,
     limits: RequestLimits,
-) -> tuple[GenerationRequest, ...]:
-    return tuple(
-        GenerationRequest(
-            prompt_ids=prompt.token_ids,
-            max_new_tokens=max_new_tokens,
-            sampling=_sampling(parameters),
-            stop_sequences=tuple(parameters.stop),
-            keep_stop_sequence=True,
-            ignore_eos=parameters.ignore_eos,
-            top_n_tokens=parameters.top_n_tokens or 0,
-            prompt_logprobs=parameters.decoder_input_details and limits.prefill_logprobs,
-        )
-        for _ in range(num_candidates)
+    grammar: str,
+) -> GenerationRequest:
+    return GenerationRequest(
+        prompt_ids=prompt.token_ids,
+        max_new_tokens=max_new_tokens,
+        sampling=_sampling(parameters),
+        stop_sequences=tuple(parameters.stop),
+        keep_stop_sequence=True,
+        ignore_eos=parameters.ignore_eos,
+        top_n_tokens=parameters.top_n_tokens or 0,
+        prompt_logprobs=parameters.decoder_input_details and limits.prefill_logprobs,
+        grammar=grammar,
     )
 
 
@@ -175,8 +182,6 @@ def _refuse_unsupported(parameters: GenerateParameters) -> None:
             f"`adapter_id` {parameters.adapter_id!r} is not loaded on this server",
             param="adapter_id",
         )
-    if parameters.grammar is not None:
-        raise ValidationError("`grammar` is not supported by this server yet", param="grammar")
 
 
 def _asks_for_sampling(parameters: GenerateParameters) -> bool:

@@ -10,6 +10,7 @@ from text_generation_router.api.generation import Generation
 from text_generation_router.api.limits import RequestLimits
 from text_generation_router.api.native_types import GenerateBody, GenerateParameters
 from text_generation_router.engine.request import GenerationRequest
+from text_generation_router.grammar.compiler import GrammarCompiler
 from text_generation_router.prompt.conversation import ChatTemplates
 from text_generation_router.prompt.tokenizer import TokenizerPool
 
@@ -22,16 +23,20 @@ async def prepare_instance(
     limits: RequestLimits,
     tokenizer: TokenizerPool,
     templates: ChatTemplates,
+    grammars: GrammarCompiler,
 ) -> Wanted:
     """Validate an instance of /vertex; a `RequestError` says what is wrong with it."""
     if isinstance(body, ChatBody):
         if body.n not in (None, 1):
             raise ValidationError("`n` must be 1: an instance has one prediction", param="n")
-        return await chat.prepare(body, limits=limits, tokenizer=tokenizer, templates=templates)
+        return await chat.prepare(
+            body, limits=limits, tokenizer=tokenizer, templates=templates, grammars=grammars
+        )
     return await native.prepare(
         generate_body(body.inputs, body.parameters),
         limits=limits,
         tokenizer=tokenizer,
+        grammars=grammars,
         stream=False,
     )
 
@@ -68,8 +73,8 @@ def texts(wanted: Sequence[Wanted], generations: Sequence[Generation]) -> list[s
     for instance in wanted:
         own, rest = rest[: len(instance.requests)], rest[len(instance.requests) :]
         best = own[native_answers.best_candidate(own)].end.generated_text
-        is_native = isinstance(instance, native.NativeGeneration)
-        found.append(instance.text_before + best if is_native else best)
+        before = instance.text_before if isinstance(instance, native.NativeGeneration) else ""
+        found.append(before + best)
     return found
 
 

@@ -8,7 +8,7 @@ from aiohttp import web
 from text_generation_router.api import chat, chat_answers
 from text_generation_router.api.chat_types import ChatBody
 from text_generation_router.api.generation import generate_all
-from text_generation_router.api.native_types import SimpleToken
+from text_generation_router.api.native_types import ChatTokens, SimpleToken
 from text_generation_router.api.openai_answers import AnswerIdentity, new_identity
 from text_generation_router.http.body import BodyDecoder
 from text_generation_router.http.openai_events import openai_error_events, openai_tail
@@ -40,7 +40,11 @@ class ChatRoutes:
         service = self._service
         await service.gate.turn()
         wanted = await chat.prepare(
-            body, limits=service.limits, tokenizer=service.tokenizer, templates=service.templates
+            body,
+            limits=service.limits,
+            tokenizer=service.tokenizer,
+            templates=service.templates,
+            grammars=service.grammars,
         )
         record.validated(wanted.requests)
         served = service.model
@@ -60,7 +64,7 @@ class ChatRoutes:
         text = chat.render(body, self._service.templates)
         spans = await self._service.tokenizer.spans(text, add_special_tokens=False)
         tokens = [SimpleToken(s.token_id, s.text, s.start, s.stop) for s in spans]
-        answer = {"tokenize_response": tokens, "templated_text": text}
+        answer = ChatTokens(tokens, text)
         return web.Response(body=msgspec.json.encode(answer), content_type="application/json")
 
     async def _answer(

@@ -89,6 +89,7 @@ class CloudRoutes:
                     instance,
                     limits=service.limits,
                     tokenizer=service.tokenizer,
+                    grammars=service.grammars,
                     templates=service.templates,
                 )
             )
@@ -106,6 +107,7 @@ class CloudRoutes:
                     plain_texts.generate_body(text, body.parameters),
                     limits=service.limits,
                     tokenizer=service.tokenizer,
+                    grammars=service.grammars,
                     stream=False,
                 )
             )

@@ -35,7 +35,12 @@ class CompletionRoutes:
         body = await self._decoder.read(request)
         service = self._service
         await service.gate.turn()
-        wanted = await prepare(body, limits=service.limits, tokenizer=service.tokenizer)
+        wanted = await prepare(
+            body,
+            limits=service.limits,
+            tokenizer=service.tokenizer,
+            grammars=service.grammars,
+        )
         record.validated(wanted.requests)
         identity = new_identity(
             "cmpl",

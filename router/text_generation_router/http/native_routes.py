@@ -78,6 +78,7 @@ class NativeRoutes:
             body,
             limits=service.limits,
             tokenizer=service.tokenizer,
+            grammars=service.grammars,
             stream=False,
             full_text_default=as_array,
         )
@@ -122,6 +123,7 @@ class NativeRoutes:
                 body,
                 limits=service.limits,
                 tokenizer=service.tokenizer,
+                grammars=service.grammars,
                 stream=True,
                 full_text_default=full_text_default,
             )

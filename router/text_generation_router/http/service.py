@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry
 from text_generation_router.api.generation import GenerationEngine
 from text_generation_router.api.limits import RequestLimits
 from text_generation_router.engine.request import Finished
+from text_generation_router.grammar.compiler import GrammarCompiler
 from text_generation_router.http.preparation_gate import PreparationGate
 from text_generation_router.http.sse import OpenStreams
 from text_generation_router.observability.metrics import RequestMetrics
@@ -42,6 +43,7 @@ class Service:
     limits: RequestLimits
     tokenizer: TokenizerPool
     templates: ChatTemplates
+    grammars: GrammarCompiler
     metrics: RequestMetrics
     registry: CollectorRegistry
     streams: OpenStreams

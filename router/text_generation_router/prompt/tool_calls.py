@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 import msgspec
 
-_OPEN = "<tool_call>"
-_CLOSE = "</tool_call>"
+TOOL_CALL_OPEN = "<tool_call>"
+TOOL_CALL_CLOSE = "</tool_call>"
 # Texts that some tokenizers have as special tokens and that the parser needs to see.
-TOOL_CALL_MARKS = frozenset({_OPEN, _CLOSE})
+TOOL_CALL_MARKS = frozenset({TOOL_CALL_OPEN, TOOL_CALL_CLOSE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ class ToolCallParser:
 
     def _advance(self, parts: list[AnswerPart]) -> bool:
         """Take one step through the held text; False when more of it is needed."""
-        mark = _OPEN if self._state is _State.TEXT else _CLOSE
+        mark = TOOL_CALL_OPEN if self._state is _State.TEXT else TOOL_CALL_CLOSE
         before, found, after = self._held.partition(mark)
         if self._state is _State.CALL:
             if not found:
@@ -114,7 +114,11 @@ class ToolCallParser:
     def _emit_call(self, body: str, *, closed: bool, parts: list[AnswerPart]) -> None:
         call = _parse_call(body)
         if call is None:
-            parts.append(AnswerText(self._space + _OPEN + body + (_CLOSE if closed else "")))
+            parts.append(
+                AnswerText(
+                    self._space + TOOL_CALL_OPEN + body + (TOOL_CALL_CLOSE if closed else "")
+                )
+            )
             return
         self._num_calls += 1
         if self._max_calls is None or self._num_calls <= self._max_calls:
@@ -126,8 +130,8 @@ def _uncertain_length(text: str) -> int:
     a mark after it.
     """
     start = len(text)
-    for size in range(min(len(_OPEN) - 1, len(text)), 0, -1):
-        if _OPEN.startswith(text[-size:]):
+    for size in range(min(len(TOOL_CALL_OPEN) - 1, len(text)), 0, -1):
+        if TOOL_CALL_OPEN.startswith(text[-size:]):
             start -= size
             break
     return len(text) - len(text[:start].rstrip())

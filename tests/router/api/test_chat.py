@@ -1,6 +1,7 @@
 """OpenAI's chat requests: messages, tools, limits, and what is refused."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import msgspec
@@ -13,6 +14,7 @@ from text_generation_router.api.errors import (
     ToolError,
     ValidationError,
 )
+from text_generation_router.grammar.compiler import GrammarCompiler
 from text_generation_router.prompt.conversation import ChatTemplates
 from text_generation_router.prompt.model_files import PromptFiles
 from text_generation_router.prompt.tokenizer import TokenizerPool
@@ -36,7 +38,14 @@ async def prepare(
 ) -> chat.ChatGeneration:
     body = msgspec.convert({"messages": MESSAGES, **fields}, ChatBody)
     templates = ChatTemplates(PromptFiles(chat_templates={"default": template}))
-    return await chat.prepare(body, limits=make_limits(), tokenizer=tokenizer, templates=templates)
+    with closing(GrammarCompiler()) as grammars:
+        return await chat.prepare(
+            body,
+            limits=make_limits(),
+            tokenizer=tokenizer,
+            templates=templates,
+            grammars=grammars,
+        )
 
 
 async def test_the_template_makes_the_prompt(tokenizer: TokenizerPool) -> None:
@@ -112,7 +121,7 @@ async def test_no_tools_are_shown(tokenizer: TokenizerPool, fields: dict[str, An
         ({"max_tokens": 0}, "max_tokens"),
         ({"max_completion_tokens": 500}, "max_completion_tokens"),
         ({"top_logprobs": 6}, "top_logprobs"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"response_format": {"type": "xml"}}, "response_format"),
         ({"response_format": {"type": "json_schema", "json_schema": {}}}, "response_format"),
         ({"response_format": "text"}, "response_format"),
         ({"functions": [{"name": "f"}]}, "functions"),
@@ -137,9 +146,9 @@ async def test_refused_by_name(
     assert f"`{param.split('[', maxsplit=1)[0]}" in str(caught.value)
 
 
-@pytest.mark.parametrize("choice", ["required", "f", {"type": "function", "function": {}}])
-async def test_forced_tools_are_refused(tokenizer: TokenizerPool, choice: Any) -> None:
-    with pytest.raises(ToolError, match="tool_choice"):
+@pytest.mark.parametrize("choice", ["g", {"type": "function", "function": {}}, 5, ""])
+async def test_tools_that_cannot_be_chosen(tokenizer: TokenizerPool, choice: Any) -> None:
+    with pytest.raises(ToolError, match=r"not found|`tool_choice` must be"):
         await prepare(tokenizer, tools=[TOOL], tool_choice=choice)
     with pytest.raises(ToolError, match="needs `tools`"):
         await prepare(tokenizer, tool_choice=choice)

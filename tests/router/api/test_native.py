@@ -1,6 +1,7 @@
 """TGI's dialect: what is accepted, what is refused, and which fault is told first."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import msgspec
@@ -8,6 +9,7 @@ import pytest
 from text_generation_router.api import native
 from text_generation_router.api.errors import ValidationError
 from text_generation_router.api.native_types import GenerateBody
+from text_generation_router.grammar.compiler import GrammarCompiler
 from text_generation_router.prompt.tokenizer import TokenizerPool
 
 from tests.fakes.byte_tokenizer import byte_tokenizer
@@ -32,8 +34,11 @@ async def prepare(
     if parameters is not None:
         raw["parameters"] = parameters
     body = msgspec.convert(raw, GenerateBody)
-    values: dict[str, Any] = {"stream": False, **options}
-    return await native.prepare(body, limits=limits, tokenizer=tokenizer, **values)
+    with closing(GrammarCompiler(options.pop("grammar_refusal", ""))) as grammars:
+        values: dict[str, Any] = {"stream": False, **options}
+        return await native.prepare(
+            body, limits=limits, tokenizer=tokenizer, grammars=grammars, **values
+        )
 
 
 async def test_absent_parameters_sample_and_empty_ones_do_not(tokenizer: TokenizerPool) -> None:
@@ -139,7 +144,7 @@ FAULTS: list[tuple[str, dict[str, Any]]] = [
     ("inputs", {}),
     ("truncate", {"truncate": 401}),
     ("adapter_id", {"adapter_id": "x"}),
-    ("grammar", {"grammar": {"type": "json", "value": {}}}),
+    ("grammar", {"grammar": {"type": "json", "value": 5}}),
 ]
 
 
