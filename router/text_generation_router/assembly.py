@@ -63,14 +63,15 @@ def build_service(
 ) -> Service:
     """The service of a started engine."""
     limits = _request_limits(config, engine.info)
+    tokenizer = TokenizerPool(model.tokenizer, config.validation_workers)
     return Service(
         engine=engine,
         is_healthy=is_healthy,
         model=_served_model(config, engine.info, os.environ),
         limits=limits,
-        tokenizer=TokenizerPool(model.tokenizer, config.validation_workers),
+        tokenizer=tokenizer,
         templates=model.templates,
-        grammars=GrammarCompiler(engine.info.grammar_refusal),
+        grammars=GrammarCompiler(engine.info.grammar_refusal, tokenizer.added_ids),
         metrics=RequestMetrics(
             registry,
             max_input_tokens=limits.max_input_tokens,

@@ -152,7 +152,7 @@ async def _grammar(
     )
     if grammar:
         return grammar
-    grammar = await compile_tool_choice(choice, grammars, tokenizer.special_texts)
+    grammar = await compile_tool_choice(choice, grammars, tokenizer.added_ids)
     if grammar and ignore_eos:
         raise ToolError("enforced tools and `ignore_eos` exclude each other", param="ignore_eos")
     return grammar

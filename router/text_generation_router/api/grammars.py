@@ -85,7 +85,9 @@ def _schema(value: Any, place: str, field: str) -> Any:
         try:
             value = msgspec.json.decode(value)
         except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-            raise ValidationError(f"`{field}`: `{place}` is no JSON: {error}", param=field) from error
+            raise ValidationError(
+                f"`{field}`: `{place}` is no JSON: {error}", param=field
+            ) from error
     if not isinstance(value, dict | bool):
         raise ValidationError(f"`{field}`: `{place}` must be a JSON Schema", param=field)
     return value

@@ -57,9 +57,9 @@ def parameters_schema(tool: Tool) -> Mapping[str, Any]:
 
 
 async def compile_tool_choice(
-    choice: ToolChoice, grammars: GrammarCompiler, special_texts: Mapping[int, str]
+    choice: ToolChoice, grammars: GrammarCompiler, added_ids: Mapping[str, int]
 ) -> str:
-    """The grammar of the answer; empty where the model is free."""
+    """The grammar of the answer; empty where the model is free. added_ids: the tokenizer's."""
     is_strict = [tool.function.strict is True for tool in choice.tools]
     if not choice.is_required and not any(is_strict):
         return ""
@@ -71,7 +71,7 @@ async def compile_tool_choice(
             )
             for tool, strict in zip(choice.tools, is_strict, strict=True)
         ],
-        special_ids={text: token_id for token_id, text in special_texts.items()},
+        added_ids=added_ids,
         open_mark=TOOL_CALL_OPEN,
         close_mark=TOOL_CALL_CLOSE,
         allows_several=choice.allows_several,

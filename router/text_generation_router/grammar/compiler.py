@@ -8,7 +8,7 @@ always judged alike; the shards' own bounds are wider.
 
 import asyncio
 import functools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -29,11 +29,13 @@ _END = 256
 class GrammarCompiler:
     """Owner of the threads and of what is known of earlier grammars. `close` is safe twice.
 
-    refusal: why no grammar can be enforced at all; empty if they can.
+    refusal: why no grammar can be enforced at all; empty if they can. added_texts: texts that
+    always are one token of the model, which llguidance keeps apart from all other text.
     """
 
-    def __init__(self, refusal: str = "") -> None:
+    def __init__(self, refusal: str = "", added_texts: Collection[str] = ()) -> None:
         self._refusal = refusal
+        self._added_texts = tuple(added_texts)
         self._threads = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="grammar")
         self._fault = functools.lru_cache(_MAX_REMEMBERED)(self._find_fault)
 
@@ -55,6 +57,9 @@ class GrammarCompiler:
                 f"the grammar has {len(text)} characters; at most {_MAX_SERIALISED_CHARACTERS} "
                 "are allowed"
             )
+        added = next((added for added in self._added_texts if added in text), None)
+        if added is not None:
+            raise GrammarError(f"the text {added!r} is a token of the model's own")
         fault = self._fault(source.serialised(is_probe=True))
         if fault:
             raise GrammarError(fault)

@@ -22,8 +22,8 @@ class ToolCallGrammar:
     """
 
     functions: Sequence[tuple[str, Mapping[str, Any]]]
-    # The model's special tokens by text, where marks are among them.
-    special_ids: Mapping[str, int]
+    # Texts that always are one token, and its id; marks may be among them.
+    added_ids: Mapping[str, int]
     open_mark: str
     close_mark: str
     allows_several: bool
@@ -51,14 +51,14 @@ class ToolCallGrammar:
             more = f' ("\\n" call){{0,{_MAX_CALLS - 1}}}' if self.allows_several else ""
             return [f"start: call{more}", f"call: {open_mark} {body}"]
         # Lazy: a call begins where the mark first comes, whatever the text might go on to.
-        is_special = not is_probe and self.open_mark in self.special_ids
-        head = f"head: TEXT {open_mark}" if is_special else f"head[lazy]: TEXT {open_mark}"
+        is_token = not is_probe and self.open_mark in self.added_ids
+        head = f"head: TEXT {open_mark}" if is_token else f"head[lazy]: TEXT {open_mark}"
         repeat = "*" if self.allows_several else "?"
         text = "TEXT: /(?s:.*)/"
         return [f"start: call{repeat} rest", "rest: TEXT", text, head, f"call: head {body}"]
 
     def _mark(self, text: str, is_probe: bool) -> str:
-        token_id = self.special_ids.get(text)
+        token_id = self.added_ids.get(text)
         return encode(text) if is_probe or token_id is None else f"<[{token_id}]>"
 
 

@@ -51,11 +51,14 @@ class TokenizerPool:
     def __init__(self, tokenizer: Tokenizer, num_workers: int) -> None:
         self.tokenizer = tokenizer
         self.vocab_size: int = tokenizer.get_vocab_size(with_added_tokens=True)
+        added_tokens = tokenizer.get_added_tokens_decoder()
         # Text of every special token by its id.
         self.special_texts: dict[int, str] = {
-            token_id: token.content
-            for token_id, token in tokenizer.get_added_tokens_decoder().items()
-            if token.special
+            token_id: token.content for token_id, token in added_tokens.items() if token.special
+        }
+        # Texts that always are one token, special or not, and its id.
+        self.added_ids: dict[str, int] = {
+            token.content: token_id for token_id, token in added_tokens.items()
         }
         self._executor = ThreadPoolExecutor(num_workers, thread_name_prefix="tokenizer")
 
