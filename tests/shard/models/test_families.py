@@ -7,6 +7,7 @@ import pytest
 import torch
 from text_generation_proto import shard_pb2 as pb
 from text_generation_shard.models.registry import FAMILIES
+from text_generation_shard.ops.cpu import library
 
 from tests.shard.checkpoints import Checkpoint
 from tests.shard.engines import record, running_shard
@@ -57,7 +58,19 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Refer
 
 @pytest.mark.parametrize("name", MODELS)
 def test_parity(name: str, reference: Callable[[str], Reference]) -> None:
-    model = reference(name)
+    check_parity(reference(name))
+
+
+@pytest.mark.parametrize("name", ["gemma2", "cohere2", "bloom", "gptj", "mixtral"])
+def test_parity_without_native_operators(
+    name: str, reference: Callable[[str], Reference], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Soft caps, windows, ALiBi and the like by torch alone."""
+    monkeypatch.setattr(library, "operators", lambda: None)
+    check_parity(reference(name))
+
+
+def check_parity(model: Reference) -> None:
     greedy = model.greedy(0, NUM_GREEDY)
     expected = model.checkpoint.logits([*PROMPT, *greedy[:-1]])[len(PROMPT) - 1 :]
     tolerance = 2e-5 * float(expected.abs().max())
