@@ -16,6 +16,7 @@ from text_generation_launcher.commands import (
     shard_config,
 )
 from text_generation_launcher.config import LauncherConfig
+from text_generation_launcher.errors import LaunchError
 from text_generation_launcher.log_relay import LogRelay
 from text_generation_launcher.model import Model, find_local, num_attention_heads
 from text_generation_launcher.preflight import (
@@ -103,14 +104,23 @@ class _Launch:
         return await prepare(command, model_id, self._progress.observe, self._stop)
 
     def _fitting(self, model: Model) -> Resolved:
-        """An inferred number of shards must also fit the model."""
+        """The number of shards must also fit the model: an inferred one is made to, another is
+        refused here, before a process is spawned for each of them.
+        """
         resolved = self._resolved
-        if not resolved.is_num_shard_inferred or resolved.num_shard == 1:
+        if resolved.num_shard == 1:
             return resolved
         heads = num_attention_heads(model)
         if heads is None:
             return resolved
-        return replace(resolved, num_shard=fitting_num_shard(resolved.num_shard, heads))
+        if resolved.is_num_shard_inferred:
+            return replace(resolved, num_shard=fitting_num_shard(resolved.num_shard, heads))
+        if heads % resolved.num_shard:
+            raise LaunchError(
+                f"{model.name}: num_attention_heads ({heads}) cannot be divided among "
+                f"{resolved.num_shard} shards (--num-shard)"
+            )
+        return resolved
 
     def _rendezvous(self, shard_uds_path: str, num_shard: int) -> Rendezvous:
         asked = self._config.master_port

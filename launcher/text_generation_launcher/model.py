@@ -10,6 +10,8 @@ from text_generation_launcher.errors import LaunchError
 DEMO_MODEL_NAME = "tgi-demo"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _CONVERTIBLE = ("*.bin", "*.pt")
+# What config.json calls the number of query heads, from family to family.
+_HEAD_COUNTS = ("num_attention_heads", "n_head", "n_heads")
 
 
 @dataclass(frozen=True)
@@ -57,10 +59,12 @@ def _is_ready(directory: Path) -> bool:
 
 
 def num_attention_heads(model: Model) -> int | None:
-    """As config.json says, or None where it does not say it under the usual name."""
+    """As config.json says, or None where it does not say it under a usual name."""
     try:
         config = json.loads((model.path / "config.json").read_text(encoding="utf-8"))
     except ValueError as error:
         raise LaunchError(f"{model.path / 'config.json'} is not JSON: {error}") from error
-    heads = config.get("num_attention_heads") if isinstance(config, dict) else None
+    if not isinstance(config, dict):
+        return None
+    heads = next((config[name] for name in _HEAD_COUNTS if name in config), None)
     return heads if isinstance(heads, int) and heads > 0 else None

@@ -75,7 +75,9 @@ def test_an_incomplete_demo_is_told(tmp_path, monkeypatch):
 def test_attention_heads(directory):
     model = Model(directory, "m")
     assert num_attention_heads(model) == 6
-    (directory / "config.json").write_text(json.dumps({"n_head": 6}))
+    (directory / "config.json").write_text(json.dumps({"n_head": 4}))
+    assert num_attention_heads(model) == 4
+    (directory / "config.json").write_text(json.dumps({"heads": 6}))
     assert num_attention_heads(model) is None
     (directory / "config.json").write_text("{")
     with pytest.raises(LaunchError, match=r"config\.json is not JSON"):
