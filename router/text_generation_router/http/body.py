@@ -33,6 +33,11 @@ class BodyDecoder(Generic[BodyT]):
                 "Failed to buffer the request body: length limit exceeded "
                 f"({request.client_max_size} bytes)",
             ) from error
+        except web.RequestPayloadError as error:
+            raise BodyError(
+                400,
+                "Failed to buffer the request body: not of its Content-Encoding, or broken off",
+            ) from error
         return self.decode(body)
 
     def decode(self, body: bytes) -> BodyT:

@@ -205,3 +205,13 @@ async def test_tokenize() -> None:
             ),
         )
         assert (await post(app, "/tokenize", {"inputs": "", "parameters": {"top_p": 9}}))[0] == 200
+
+
+async def test_a_body_not_of_its_encoding_is_a_bad_request() -> None:
+    headers = {"content-type": "application/json", "content-encoding": "gzip"}
+    async with (
+        running_app() as app,
+        app.session.post("/generate", data=b"no gzip", headers=headers) as response,
+    ):
+        assert response.status == 400
+        assert "Content-Encoding" in await response.text()
