@@ -21,6 +21,7 @@ from text_generation_router.http.errors import (
     is_unexpected,
 )
 from text_generation_router.http.fact_routes import FactRoutes
+from text_generation_router.http.messages_routes import MessagesRoutes
 from text_generation_router.http.native_routes import NativeRoutes
 from text_generation_router.http.service import Service
 
@@ -28,6 +29,7 @@ logger = logging.getLogger("text_generation_router.http")
 
 
 _HEALTH_PATHS = frozenset({"/health", "/ping", "/v2/health/live", "/v2/health/ready"})
+_ALLOWED_HEADERS = "content-type,authorization,x-api-key,anthropic-version"
 _VARY = "origin, access-control-request-method, access-control-request-headers"
 
 
@@ -42,6 +44,7 @@ def build_app(service: Service) -> web.Application:
         NativeRoutes(service),
         ChatRoutes(service),
         CompletionRoutes(service),
+        MessagesRoutes(service),
         CloudRoutes(service),
         FactRoutes(service),
         DocsRoutes(service),
@@ -84,7 +87,7 @@ def _gate_middleware(
             return web.Response(
                 headers={
                     "access-control-allow-methods": "GET,POST",
-                    "access-control-allow-headers": "content-type,authorization",
+                    "access-control-allow-headers": _ALLOWED_HEADERS,
                 }
             )
         if expected is not None and not _is_health(request) and not _has_key(request, expected):
@@ -101,9 +104,11 @@ def _is_health(request: web.Request) -> bool:
 
 
 def _has_key(request: web.Request, expected: bytes) -> bool:
+    """As a bearer token, or where Anthropic's clients have it."""
     scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    key = given.strip().encode("utf-8", "surrogateescape")
-    return scheme.lower() == "bearer" and hmac.compare_digest(key, expected)
+    if scheme.lower() != "bearer":
+        given = request.headers.get("x-api-key", "")
+    return hmac.compare_digest(given.strip().encode("utf-8", "surrogateescape"), expected)
 
 
 def _cors_signal(

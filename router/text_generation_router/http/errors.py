@@ -10,14 +10,15 @@ HttpError
   ├─ UnknownModelError    404
   └─ SlowReaderError      a stream's reader fell too far behind
 
-Two shapes of JSON body: native routes have TGI's `{"error": text, "error_type": word}`; routes
+Three shapes of JSON body: native routes have TGI's `{"error": text, "error_type": word}`; routes
 under /v1 have OpenAI's `{"error": {"message", "type", "param", "code"}}` and beside it the same
-`error_type`, by which TGI's clients tell errors apart. In both, body errors of native routes are
-TGI's plain text.
+`error_type`, by which TGI's clients tell errors apart; /v1/messages has Anthropic's
+`{"type": "error", "error": {"type", "message"}}`. Body errors of native routes are TGI's plain
+text.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
@@ -133,6 +134,16 @@ _TABLE: Mapping[type[Exception], ErrorRow] = {
 # OpenAI's word for an error, by status.
 _OPENAI_TYPES = {401: "authentication_error", 429: "rate_limit_error"}
 
+# Anthropic's.
+_ANTHROPIC_TYPES = {
+    401: "authentication_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+}
+_ANTHROPIC_PATH = "/v1/messages"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ErrorAnswer:
@@ -157,6 +168,18 @@ class ErrorAnswer:
         """OpenAI's shape as an event in a stream; `http_status_code` is TGI's."""
         error = {**self._openai_error(), "http_status_code": self.status}
         return msgspec.json.encode({"error": error, "error_type": self.error_type})
+
+    def anthropic_body(self) -> bytes:
+        """Anthropic's shape, whole answers and events alike."""
+        default = "api_error" if self.status >= 500 else "invalid_request_error"
+        kind = _ANTHROPIC_TYPES.get(self.status, default)
+        return msgspec.json.encode(
+            {"type": "error", "error": {"type": kind, "message": self.message}}
+        )
+
+    def anthropic_event(self) -> bytes:
+        """The last event of a stream that failed."""
+        return b"event: error\ndata: %b\n\n" % self.anthropic_body()
 
     def _openai_error(self) -> dict[str, Any]:
         default = "server_error" if self.status >= 500 else "invalid_request_error"
@@ -204,7 +227,11 @@ def _kind(error: Exception) -> type[Exception]:
 def error_response(error: Exception, path: str) -> web.Response:
     """The answer to a request that failed before anything was sent."""
     answer = describe(error)
-    if path.startswith("/v1/"):
+    if path.startswith(_ANTHROPIC_PATH):
+        # Anthropic's clients know 400 for what is wrong with a request.
+        answer = replace(answer, status=400 if answer.status == 422 else answer.status)
+        body, content_type = answer.anthropic_body(), "application/json"
+    elif path.startswith("/v1/"):
         body, content_type = answer.openai_body(), "application/json"
     elif isinstance(error, BodyError):
         body, content_type = str(error).encode(), "text/plain"

@@ -20,6 +20,13 @@ from text_generation_router.api.completion_types import (
     CompletionBody,
     CompletionChunk,
 )
+from text_generation_router.api.messages_types import (
+    CountTokensBody,
+    MessageEvent,
+    MessagesAnswer,
+    MessagesBody,
+    TokenCount,
+)
 from text_generation_router.api.native_types import (
     ChatTokens,
     CompatGenerateBody,
@@ -66,6 +73,7 @@ def _get(
 
 _TGI = "Text Generation Inference"
 _OPENAI = "OpenAI"
+_ANTHROPIC = "Anthropic"
 _CLOUD = "Cloud platforms"
 _SERVER = "Server"
 _VERSION = "/v2/models/{model}/versions/{version}"
@@ -79,6 +87,21 @@ OPERATIONS = (
         CompletionBody,
         CompletionAnswer,
         CompletionChunk,
+    ),
+    _post(
+        "/v1/messages",
+        _ANTHROPIC,
+        "Anthropic's Messages",
+        MessagesBody,
+        MessagesAnswer,
+        MessageEvent,
+    ),
+    _post(
+        "/v1/messages/count_tokens",
+        _ANTHROPIC,
+        "The length of a prompt",
+        CountTokensBody,
+        TokenCount,
     ),
     _get("/v1/models", _OPENAI, "The one model, in a list", ModelList),
     _get("/v1/models/{model}", _OPENAI, "The model by its name", ModelEntry),

@@ -195,3 +195,16 @@ class EventStream:
             transport.write(b"%x\r\n%b\r\n" % (len(events), events))
         else:
             transport.write(events)
+
+
+class NamedEventStream(EventStream):
+    """A stream whose events have names; its senders frame them, several at once if they like."""
+
+    def send(self, data: bytes) -> None:
+        """Whole events: `event: `, `data: ` and an empty line, each."""
+        self._silent_seconds = 0
+        transport = self._transport
+        if self._waiting or transport is None or transport.get_write_buffer_size() > _SOFT_LIMIT:
+            self._hold(data)
+            return
+        self._write(transport, data)

@@ -1,0 +1,167 @@
+"""Anthropic's Messages dialect: from tokens to answers and named stream events.
+
+Whole answers are put together from the same deltas that a stream sends.
+"""
+
+import secrets
+from collections.abc import Mapping
+
+import msgspec
+
+from text_generation_router.api.chat import ChatGeneration
+from text_generation_router.api.chat_content import AnswerDelta, ChatContentReader
+from text_generation_router.api.generation import Generation
+from text_generation_router.api.messages_types import (
+    AnswerBlock,
+    ContentBlockDelta,
+    ContentBlockStart,
+    ContentBlockStop,
+    InputJsonDelta,
+    MessageDelta,
+    MessageEvent,
+    MessagesAnswer,
+    MessageStart,
+    MessageStop,
+    MessagesUsage,
+    Ping,
+    StopDelta,
+    TextBlock,
+    TextDelta,
+    ToolUseBlock,
+)
+from text_generation_router.api.openai_answers import AnswerIdentity
+from text_generation_router.engine.request import Finished, FinishReason, TokenOutput
+from text_generation_router.prompt.tool_calls import ToolCall
+
+_STOP_REASONS = {
+    FinishReason.LENGTH: "max_tokens",
+    FinishReason.EOS_TOKEN: "end_turn",
+    FinishReason.STOP_SEQUENCE: "stop_sequence",
+}
+
+
+def build_answer(
+    wanted: ChatGeneration,
+    identity: AnswerIdentity,
+    generation: Generation,
+    special_texts: Mapping[int, str],
+) -> MessagesAnswer:
+    """The answer to an unstreamed request; at least one block of text or a call."""
+    reader = ChatContentReader(wanted, special_texts)
+    last = len(generation.tokens) - 1
+    content: list[AnswerBlock] = []
+    for i, output in enumerate(generation.tokens):
+        _extend(content, reader.read(output, is_last=i == last))
+    stop = _stop(wanted, generation.end, reader)
+    return MessagesAnswer(
+        id=identity.id,
+        model=identity.model,
+        content=content or [TextBlock("")],
+        stop_reason=stop.stop_reason,
+        stop_sequence=stop.stop_sequence,
+        usage=_usage(generation.end),
+    )
+
+
+def encode_start(wanted: ChatGeneration, identity: AnswerIdentity) -> bytes:
+    """The events before the first token."""
+    message = MessagesAnswer(
+        id=identity.id,
+        model=identity.model,
+        content=[],
+        stop_reason=None,
+        stop_sequence=None,
+        usage=MessagesUsage(input_tokens=len(wanted.prompt.token_ids), output_tokens=0),
+    )
+    return _encode([MessageStart(message), Ping()])
+
+
+class MessagesStreamEncoder:
+    """Turns the tokens of the answer into its events, framed with their names."""
+
+    def __init__(self, wanted: ChatGeneration, special_texts: Mapping[int, str]) -> None:
+        self._wanted = wanted
+        self._reader = ChatContentReader(wanted, special_texts)
+        self._num_blocks = 0
+        self._has_open_text = False
+
+    def token(self, output: TokenOutput, finished: Finished | None) -> bytes | None:
+        """The events of one token; None if there is nothing to tell yet."""
+        read = self._reader.read(output, is_last=finished is not None)
+        events: list[MessageEvent] = []
+        if read.text:
+            self._text(read.text, events)
+        for call in read.calls:
+            self._call(call, events)
+        if finished is not None:
+            if not self._num_blocks:
+                self._open(TextBlock(""), events)
+                self._has_open_text = True
+            self._close(events)
+            stop = _stop(self._wanted, finished, self._reader)
+            events += [MessageDelta(stop, _usage(finished)), MessageStop()]
+        return _encode(events) if events else None
+
+    def _text(self, text: str, events: list[MessageEvent]) -> None:
+        if not self._has_open_text:
+            self._open(TextBlock(""), events)
+            self._has_open_text = True
+        events.append(ContentBlockDelta(self._num_blocks - 1, TextDelta(text)))
+
+    def _call(self, call: ToolCall, events: list[MessageEvent]) -> None:
+        self._close(events)
+        self._open(ToolUseBlock(_new_id(), call.name, msgspec.Raw(b"{}")), events)
+        index = self._num_blocks - 1
+        events.append(ContentBlockDelta(index, InputJsonDelta(call.arguments)))
+        events.append(ContentBlockStop(index))
+
+    def _open(self, block: AnswerBlock, events: list[MessageEvent]) -> None:
+        events.append(ContentBlockStart(self._num_blocks, block))
+        self._num_blocks += 1
+
+    def _close(self, events: list[MessageEvent]) -> None:
+        if self._has_open_text:
+            events.append(ContentBlockStop(self._num_blocks - 1))
+            self._has_open_text = False
+
+
+def _extend(content: list[AnswerBlock], read: AnswerDelta) -> None:
+    """Text goes on in the last block, as it does in a stream."""
+    if read.text:
+        last = content[-1] if content else None
+        if isinstance(last, TextBlock):
+            last.text += read.text
+        else:
+            content.append(TextBlock(read.text))
+    for call in read.calls:
+        arguments = msgspec.Raw(call.arguments.encode())
+        content.append(ToolUseBlock(_new_id(), call.name, arguments))
+
+
+def _stop(wanted: ChatGeneration, finished: Finished, reader: ChatContentReader) -> StopDelta:
+    """Which of several stop sequences it was, the engine does not tell."""
+    if reader.has_calls and finished.reason is not FinishReason.LENGTH:
+        return StopDelta("tool_use", None)
+    sequences = wanted.requests[0].stop_sequences
+    is_known = finished.reason is FinishReason.STOP_SEQUENCE and len(sequences) == 1
+    return StopDelta(_STOP_REASONS[finished.reason], sequences[0] if is_known else None)
+
+
+def _usage(finished: Finished) -> MessagesUsage:
+    return MessagesUsage(
+        input_tokens=finished.num_prompt_tokens - finished.num_cached_tokens,
+        cache_read_input_tokens=finished.num_cached_tokens,
+        output_tokens=finished.num_generated_tokens,
+    )
+
+
+def _encode(events: list[MessageEvent]) -> bytes:
+    return b"".join(
+        b"event: %b\ndata: %b\n\n"
+        % (str(event.__struct_config__.tag).encode(), msgspec.json.encode(event))
+        for event in events
+    )
+
+
+def _new_id() -> str:
+    return f"toolu_{secrets.token_hex(12)}"

@@ -1,0 +1,107 @@
+"""Anthropic's Messages dialect over HTTP: POST /v1/messages and /v1/messages/count_tokens."""
+
+from collections.abc import Sequence
+
+import msgspec
+from aiohttp import web
+
+from text_generation_router.api import chat, messages, messages_answers
+from text_generation_router.api.generation import generate_all
+from text_generation_router.api.messages_types import CountTokensBody, MessagesBody, TokenCount
+from text_generation_router.api.openai_answers import AnswerIdentity, new_identity
+from text_generation_router.http.body import BodyDecoder
+from text_generation_router.http.errors import ErrorAnswer
+from text_generation_router.http.recorded import recorded
+from text_generation_router.http.service import Service
+from text_generation_router.http.sse import NamedEventStream
+from text_generation_router.http.streamed_answer import StreamedAnswer
+from text_generation_router.observability.request_record import RequestRecord
+
+
+class MessagesRoutes:
+    """Handlers; they hold no state but their decoders."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._decoder = BodyDecoder(MessagesBody)
+        self._count_decoder = BodyDecoder(CountTokensBody)
+
+    def add_to(self, router: web.UrlDispatcher) -> None:
+        """Register the routes."""
+        router.add_post("/v1/messages", recorded(self._service.metrics, self.messages))
+        router.add_post("/v1/messages/count_tokens", self.count_tokens)
+
+    async def messages(self, request: web.Request, record: RequestRecord) -> web.StreamResponse:
+        """One message, whole or streamed; the model's name is the client's own."""
+        body = await self._decoder.read(request)
+        service = self._service
+        await service.gate.turn()
+        wanted = await chat.prepare(
+            messages.chat_body(body),
+            limits=service.limits,
+            tokenizer=service.tokenizer,
+            templates=service.templates,
+            grammars=service.grammars,
+        )
+        record.validated(wanted.requests)
+        identity = new_identity(
+            "msg", model=body.model, system_fingerprint=service.model.system_fingerprint
+        )
+        if body.stream:
+            return await self._stream(request, record, wanted, identity)
+        return await self._answer(record, wanted, identity)
+
+    async def count_tokens(self, request: web.Request) -> web.Response:
+        """The length of the prompt that a request would have."""
+        body = messages.chat_body(await self._count_decoder.read(request))
+        chat.refuse_unsupported(body)
+        text = chat.render(body, self._service.templates)
+        token_ids = await self._service.tokenizer.token_ids(text, add_special_tokens=False)
+        return web.Response(
+            body=msgspec.json.encode(TokenCount(len(token_ids))), content_type="application/json"
+        )
+
+    async def _answer(
+        self, record: RequestRecord, wanted: chat.ChatGeneration, identity: AnswerIdentity
+    ) -> web.Response:
+        service = self._service
+        (generation,) = await generate_all(service.engine, wanted.requests, keep_tokens=True)
+        answer = messages_answers.build_answer(
+            wanted, identity, generation, service.tokenizer.special_texts
+        )
+        times = record.succeeded([generation.end])
+        return web.Response(
+            body=msgspec.json.encode(answer),
+            content_type="application/json",
+            headers=service.answer_headers([wanted.prompt.text], [generation.end], times),
+        )
+
+    async def _stream(
+        self,
+        request: web.Request,
+        record: RequestRecord,
+        wanted: chat.ChatGeneration,
+        identity: AnswerIdentity,
+    ) -> web.StreamResponse:
+        service = self._service
+        stream = NamedEventStream(service.streams)
+        stream.send(messages_answers.encode_start(wanted, identity))
+        answer = StreamedAnswer(
+            stream,
+            record,
+            encoders=[
+                messages_answers.MessagesStreamEncoder(wanted, service.tokenizer.special_texts)
+            ],
+            tail=_no_events,
+            error_events=_error_events,
+        )
+        headers = service.stream_headers([wanted.prompt.text])
+        return await answer.respond(request, service.engine, wanted.requests, headers)
+
+
+def _no_events(ends: object) -> Sequence[bytes]:  # noqa: ARG001  the encoder has sent the end
+    return ()
+
+
+def _error_events(answer: ErrorAnswer) -> Sequence[bytes]:
+    return (answer.anthropic_event(),)
