@@ -23,6 +23,7 @@ from text_generation_router.http.errors import (
 from text_generation_router.http.fact_routes import FactRoutes
 from text_generation_router.http.messages_routes import MessagesRoutes
 from text_generation_router.http.native_routes import NativeRoutes
+from text_generation_router.http.responses_routes import ResponsesRoutes
 from text_generation_router.http.service import Service
 
 logger = logging.getLogger("text_generation_router.http")
@@ -44,6 +45,7 @@ def build_app(service: Service) -> web.Application:
         NativeRoutes(service),
         ChatRoutes(service),
         CompletionRoutes(service),
+        ResponsesRoutes(service),
         MessagesRoutes(service),
         CloudRoutes(service),
         FactRoutes(service),

@@ -35,6 +35,11 @@ from text_generation_router.api.native_types import (
     SimpleToken,
     StreamEvent,
 )
+from text_generation_router.api.responses_types import (
+    ResponseEvent,
+    ResponsesAnswer,
+    ResponsesBody,
+)
 from text_generation_router.http.fact_routes import Info, ModelEntry, ModelList
 
 
@@ -87,6 +92,14 @@ OPERATIONS = (
         CompletionBody,
         CompletionAnswer,
         CompletionChunk,
+    ),
+    _post(
+        "/v1/responses",
+        _OPENAI,
+        "An answer to items; nothing is stored",
+        ResponsesBody,
+        ResponsesAnswer,
+        ResponseEvent,
     ),
     _post(
         "/v1/messages",

@@ -1,0 +1,133 @@
+"""OpenAI's Responses dialect: from its request to the chat request that it stands for."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from text_generation_router.api.chat_types import (
+    ChatBody,
+    FunctionCall,
+    FunctionDefinition,
+    Message,
+    MessageToolCall,
+    Tool,
+)
+from text_generation_router.api.errors import ToolError, ValidationError
+from text_generation_router.api.responses_types import (
+    InputItem,
+    InputPart,
+    ResponsesBody,
+    ResponsesTool,
+)
+
+_UNSUPPORTED = (
+    "background",
+    "conversation",
+    "include",
+    "max_tool_calls",
+    "previous_response_id",
+    "prompt",
+    "store",
+    "top_logprobs",
+)
+_TEXT_PARTS = ("input_text", "output_text", "text")
+
+
+def chat_body(body: ResponsesBody) -> ChatBody:
+    """The same conversation as a chat; a `RequestError` says what cannot be said there."""
+    for field in _UNSUPPORTED:
+        if getattr(body, field):
+            raise ValidationError(f"`{field}` is not supported by this server", param=field)
+    if body.truncation not in (None, "disabled"):
+        raise ValidationError("`truncation` can only be disabled", param="truncation")
+    return ChatBody(
+        messages=_messages(body),
+        max_completion_tokens=body.max_output_tokens,
+        temperature=body.temperature,
+        top_p=body.top_p,
+        tools=[_tool(tool, f"tools[{i}]") for i, tool in enumerate(body.tools or [])] or None,
+        tool_choice=_tool_choice(body.tool_choice),
+        parallel_tool_calls=body.parallel_tool_calls,
+        response_format=_response_format(body),
+        reasoning_effort=None if body.reasoning is None else body.reasoning.effort,
+    )
+
+
+def _messages(body: ResponsesBody) -> list[Message]:
+    messages: list[Message] = []
+    if body.instructions:
+        messages.append(Message(role="system", content=body.instructions))
+    if isinstance(body.input, str):
+        return [*messages, Message(role="user", content=body.input)]
+    for i, item in enumerate(body.input):
+        _append(messages, item, f"input[{i}]")
+    return messages
+
+
+def _append(messages: list[Message], item: InputItem, place: str) -> None:
+    if item.type == "message":
+        role = _required(item.role, f"{place}.role")
+        # Templates know the older name only.
+        role = "system" if role == "developer" else role
+        messages.append(Message(role=role, content=_text(item.content, f"{place}.content")))
+    elif item.type == "function_call":
+        name = _required(item.name, f"{place}.name")
+        function = FunctionCall(name=name, arguments=item.arguments)
+        call = MessageToolCall(function=function, id=item.call_id)
+        # A message and its calls are items of their own here, and one message in a chat.
+        if not messages or messages[-1].role != "assistant":
+            messages.append(Message(role="assistant", content=""))
+        messages[-1].tool_calls = [*(messages[-1].tool_calls or []), call]
+    elif item.type == "function_call_output":
+        output = _text(item.output, f"{place}.output")
+        messages.append(Message(role="tool", content=output, tool_call_id=item.call_id))
+    elif item.type != "reasoning":
+        raise ValidationError(f"`{place}.type` {item.type!r} is not supported", param=place)
+
+
+def _required(value: str | None, place: str) -> str:
+    if value is None:
+        raise ValidationError(f"`{place}` is missing", param=place)
+    return value
+
+
+def _text(content: str | Sequence[InputPart] | None, place: str) -> str:
+    if content is None or isinstance(content, str):
+        return _required(content, place)
+    texts: list[str] = []
+    for i, part in enumerate(content):
+        if part.type not in _TEXT_PARTS:
+            raise ValidationError(
+                f"`{place}[{i}]` is of type {part.type!r}: this model reads text only",
+                param=place,
+            )
+        texts.append(_required(part.text, f"{place}[{i}].text"))
+    return "".join(texts)
+
+
+def _tool(tool: ResponsesTool, place: str) -> Tool:
+    if tool.type != "function":
+        raise ToolError(f"`{place}.type` {tool.type!r} is not supported", param="tools")
+    return Tool(
+        function=FunctionDefinition(
+            name=tool.name,
+            description=tool.description,
+            parameters=tool.parameters,
+            strict=tool.strict,
+        )
+    )
+
+
+def _tool_choice(choice: Any) -> Any:
+    """A function is named flatly here, and one level deeper in a chat."""
+    if isinstance(choice, dict) and choice.get("type") == "function" and "name" in choice:
+        return {"type": "function", "function": {"name": choice["name"]}}
+    return choice
+
+
+def _response_format(body: ResponsesBody) -> Any:
+    """A schema is given flatly here, and under `json_schema` in a chat."""
+    wanted = None if body.text is None else body.text.format
+    if wanted is None or wanted.get("type") != "json_schema":
+        return wanted
+    schema = {key: value for key, value in wanted.items() if key != "type"}
+    return {"type": "json_schema", "json_schema": schema}

@@ -1,0 +1,203 @@
+"""OpenAI's Responses dialect: from tokens to answers and named stream events.
+
+One object writes both: a whole answer is what a stream's last event has.
+"""
+
+import secrets
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from text_generation_router.api.chat import ChatGeneration
+from text_generation_router.api.chat_content import ChatContentReader
+from text_generation_router.api.generation import Generation
+from text_generation_router.api.openai_answers import AnswerIdentity
+from text_generation_router.api.responses_types import (
+    IncompleteDetails,
+    InputTokensDetails,
+    OutputCall,
+    OutputMessage,
+    OutputText,
+    ResponseEvent,
+    ResponseFailure,
+    ResponsesAnswer,
+    ResponsesBody,
+    ResponsesUsage,
+    TextFormat,
+)
+from text_generation_router.engine.request import Finished, FinishReason, TokenOutput
+from text_generation_router.prompt.tool_calls import ToolCall
+
+
+class ResponseWriter:
+    """Owner of one answer as it grows; tells every change as an event."""
+
+    def __init__(
+        self,
+        body: ResponsesBody,
+        wanted: ChatGeneration,
+        identity: AnswerIdentity,
+        special_texts: Mapping[int, str],
+    ) -> None:
+        self._reader = ChatContentReader(wanted, special_texts)
+        self._num_events = 0
+        self._open: OutputMessage | None = None
+        self.answer = _empty_answer(body, identity)
+
+    def start(self) -> bytes:
+        """The events before the first token."""
+        events = [
+            ResponseEvent(type=f"response.{step}", response=self.answer)
+            for step in ("created", "in_progress")
+        ]
+        return self._encode(events)
+
+    def token(self, output: TokenOutput, finished: Finished | None) -> bytes | None:
+        """The events of one token; None if there is nothing to tell yet."""
+        events = self.read(output, finished)
+        return self._encode(events) if events else None
+
+    def fail(self, code: str, message: str) -> bytes:
+        """The last event of a stream that failed."""
+        self.answer.status = "failed"
+        self.answer.error = ResponseFailure(code, message)
+        return self._encode([ResponseEvent(type="response.failed", response=self.answer)])
+
+    def read(self, output: TokenOutput, finished: Finished | None) -> list[ResponseEvent]:
+        """Let the answer grow by one token."""
+        read = self._reader.read(output, is_last=finished is not None)
+        events: list[ResponseEvent] = []
+        if read.text or (finished is not None and not (self.answer.output or read.calls)):
+            self._text(read.text, events)
+        for call in read.calls:
+            self._close("completed", events)
+            self._call(call, events)
+        if finished is not None:
+            self._finish(finished, events)
+        return events
+
+    def _text(self, text: str, events: list[ResponseEvent]) -> None:
+        if self._open is None:
+            message = OutputMessage(id=_new_id("msg"), status="in_progress")
+            self._add(message, events)
+            part = OutputText()
+            events.append(self._about(message, "content_part.added", part=OutputText()))
+            message.content = [part]
+            self._open = message
+        self._open.content[0].text += text
+        events.append(self._about(self._open, "output_text.delta", delta=text, logprobs=[]))
+
+    def _call(self, call: ToolCall, events: list[ResponseEvent]) -> None:
+        item = OutputCall(
+            id=_new_id("fc"), call_id=_new_id("call"), name=call.name, status="in_progress"
+        )
+        index = self._add(item, events)
+        step = "response.function_call_arguments"
+        place = {"output_index": index, "item_id": item.id}
+        events.append(
+            msgspec.structs.replace(
+                ResponseEvent(type=f"{step}.delta", delta=call.arguments), **place
+            )
+        )
+        item.arguments = call.arguments
+        item.status = "completed"
+        done = ResponseEvent(type=f"{step}.done", name=call.name, arguments=call.arguments)
+        events.append(msgspec.structs.replace(done, **place))
+        events.append(
+            ResponseEvent(type="response.output_item.done", output_index=index, item=item)
+        )
+
+    def _add(self, item: OutputMessage | OutputCall, events: list[ResponseEvent]) -> int:
+        """A new item, told as it is now: empty."""
+        self.answer.output.append(item)
+        index = len(self.answer.output) - 1
+        event = ResponseEvent(
+            type="response.output_item.added",
+            output_index=index,
+            item=msgspec.structs.replace(item),
+        )
+        events.append(event)
+        return index
+
+    def _close(self, status: str, events: list[ResponseEvent]) -> None:
+        message, self._open = self._open, None
+        if message is None:
+            return
+        message.status = status
+        part = message.content[0]
+        events.append(self._about(message, "output_text.done", text=part.text, logprobs=[]))
+        events.append(self._about(message, "content_part.done", part=part))
+        index = len(self.answer.output) - 1
+        events.append(
+            ResponseEvent(type="response.output_item.done", output_index=index, item=message)
+        )
+
+    def _finish(self, finished: Finished, events: list[ResponseEvent]) -> None:
+        is_cut = finished.reason is FinishReason.LENGTH
+        status = "incomplete" if is_cut else "completed"
+        self._close(status, events)
+        answer = self.answer
+        answer.status = "incomplete" if is_cut else "completed"
+        answer.incomplete_details = IncompleteDetails("max_output_tokens") if is_cut else None
+        answer.usage = _usage(finished)
+        events.append(ResponseEvent(type=f"response.{status}", response=answer))
+
+    def _about(self, message: OutputMessage, step: str, **fields: object) -> ResponseEvent:
+        """An event about the one part of the last item."""
+        event = ResponseEvent(
+            type=f"response.{step}",
+            output_index=len(self.answer.output) - 1,
+            item_id=message.id,
+            content_index=0,
+        )
+        return msgspec.structs.replace(event, **fields)
+
+    def _encode(self, events: Sequence[ResponseEvent]) -> bytes:
+        frames: list[bytes] = []
+        for event in events:
+            event.sequence_number = self._num_events
+            self._num_events += 1
+            frames.append(
+                b"event: %b\ndata: %b\n\n" % (event.type.encode(), msgspec.json.encode(event))
+            )
+        return b"".join(frames)
+
+
+def build_answer(writer: ResponseWriter, generation: Generation) -> ResponsesAnswer:
+    """The answer to an unstreamed request."""
+    last = len(generation.tokens) - 1
+    for i, output in enumerate(generation.tokens):
+        writer.read(output, generation.end if i == last else None)
+    return writer.answer
+
+
+def _empty_answer(body: ResponsesBody, identity: AnswerIdentity) -> ResponsesAnswer:
+    return ResponsesAnswer(
+        id=identity.id,
+        created_at=identity.created,
+        status="in_progress",
+        instructions=body.instructions,
+        max_output_tokens=body.max_output_tokens,
+        model=identity.model,
+        output=[],
+        parallel_tool_calls=body.parallel_tool_calls is not False,
+        temperature=1.0 if body.temperature is None else body.temperature,
+        text=body.text or TextFormat(format={"type": "text"}),
+        tool_choice="auto" if body.tool_choice is None else body.tool_choice,
+        tools=body.tools or [],
+        top_p=1.0 if body.top_p is None else body.top_p,
+        metadata=body.metadata or {},
+    )
+
+
+def _usage(finished: Finished) -> ResponsesUsage:
+    return ResponsesUsage(
+        input_tokens=finished.num_prompt_tokens,
+        input_tokens_details=InputTokensDetails(finished.num_cached_tokens),
+        output_tokens=finished.num_generated_tokens,
+        total_tokens=finished.num_prompt_tokens + finished.num_generated_tokens,
+    )
+
+
+def _new_id(prefix: str) -> str:
+    return f"{prefix}_{secrets.token_hex(12)}"

@@ -1,0 +1,188 @@
+"""Wire types of POST /v1/responses, without a store: each request brings its whole conversation."""
+
+from typing import Any, Literal
+
+from msgspec import UNSET, Struct, UnsetType, field
+
+from text_generation_router.api.openai_types import UnsignedInt32
+
+
+class InputPart(Struct, kw_only=True):
+    """A part of an item's content."""
+
+    type: str
+    text: str | None = None
+
+
+class InputItem(Struct, kw_only=True):
+    """A message, a call of a function or its output; which fields count depends on `type`."""
+
+    type: str = "message"
+    # message
+    role: str | None = None
+    content: str | list[InputPart] | None = None
+    # function_call and function_call_output
+    call_id: str | None = None
+    name: str | None = None
+    arguments: str | None = None
+    output: str | list[InputPart] | None = None
+
+
+class ResponsesTool(Struct, kw_only=True):
+    """A function that the model may call."""
+
+    type: str
+    name: str = ""
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class TextFormat(Struct, kw_only=True, omit_defaults=True):
+    """`text`: the form of the answer."""
+
+    format: dict[str, Any] | None = None
+    verbosity: str | None = None
+
+
+class Reasoning(Struct, kw_only=True):
+    """`reasoning`; only the effort reaches the template."""
+
+    effort: str | None = None
+
+
+class ResponsesBody(Struct, kw_only=True):
+    """The request. The last group would change the answer and is refused, not ignored."""
+
+    input: str | list[InputItem]
+    model: str | None = None
+    instructions: str | None = None
+    max_output_tokens: UnsignedInt32 | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    tools: list[ResponsesTool] | None = None
+    tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
+    text: TextFormat | None = None
+    reasoning: Reasoning | None = None
+    metadata: dict[str, str] | None = None
+    stream: bool | None = None
+
+    background: bool | None = None
+    conversation: Any = None
+    include: list[str] | None = None
+    max_tool_calls: int | None = None
+    previous_response_id: str | None = None
+    prompt: Any = None
+    store: bool | None = None
+    top_logprobs: int | None = None
+    truncation: str | None = None
+
+
+class OutputText(Struct, kw_only=True):
+    """The text of a message."""
+
+    type: str = "output_text"
+    text: str = ""
+    annotations: list[Any] = []
+    logprobs: list[Any] = []
+
+
+class OutputMessage(Struct, kw_only=True):
+    """What the model says."""
+
+    type: str = "message"
+    id: str
+    status: str
+    role: str = "assistant"
+    content: list[OutputText] = []
+
+
+class OutputCall(Struct, kw_only=True):
+    """A call of a function; `arguments` is the text of a JSON object."""
+
+    type: str = "function_call"
+    id: str
+    call_id: str
+    name: str
+    arguments: str = ""
+    status: str
+
+
+class IncompleteDetails(Struct):
+    """Why an answer is incomplete."""
+
+    reason: Literal["max_output_tokens"]
+
+
+class ResponseFailure(Struct):
+    """Why an answer failed."""
+
+    code: str
+    message: str
+
+
+class InputTokensDetails(Struct):
+    """How much of the prompt was found in the prefix cache."""
+
+    cached_tokens: int
+
+
+class OutputTokensDetails(Struct):
+    """Not counted apart."""
+
+    reasoning_tokens: int = 0
+
+
+class ResponsesUsage(Struct, kw_only=True):
+    """Tokens of prompt and answer."""
+
+    input_tokens: int
+    input_tokens_details: InputTokensDetails
+    output_tokens: int
+    output_tokens_details: OutputTokensDetails = field(default_factory=OutputTokensDetails)
+    total_tokens: int
+
+
+class ResponsesAnswer(Struct, kw_only=True):
+    """The whole answer, or what is known of it in a stream; much of it is the request's."""
+
+    id: str
+    object: str = "response"
+    created_at: int
+    status: Literal["in_progress", "completed", "incomplete", "failed"]
+    error: ResponseFailure | None = None
+    incomplete_details: IncompleteDetails | None = None
+    instructions: str | None
+    max_output_tokens: int | None
+    model: str
+    output: list[Any]
+    parallel_tool_calls: bool
+    previous_response_id: None = None
+    store: bool = False
+    temperature: float
+    text: TextFormat
+    tool_choice: Any
+    tools: list[ResponsesTool]
+    top_p: float
+    truncation: str = "disabled"
+    usage: ResponsesUsage | None = None
+    metadata: dict[str, str]
+
+
+class ResponseEvent(Struct, kw_only=True):
+    """An event of a stream; which fields there are depends on `type`."""
+
+    type: str
+    sequence_number: int = 0
+    response: ResponsesAnswer | UnsetType = UNSET
+    output_index: int | UnsetType = UNSET
+    item: Any = UNSET
+    item_id: str | UnsetType = UNSET
+    content_index: int | UnsetType = UNSET
+    part: OutputText | UnsetType = UNSET
+    delta: str | UnsetType = UNSET
+    text: str | UnsetType = UNSET
+    name: str | UnsetType = UNSET
+    arguments: str | UnsetType = UNSET
+    logprobs: list[Any] | UnsetType = UNSET
