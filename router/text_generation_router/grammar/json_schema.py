@@ -21,6 +21,11 @@ _MAX_DEPTH = 64
 # llguidance follows references by recursion: a chain of thousands would exhaust a thread's stack.
 _MAX_REFERENCES = 256
 _MAX_PATTERN_CHARACTERS = 8192
+# To intersect expressions (`allOf`, or keywords beside `$ref` or `anyOf`) costs time and memory that
+# grow exponentially with their number.
+_MAX_INTERSECTED_PATTERNS = 4
+_MAX_INTERSECTED_VALUES = 256
+_INTERSECTED = frozenset({"$ref", "allOf", "anyOf", "enum", "format", "oneOf", "pattern"})
 _OPTIONS_KEY = "x-guidance"
 _OPTIONS = {"whitespace_pattern": " ", "json_allowed_escapes": 'nrbtf\\"'}
 # Control characters that JSON can write without \u.
@@ -76,12 +81,29 @@ def _check_counts(objects: list[dict[str, Any]]) -> None:
         raise GrammarError(
             f"the JSON Schema has {num_references} `$ref`; at most {_MAX_REFERENCES} are allowed"
         )
+    if any("allOf" in keywords or len(_INTERSECTED & keywords.keys()) > 1 for keywords in objects):
+        _check_intersections(objects)
     num_characters = sum(map(_pattern_characters, objects))
     if num_characters > _MAX_PATTERN_CHARACTERS:
         raise GrammarError(
             f"the patterns of the JSON Schema have {num_characters} characters in all; at most "
             f"{_MAX_PATTERN_CHARACTERS} are allowed"
         )
+
+
+def _check_intersections(objects: list[dict[str, Any]]) -> None:
+    num_patterns = sum("pattern" in keywords for keywords in objects)
+    enums = (keywords.get("enum") for keywords in objects)
+    num_values = sum(len(values) for values in enums if isinstance(values, list))
+    for name, count, limit in (
+        ("pattern", num_patterns, _MAX_INTERSECTED_PATTERNS),
+        ("enum", num_values, _MAX_INTERSECTED_VALUES),
+    ):
+        if count > limit:
+            raise GrammarError(
+                f"a JSON Schema that combines schemas (`allOf`, or `$ref` or `anyOf` beside other "
+                f"keywords) may have at most {limit} values of `{name}` in all. Given: {count}"
+            )
 
 
 def _pattern_characters(keywords: dict[str, Any]) -> int:
