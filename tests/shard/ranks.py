@@ -12,6 +12,8 @@ from pathlib import Path
 
 from text_generation_proto import shard_pb2 as pb
 
+from tests.shard.engines import warmup_request
+
 _PRELOAD = ["torch", "text_generation_shard.shard", "tests.shard.engines"]
 
 
@@ -26,9 +28,15 @@ class RankResults:
 
 
 def play_on_ranks(
-    path: Path, scripts: Sequence[Sequence[pb.StepRequest]], *, world_size: int, dtype: str
+    path: Path,
+    scripts: Sequence[Sequence[pb.StepRequest]],
+    *,
+    world_size: int,
+    dtype: str,
+    eos_token_ids: Sequence[int] = (),
 ) -> list[RankResults]:
     """Let every rank compute all steps of all scripts, each script on empty slots."""
+    warmup = warmup_request(eos_token_ids=eos_token_ids).SerializeToString()
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOAD)
     port = _free_port()
@@ -37,7 +45,7 @@ def play_on_ranks(
     for rank in range(world_size):
         ours, theirs = context.Pipe()
         process = context.Process(
-            target=_play, args=(rank, world_size, port, str(path), dtype, payload, theirs)
+            target=_play, args=(rank, world_size, port, str(path), dtype, warmup, payload, theirs)
         )
         process.start()
         theirs.close()
@@ -59,6 +67,7 @@ def _play(
     port: int,
     path: str,
     dtype: str,
+    warmup: bytes,
     payload: list[list[bytes]],
     connection: Connection,
 ) -> None:
@@ -66,14 +75,14 @@ def _play(
     from text_generation_shard.config import RankInfo, ShardConfig
     from text_generation_shard.shard import Shard
 
-    from tests.shard.engines import warmup_request
-
     info = RankInfo(rank=rank, world_size=world_size, master_addr="127.0.0.1", master_port=port)
     config = ShardConfig(model_path=path, num_threads=1, dtype=dtype)
     with torch.inference_mode():
         shard = Shard.load(config, info)
         connection.send_bytes(shard.info().SerializeToString())
-        connection.send_bytes(shard.warm_up(warmup_request()).SerializeToString())
+        connection.send_bytes(
+            shard.warm_up(pb.WarmupRequest.FromString(warmup)).SerializeToString()
+        )
         answers = []
         for script in payload:
             shard.reset()

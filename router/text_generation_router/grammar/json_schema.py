@@ -21,8 +21,8 @@ _MAX_DEPTH = 64
 # llguidance follows references by recursion: a chain of thousands would exhaust a thread's stack.
 _MAX_REFERENCES = 256
 _MAX_PATTERN_CHARACTERS = 8192
-# To intersect expressions (`allOf`, or keywords beside `$ref` or `anyOf`) costs time and memory that
-# grow exponentially with their number.
+# To intersect expressions (`allOf`, or keywords beside `$ref` or `anyOf`) costs time and memory
+# that grow exponentially with their number.
 _MAX_INTERSECTED_PATTERNS = 4
 _MAX_INTERSECTED_VALUES = 256
 _INTERSECTED = frozenset({"$ref", "allOf", "anyOf", "enum", "format", "oneOf", "pattern"})
