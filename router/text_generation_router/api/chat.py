@@ -55,6 +55,8 @@ class ChatGeneration:
     parses_tool_calls: bool
     max_tool_calls: int | None
     logprobs: bool
+    # Whether reasoning at the answer's beginning is told apart; a grammar leaves no room for it.
+    parses_reasoning: bool = False
 
 
 async def prepare(
@@ -102,6 +104,7 @@ async def prepare(
         parses_tool_calls=bool(choice.tools),
         max_tool_calls=1 if body.parallel_tool_calls is False else None,
         logprobs=bool(body.logprobs),
+        parses_reasoning=templates.write_reasoning and not grammar,
     )
 
 

@@ -72,7 +72,8 @@ class ChatStreamEncoder:
         self._reader = ChatContentReader(wanted, special_texts)
         self._encoder = msgspec.json.Encoder()
         self._template = ChunkTemplate(partial(self._text_chunk))
-        self._is_plain = not (wanted.parses_tool_calls or wanted.logprobs)
+        self._holds_back = wanted.parses_tool_calls or wanted.parses_reasoning
+        self._is_plain = not (self._holds_back or wanted.logprobs)
         self._num_tokens = 0
         self._num_calls = 0
 
@@ -83,7 +84,7 @@ class ChatStreamEncoder:
         if self._is_plain and not (is_first or finished is not None or output.special):
             return self._template.splice(output.text)
         read = self._reader.read(output, is_last=finished is not None)
-        if self._wanted.parses_tool_calls and not self._tells(read, finished, is_first):
+        if self._holds_back and not self._tells(read, finished, is_first):
             return None
         delta = self._delta(read)
         if is_first:
@@ -96,8 +97,8 @@ class ChatStreamEncoder:
         return self._encoder.encode(_chunk(self._identity, choice))
 
     def _tells(self, read: AnswerDelta, finished: Finished | None, is_first: bool) -> bool:
-        """Whether a chunk has anything in it; with tools, much text is held back."""
-        has_news = bool(read.text or read.calls or self._wanted.logprobs)
+        """Whether a chunk has anything in it; with marks to find, much text is held back."""
+        has_news = bool(read.reasoning or read.text or read.calls or self._wanted.logprobs)
         return has_news or is_first or finished is not None
 
     def _delta(self, read: AnswerDelta) -> Delta:
@@ -112,8 +113,12 @@ class ChatStreamEncoder:
         ]
         self._num_calls += len(calls)
         # A message that only calls tools has no text, not an empty one.
-        has_text = bool(read.text) or self._num_calls == 0
-        return Delta(content=read.text if has_text else UNSET, tool_calls=calls or UNSET)
+        has_text = bool(read.text) or not (self._num_calls or read.reasoning)
+        return Delta(
+            content=read.text if has_text else UNSET,
+            reasoning_content=read.reasoning or UNSET,
+            tool_calls=calls or UNSET,
+        )
 
     def _text_chunk(self, text: str) -> ChatChunk:
         return _chunk(self._identity, ChunkChoice(self._index, Delta(content=text)))
@@ -146,6 +151,7 @@ def _choice(
     last = len(generation.tokens) - 1
     deltas = [reader.read(output, is_last=i == last) for i, output in enumerate(generation.tokens)]
     text = "".join(delta.text for delta in deltas)
+    reasoning = "".join(delta.reasoning for delta in deltas)
     calls = [
         AnswerToolCall(_new_call_id(), "function", CalledFunction(call.name, call.arguments))
         for delta in deltas
@@ -153,7 +159,9 @@ def _choice(
     ]
     return ChatChoice(
         index,
-        AnswerMessage("assistant", text if text or not calls else None, calls or UNSET),
+        AnswerMessage(
+            "assistant", text if text or not calls else None, calls or UNSET, reasoning or UNSET
+        ),
         ChoiceLogprobs([_token_logprob(output) for output in generation.tokens])
         if wanted.logprobs
         else None,

@@ -1,6 +1,6 @@
-"""From tokens to the parts of a chat answer: text and tool calls.
+"""From tokens to the parts of a chat answer: reasoning, text and tool calls.
 
-Streamed and unstreamed answers pass through the same two objects, so they are equal.
+Streamed and unstreamed answers pass through the same objects, so they are equal.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from text_generation_router.api.chat import ChatGeneration
 from text_generation_router.api.visible_text import visible_text
 from text_generation_router.engine.request import TokenOutput
+from text_generation_router.prompt.reasoning import REASONING_MARKS, ReasoningParser
 from text_generation_router.prompt.tool_calls import (
     TOOL_CALL_MARKS,
     AnswerPart,
@@ -22,6 +23,7 @@ from text_generation_router.prompt.tool_calls import (
 class AnswerDelta:
     """What one token added to an answer."""
 
+    reasoning: str = ""
     text: str = ""
     calls: list[ToolCall] = field(default_factory=list)
 
@@ -29,12 +31,14 @@ class AnswerDelta:
 class ChatContentReader:
     """Reads the tokens of one choice.
 
-    Special tokens are no part of an answer, but for those by which a model writes its tool calls.
+    Special tokens are no part of an answer, but for those by which a model marks its reasoning and
+    writes its tool calls.
     `special_texts` has the text of every special token by its id.
     """
 
     def __init__(self, wanted: ChatGeneration, special_texts: Mapping[int, str]) -> None:
         self._special_texts = special_texts
+        self._reasoning = ReasoningParser(wanted.prompt.text) if wanted.parses_reasoning else None
         self._parser = ToolCallParser(wanted.max_tool_calls) if wanted.parses_tool_calls else None
 
     @property
@@ -45,22 +49,33 @@ class ChatContentReader:
     def read(self, output: TokenOutput, *, is_last: bool) -> AnswerDelta:
         """What became certain with this token."""
         text = self._content(output)
+        reasoning = ""
+        if self._reasoning is not None:
+            split = self._reasoning.feed(text)
+            reasoning, text = split.reasoning, split.text
+            if is_last:
+                rest = self._reasoning.finish()
+                reasoning += rest.reasoning
+                text += rest.text
         if self._parser is None:
-            return AnswerDelta(text)
+            return AnswerDelta(reasoning, text)
         parts = self._parser.feed(text)
         if is_last:
             parts += self._parser.finish()
-        return _delta(parts)
+        return _delta(reasoning, parts)
 
     def _content(self, output: TokenOutput) -> str:
-        is_mark = self._special_texts.get(output.token_id) in TOOL_CALL_MARKS
-        if self._parser is not None and is_mark:
+        special = self._special_texts.get(output.token_id)
+        if self._parser is not None and special in TOOL_CALL_MARKS:
+            return output.text
+        if self._reasoning is not None and special in REASONING_MARKS:
             return output.text
         return visible_text(output, self._special_texts)
 
 
-def _delta(parts: Sequence[AnswerPart]) -> AnswerDelta:
+def _delta(reasoning: str, parts: Sequence[AnswerPart]) -> AnswerDelta:
     return AnswerDelta(
+        reasoning,
         "".join(part.text for part in parts if isinstance(part, AnswerText)),
         [part for part in parts if isinstance(part, ToolCall)],
     )

@@ -128,6 +128,7 @@ class AnswerMessage(Struct):
     role: str
     content: str | None
     tool_calls: list[AnswerToolCall] | UnsetType = UNSET
+    reasoning_content: str | UnsetType = UNSET
 
 
 class ChatChoice(Struct):
@@ -165,6 +166,7 @@ class Delta(Struct, kw_only=True):
 
     role: str | UnsetType = UNSET
     content: str | UnsetType = UNSET
+    reasoning_content: str | UnsetType = UNSET
     tool_calls: list[DeltaToolCall] | UnsetType = UNSET
 
 

@@ -27,6 +27,8 @@ from text_generation_router.api.messages_types import (
     StopDelta,
     TextBlock,
     TextDelta,
+    ThinkingBlock,
+    ThinkingDelta,
     ToolUseBlock,
 )
 from text_generation_router.api.openai_answers import AnswerIdentity
@@ -83,30 +85,35 @@ class MessagesStreamEncoder:
         self._wanted = wanted
         self._reader = ChatContentReader(wanted, special_texts)
         self._num_blocks = 0
-        self._has_open_text = False
+        # The kind of the block that may still grow.
+        self._open_kind: type[TextBlock | ThinkingBlock] | None = None
 
     def token(self, output: TokenOutput, finished: Finished | None) -> bytes | None:
         """The events of one token; None if there is nothing to tell yet."""
         read = self._reader.read(output, is_last=finished is not None)
         events: list[MessageEvent] = []
+        if read.reasoning:
+            self._ensure_open(ThinkingBlock(""), events)
+            delta = ThinkingDelta(read.reasoning)
+            events.append(ContentBlockDelta(self._num_blocks - 1, delta))
         if read.text:
-            self._text(read.text, events)
+            self._ensure_open(TextBlock(""), events)
+            events.append(ContentBlockDelta(self._num_blocks - 1, TextDelta(read.text)))
         for call in read.calls:
             self._call(call, events)
         if finished is not None:
             if not self._num_blocks:
-                self._open(TextBlock(""), events)
-                self._has_open_text = True
+                self._ensure_open(TextBlock(""), events)
             self._close(events)
             stop = _stop(self._wanted, finished, self._reader)
             events += [MessageDelta(stop, _usage(finished)), MessageStop()]
         return _encode(events) if events else None
 
-    def _text(self, text: str, events: list[MessageEvent]) -> None:
-        if not self._has_open_text:
-            self._open(TextBlock(""), events)
-            self._has_open_text = True
-        events.append(ContentBlockDelta(self._num_blocks - 1, TextDelta(text)))
+    def _ensure_open(self, empty: TextBlock | ThinkingBlock, events: list[MessageEvent]) -> None:
+        if self._open_kind is not type(empty):
+            self._close(events)
+            self._open(empty, events)
+            self._open_kind = type(empty)
 
     def _call(self, call: ToolCall, events: list[MessageEvent]) -> None:
         self._close(events)
@@ -120,13 +127,19 @@ class MessagesStreamEncoder:
         self._num_blocks += 1
 
     def _close(self, events: list[MessageEvent]) -> None:
-        if self._has_open_text:
+        if self._open_kind is not None:
             events.append(ContentBlockStop(self._num_blocks - 1))
-            self._has_open_text = False
+            self._open_kind = None
 
 
 def _extend(content: list[AnswerBlock], read: AnswerDelta) -> None:
-    """Text goes on in the last block, as it does in a stream."""
+    """Reasoning and text go on in the last block of their kind, as they do in a stream."""
+    if read.reasoning:
+        before = content[-1] if content else None
+        if isinstance(before, ThinkingBlock):
+            before.thinking += read.reasoning
+        else:
+            content.append(ThinkingBlock(read.reasoning))
     if read.text:
         last = content[-1] if content else None
         if isinstance(last, TextBlock):

@@ -97,7 +97,14 @@ class ToolUseBlock(Struct, tag_field="type", tag="tool_use"):
     input: msgspec.Raw
 
 
-AnswerBlock = TextBlock | ToolUseBlock
+class ThinkingBlock(Struct, tag_field="type", tag="thinking"):
+    """Reasoning before an answer; it is not signed."""
+
+    thinking: str
+    signature: str = ""
+
+
+AnswerBlock = TextBlock | ToolUseBlock | ThinkingBlock
 
 
 class MessagesUsage(Struct, kw_only=True):
@@ -147,6 +154,12 @@ class TextDelta(Struct, tag_field="type", tag="text_delta"):
     text: str
 
 
+class ThinkingDelta(Struct, tag_field="type", tag="thinking_delta"):
+    """More reasoning."""
+
+    thinking: str
+
+
 class InputJsonDelta(Struct, tag_field="type", tag="input_json_delta"):
     """More of the text of a call's input."""
 
@@ -157,7 +170,7 @@ class ContentBlockDelta(Struct, tag_field="type", tag="content_block_delta"):
     """A part goes on."""
 
     index: int
-    delta: TextDelta | InputJsonDelta
+    delta: TextDelta | InputJsonDelta | ThinkingDelta
 
 
 class ContentBlockStop(Struct, tag_field="type", tag="content_block_stop"):

@@ -17,7 +17,9 @@ from text_generation_router.api.responses_types import (
     InputTokensDetails,
     OutputCall,
     OutputMessage,
+    OutputReasoning,
     OutputText,
+    ReasoningText,
     ResponseEvent,
     ResponseFailure,
     ResponsesAnswer,
@@ -41,7 +43,8 @@ class ResponseWriter:
     ) -> None:
         self._reader = ChatContentReader(wanted, special_texts)
         self._num_events = 0
-        self._open: OutputMessage | None = None
+        # The item that may still grow: the last one, or none.
+        self._open: OutputMessage | OutputReasoning | None = None
         self.answer = _empty_answer(body, identity)
 
     def start(self) -> bytes:
@@ -67,6 +70,8 @@ class ResponseWriter:
         """Let the answer grow by one token."""
         read = self._reader.read(output, is_last=finished is not None)
         events: list[ResponseEvent] = []
+        if read.reasoning:
+            self._think(read.reasoning, events)
         if read.text or (finished is not None and not (self.answer.output or read.calls)):
             self._text(read.text, events)
         for call in read.calls:
@@ -76,16 +81,28 @@ class ResponseWriter:
             self._finish(finished, events)
         return events
 
+    def _think(self, text: str, events: list[ResponseEvent]) -> None:
+        item = self._open
+        if not isinstance(item, OutputReasoning):
+            self._close("completed", events)
+            item = OutputReasoning(id=_new_id("rs"), status="in_progress")
+            self._add(item, events)
+            item.content = [ReasoningText()]
+            self._open = item
+        item.content[0].text += text
+        events.append(self._about(item, "reasoning_text.delta", delta=text))
+
     def _text(self, text: str, events: list[ResponseEvent]) -> None:
-        if self._open is None:
-            message = OutputMessage(id=_new_id("msg"), status="in_progress")
-            self._add(message, events)
-            part = OutputText()
-            events.append(self._about(message, "content_part.added", part=OutputText()))
-            message.content = [part]
-            self._open = message
-        self._open.content[0].text += text
-        events.append(self._about(self._open, "output_text.delta", delta=text, logprobs=[]))
+        item = self._open
+        if not isinstance(item, OutputMessage):
+            self._close("completed", events)
+            item = OutputMessage(id=_new_id("msg"), status="in_progress")
+            self._add(item, events)
+            events.append(self._about(item, "content_part.added", part=OutputText()))
+            item.content = [OutputText()]
+            self._open = item
+        item.content[0].text += text
+        events.append(self._about(item, "output_text.delta", delta=text, logprobs=[]))
 
     def _call(self, call: ToolCall, events: list[ResponseEvent]) -> None:
         item = OutputCall(
@@ -107,7 +124,9 @@ class ResponseWriter:
             ResponseEvent(type="response.output_item.done", output_index=index, item=item)
         )
 
-    def _add(self, item: OutputMessage | OutputCall, events: list[ResponseEvent]) -> int:
+    def _add(
+        self, item: OutputMessage | OutputReasoning | OutputCall, events: list[ResponseEvent]
+    ) -> int:
         """A new item, told as it is now: empty."""
         self.answer.output.append(item)
         index = len(self.answer.output) - 1
@@ -120,16 +139,19 @@ class ResponseWriter:
         return index
 
     def _close(self, status: str, events: list[ResponseEvent]) -> None:
-        message, self._open = self._open, None
-        if message is None:
+        item, self._open = self._open, None
+        if item is None:
             return
-        message.status = status
-        part = message.content[0]
-        events.append(self._about(message, "output_text.done", text=part.text, logprobs=[]))
-        events.append(self._about(message, "content_part.done", part=part))
+        item.status = status
+        text = item.content[0].text
+        if isinstance(item, OutputMessage):
+            events.append(self._about(item, "output_text.done", text=text, logprobs=[]))
+            events.append(self._about(item, "content_part.done", part=item.content[0]))
+        else:
+            events.append(self._about(item, "reasoning_text.done", text=text))
         index = len(self.answer.output) - 1
         events.append(
-            ResponseEvent(type="response.output_item.done", output_index=index, item=message)
+            ResponseEvent(type="response.output_item.done", output_index=index, item=item)
         )
 
     def _finish(self, finished: Finished, events: list[ResponseEvent]) -> None:
@@ -142,12 +164,14 @@ class ResponseWriter:
         answer.usage = _usage(finished)
         events.append(ResponseEvent(type=f"response.{status}", response=answer))
 
-    def _about(self, message: OutputMessage, step: str, **fields: object) -> ResponseEvent:
+    def _about(
+        self, item: OutputMessage | OutputReasoning, step: str, **fields: object
+    ) -> ResponseEvent:
         """An event about the one part of the last item."""
         event = ResponseEvent(
             type=f"response.{step}",
             output_index=len(self.answer.output) - 1,
-            item_id=message.id,
+            item_id=item.id,
             content_index=0,
         )
         return msgspec.structs.replace(event, **fields)

@@ -98,6 +98,23 @@ class OutputMessage(Struct, kw_only=True):
     content: list[OutputText] = []
 
 
+class ReasoningText(Struct, kw_only=True):
+    """The text of the model's reasoning."""
+
+    type: str = "reasoning_text"
+    text: str = ""
+
+
+class OutputReasoning(Struct, kw_only=True):
+    """What the model thinks before it answers."""
+
+    type: str = "reasoning"
+    id: str
+    summary: list[Any] = []
+    content: list[ReasoningText] = []
+    status: str
+
+
 class OutputCall(Struct, kw_only=True):
     """A call of a function; `arguments` is the text of a JSON object."""
 

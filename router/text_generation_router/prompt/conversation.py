@@ -11,6 +11,7 @@ from text_generation_router.prompt.model_files import (
     ModelFileError,
     PromptFiles,
 )
+from text_generation_router.prompt.reasoning import writes_reasoning
 
 # The mark by which a template tells that the model writes its calls as `tool_calls.py` reads them.
 _TOOL_CALL_MARK = "<tool_call>"
@@ -41,6 +42,11 @@ class ChatTemplates:
             source = files.chat_templates.get(name)
             if source is not None:
                 self._by_name[name] = _compile(name, source, files.special_tokens)
+
+    @property
+    def write_reasoning(self) -> bool:
+        """Whether the model's answers begin with reasoning between marks."""
+        return any(writes_reasoning(template.source) for template in self._by_name.values())
 
     def render(self, conversation: Conversation) -> str:
         """The prompt; `ChatTemplateError` if there is no template or it fails,
