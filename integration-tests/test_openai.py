@@ -25,6 +25,9 @@ def ask(client: openai.OpenAI, **options: Any) -> Any:
 def test_models(client: openai.OpenAI, server: Any) -> None:
     (model,) = client.models.list().data
     assert model.id == server.get("/info").json()["model_id"]
+    assert client.models.retrieve(model.id) == model
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("another")
 
 
 def test_chat(client: openai.OpenAI) -> None:
@@ -123,6 +126,19 @@ def test_completion_stream_of_several_prompts(client: openai.OpenAI) -> None:
         choice.text for choice in sorted(whole.choices, key=lambda choice: choice.index)
     ]
     assert sorted(finished) == [0, 1]
+
+
+def test_response(client: openai.OpenAI) -> None:
+    options: Any = {"model": "tgi", "input": PROMPT, "temperature": 0, "max_output_tokens": 16}
+    whole = client.responses.create(**options)
+    events = list(client.responses.create(**options, stream=True))
+    text = "".join(e.delta for e in events if e.type == "response.output_text.delta")
+    assert text == whole.output_text == events[-1].response.output_text
+    assert (
+        whole.output_text == ask(client, extra_body={"max_tokens": 16}).choices[0].message.content
+    )
+    assert whole.usage is not None
+    assert whole.usage.output_tokens == 16
 
 
 def test_too_many_prompts(client: openai.OpenAI) -> None:
