@@ -21,6 +21,7 @@ from text_generation_router.http.errors import (
     is_unexpected,
 )
 from text_generation_router.http.fact_routes import FactRoutes
+from text_generation_router.http.malformed import MalformedRequestFilter
 from text_generation_router.http.messages_routes import MessagesRoutes
 from text_generation_router.http.native_routes import NativeRoutes
 from text_generation_router.http.responses_routes import ResponsesRoutes
@@ -39,7 +40,7 @@ def build_app(service: Service) -> web.Application:
     app = web.Application(
         middlewares=[_errors_middleware(), _gate_middleware(service.api_key)],
         client_max_size=service.payload_limit,
-        handler_args={"access_log": None},
+        handler_args={"access_log": None, "logger": _server_logger()},
     )
     for routes in (
         NativeRoutes(service),
@@ -54,6 +55,13 @@ def build_app(service: Service) -> web.Application:
         routes.add_to(app.router)
     app.on_response_prepare.append(_cors_signal(service.cors_allow_origin))
     return app
+
+
+def _server_logger() -> logging.Logger:
+    server_logger = logging.getLogger("text_generation_router.http.server")
+    if not server_logger.filters:
+        server_logger.addFilter(MalformedRequestFilter())
+    return server_logger
 
 
 def _errors_middleware() -> Middleware:
