@@ -27,6 +27,7 @@ async def test_a_malformed_request_is_one_quiet_line(
         with caplog.at_level(level):
             answer = await _send(app.port, b"this is no HTTP\r\n\r\n")
     assert answer.split(b"\r\n")[0].endswith(b"400 Bad Request")
+    assert not [r for r in caplog.records if r.levelno > logging.INFO]
     records = [r for r in caplog.records if r.name == "text_generation_router.http.server"]
     assert [r.levelno for r in records] == [logging.DEBUG] * lines
     assert all(r.exc_info is None and "\n" not in r.getMessage() for r in records)
