@@ -12,7 +12,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 class MalformedRequestFilter(logging.Filter):
     """Turns the record of a malformed request into one line at DEBUG; leaves all others alone."""
 
-    def filter(self, record: logging.LogRecord) -> logging.LogRecord | bool:
+    def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
         if not isinstance(error, HttpProcessingError):
             return True
@@ -21,4 +21,4 @@ class MalformedRequestFilter(logging.Filter):
         record.levelno, record.levelname = logging.DEBUG, "DEBUG"
         record.msg = f"{record.msg}: {' '.join(str(error.message).split())[:200]}"
         record.exc_info = None
-        return record
+        return True
