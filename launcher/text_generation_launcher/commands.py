@@ -78,6 +78,8 @@ def router_config(
         max_batch_size=config.max_batch_size,
         target_step_ms=config.target_step_ms,
         block_size=config.block_size,
+        max_restarts=config.max_restarts,
+        restart_timeout=config.restart_timeout,
         hostname=resolved.hostname,
         port=config.port,
         cors_allow_origin=config.cors_allow_origin,

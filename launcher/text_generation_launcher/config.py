@@ -164,6 +164,16 @@ class LauncherConfig:
         "replaces it.",
     )
 
+    # failures
+    max_restarts: int = option(
+        3,
+        help="How often within ten minutes shards that died or hang are restarted while clients "
+        "wait; 0: a lost shard ends the server.",
+    )
+    restart_timeout: float = option(
+        120.0, help="Seconds that restarted shards may take to be there."
+    )
+
     # HTTP
     hostname: str = option("0.0.0.0", help="IP address to listen on.")  # noqa: S104  TGI's default
     port: int = option(3000, short="-p", help="TCP port to listen on.")

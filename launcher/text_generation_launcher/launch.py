@@ -17,7 +17,7 @@ from text_generation_launcher.commands import (
 )
 from text_generation_launcher.config import LauncherConfig
 from text_generation_launcher.errors import LaunchError
-from text_generation_launcher.log_relay import LogRelay
+from text_generation_launcher.log_relay import LogRelay, Origin, Record
 from text_generation_launcher.model import Model, find_local, num_attention_heads
 from text_generation_launcher.preflight import (
     DEFAULT_MASTER_PORT,
@@ -28,6 +28,7 @@ from text_generation_launcher.preflight import (
 from text_generation_launcher.preparation import prepare
 from text_generation_launcher.progress import ProgressDisplay
 from text_generation_launcher.resolve import Resolved, fitting_num_shard, resolve
+from text_generation_launcher.restart_requests import RestartRequests
 from text_generation_launcher.signals import StopSignals
 from text_generation_launcher.supervisor import Deployment, Supervisor
 
@@ -86,11 +87,18 @@ class _Launch:
             rendezvous = self._rendezvous(shard_uds_path, resolved.num_shard)
             deployment = self._deployment(resolved, model, rendezvous)
             logger.info("starting %s with %d shard(s)", model.name, resolved.num_shard)
+            requests = RestartRequests()
+
+            def observe(origin: Origin, record: Record) -> bool:
+                requests.observe(origin, record)
+                return self._progress.observe(origin, record)
+
             return await Supervisor(
                 deployment,
-                LogRelay(self._progress.observe),
+                LogRelay(observe),
                 self._stop,
                 on_ready=lambda: self._say_ready(model),
+                requests=requests,
             ).run()
 
     async def _prepared_model(self) -> Model | None:
@@ -140,6 +148,8 @@ class _Launch:
             hostname=resolved.hostname,
             port=self._config.port,
             grace_seconds=self._config.graceful_termination_timeout,
+            sockets=tuple(Path(path) for path in router.shard_uds_paths()),
+            restarts_shards=router.max_restarts > 0,
         )
 
     def _say_ready(self, model: Model) -> None:

@@ -3,6 +3,12 @@
 Order of effects: shards and router are spawned at once (the router waits for the shards' sockets by
 itself, which saves its start-up time); the server is ready when the router opens its port. To stop,
 the router drains first, then the shards go. Whatever ends `run`, no child is left behind.
+
+A shard that is lost while serving (it died, or the router says so in its log: `restart_requests`)
+takes its group down: the others are ended, then all are started again by the same commands, and the
+router finds them at their sockets. How often that may happen is the router's to decide: when it
+gives up it exits, and that ends everything. A shard that dies before its group is back ends
+everything, too.
 """
 
 import asyncio
@@ -10,17 +16,20 @@ import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 from text_generation_launcher.child import Child, ChildCommand, ChildExit
 from text_generation_launcher.errors import LaunchError
 from text_generation_launcher.log_relay import LogRelay
-from text_generation_launcher.readiness import port_opens
+from text_generation_launcher.readiness import port_opens, sockets_appear
+from text_generation_launcher.restart_requests import RestartRequests
 from text_generation_launcher.signals import StopSignals
 
 logger = logging.getLogger(__name__)
 
 SHARD_GRACE_SECONDS = 10.0  # a shard has nothing to finish once the router is gone
+LOST_SHARD_GRACE_SECONDS = 2.0  # the rest of a group whose work is lost
 FAILURE_GRACE_SECONDS = 5.0  # for the router to end its streams with an error event
 _ROUTER_MARGIN_SECONDS = 1.0  # the router keeps the grace time itself and may take all of it
 _SETTLE_SECONDS = 0.3  # one death causes others: wait for the root cause to show
@@ -32,6 +41,7 @@ class State(Enum):
     NEW = "new"
     STARTING = "starting"
     SERVING = "serving"
+    RESTARTING = "restarting"
     STOPPING = "stopping"
     STOPPED = "stopped"
 
@@ -39,7 +49,8 @@ class State(Enum):
 _MOVES: Mapping[State, Collection[State]] = {
     State.NEW: {State.STARTING},
     State.STARTING: {State.SERVING, State.STOPPING},
-    State.SERVING: {State.STOPPING},
+    State.SERVING: {State.RESTARTING, State.STOPPING},
+    State.RESTARTING: {State.SERVING, State.STOPPING},
     State.STOPPING: {State.STOPPED},
     State.STOPPED: (),
 }
@@ -54,6 +65,9 @@ class Deployment:
     hostname: str
     port: int
     grace_seconds: float
+    # Where the shards listen once they are loaded, and whether lost ones are restarted.
+    sockets: Sequence[Path] = ()
+    restarts_shards: bool = False
 
 
 class Supervisor:
@@ -65,12 +79,15 @@ class Supervisor:
         relay: LogRelay,
         stop: StopSignals,
         on_ready: Callable[[], None],
+        requests: RestartRequests,
     ) -> None:
         """`on_ready` is called once, when the port is open."""
         self._deployment = deployment
         self._relay = relay
         self._stop = stop
         self._on_ready = on_ready
+        self._requests = requests
+        self._losses: tuple[str, ...] = ()
         self._state = State.NEW
         self._shards: list[Child] = []
         self._router: Child | None = None
@@ -85,7 +102,7 @@ class Supervisor:
         dead: tuple[str, ...] = ()
         try:
             await self._start()
-            dead = await self._watch()
+            dead = await self._until_over()
             if not dead:
                 grace = self._deployment.grace_seconds + _ROUTER_MARGIN_SECONDS
         finally:
@@ -106,48 +123,99 @@ class Supervisor:
         except OSError as error:
             raise LaunchError(f"cannot start {command.origin}: {error}") from error
 
-    async def _watch(self) -> tuple[str, ...]:
-        """Wait for the end: who died by itself and of what, likely causes first; nobody if a stop
-        is asked for.
+    async def _until_over(self) -> tuple[str, ...]:
+        """Wait for the end, restarting the shards meanwhile: who died by itself and of what, likely
+        causes first; nobody if a stop is asked for.
         """
+        while not self._stop.requested.is_set():
+            dead = await self._watch()
+            if self._stop.requested.is_set():
+                break
+            deaths = self._obituaries(dead)
+            if self._state is not State.SERVING or not self._may_restart(dead):
+                logger.warning("%s died, stopping", ", ".join(str(one.origin) for one in dead))
+                return (*self._losses, *deaths)
+            await self._restart(deaths)
+        return ()
+
+    async def _watch(self) -> list[ChildExit]:
+        """Wait until something must be done; returns who is dead."""
         stop = asyncio.create_task(self._stop.requested.wait())
-        ready = asyncio.create_task(port_opens(self._deployment.hostname, self._deployment.port))
+        asked = asyncio.create_task(self._requests.pending.wait())
+        ready = asyncio.create_task(self._ready())
         deaths = [asyncio.create_task(child.exited()) for child in self._children()]
-        tasks: list[asyncio.Task[Any]] = [stop, ready, *deaths]
+        tasks: list[asyncio.Task[Any]] = [stop, asked, ready, *deaths]
         try:
             while not stop.done() and not any(death.done() for death in deaths):
+                if ready.done() and self._state is not State.SERVING:
+                    self._serve()
+                if asked.done() and self._state is State.SERVING:
+                    return []
                 waiting = [task for task in tasks if not task.done()]
                 await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-                if ready.done() and self._state is State.STARTING:
-                    self._serve()
-            if stop.done():
-                return ()
-            await asyncio.wait(deaths, timeout=_SETTLE_SECONDS)
-            return self._obituaries([death.result() for death in deaths if death.done()])
+            if not stop.done():
+                await asyncio.wait(deaths, timeout=_SETTLE_SECONDS)
+            return [death.result() for death in deaths if death.done()]
         finally:
             for task in tasks:
                 task.cancel()
 
+    async def _ready(self) -> None:
+        """Wait for what the state lacks."""
+        if self._state is State.STARTING:
+            await port_opens(self._deployment.hostname, self._deployment.port)
+        elif self._state is State.RESTARTING:
+            await sockets_appear(self._deployment.sockets)
+
     def _serve(self) -> None:
+        is_first = self._state is State.STARTING
         self._move(State.SERVING)
-        self._on_ready()
+        if is_first:
+            self._on_ready()
+        else:
+            logger.info("the shards are loaded again")
+
+    def _may_restart(self, dead: list[ChildExit]) -> bool:
+        router = self._deployment.router.origin
+        return self._deployment.restarts_shards and all(one.origin != router for one in dead)
+
+    async def _restart(self, losses: tuple[str, ...]) -> None:
+        """End what is left of the group, then start all of it."""
+        self._move(State.RESTARTING)
+        self._losses = losses
+        for loss in losses:
+            logger.error("%s", loss)
+        logger.warning("restarting the shards")
+        await self._end(self._shards, LOST_SHARD_GRACE_SECONDS)
+        self._shards.clear()
+        for socket in self._deployment.sockets:
+            socket.unlink(missing_ok=True)
+        self._requests.restarted()
+        for command in self._deployment.shards:
+            self._shards.append(await self._spawn(command))
 
     def _obituaries(self, dead: list[ChildExit]) -> tuple[str, ...]:
         """Shards come first, as in `dead`: the death of one ends the router, not the other way."""
-        logger.warning("%s died, stopping", ", ".join(str(exit_.origin) for exit_ in dead))
-        before = " before the server was ready" if self._state is State.STARTING else ""
+        before = {
+            State.STARTING: " before the server was ready",
+            State.RESTARTING: " before it was ready again",
+        }.get(self._state, "")
         return tuple(f"{exit_.origin} died{before}: {exit_.how}" for exit_ in dead)
 
     async def _stop_children(self, grace: float) -> None:
         """The router first, so that its streams end while their shards live."""
         self._move(State.STOPPING)
         if self._router is not None:
-            await self._end([self._router], grace)
+            await self._end([self._router], grace, is_urgent=grace == FAILURE_GRACE_SECONDS)
         await self._end(self._shards, min(grace, SHARD_GRACE_SECONDS))
         self._move(State.STOPPED)
 
-    async def _end(self, children: Sequence[Child], grace: float) -> None:
-        """SIGTERM; after `grace` seconds, or at once when forced, SIGKILL."""
+    async def _end(
+        self, children: Sequence[Child], grace: float, *, is_urgent: bool = False
+    ) -> None:
+        """SIGTERM; after `grace` seconds, or at once when forced, SIGKILL. Urgent: SIGTERM again
+        half-way, on which the router tells its clients at once.
+        """
         if not children:
             return
         for child in children:
@@ -156,6 +224,11 @@ class Supervisor:
         exits = asyncio.create_task(_all_exited(children))
         ending: list[asyncio.Task[Any]] = [forced, exits]
         try:
+            if is_urgent:
+                grace /= 2
+                await asyncio.wait(ending, timeout=grace, return_when=asyncio.FIRST_COMPLETED)
+                for child in children:
+                    child.terminate()
             await asyncio.wait(ending, timeout=grace, return_when=asyncio.FIRST_COMPLETED)
             for child in children:
                 if child.is_running:

@@ -69,6 +69,16 @@ class RouterConfig:
     )
     block_size: int = option(16, help="Tokens per KV cache block.")
 
+    # failures
+    max_restarts: int = option(
+        0,
+        help="How often within ten minutes lost shards may be restarted (by whoever started them) "
+        "while clients wait; 0: a lost shard ends the router.",
+    )
+    restart_timeout: float = option(
+        120.0, help="Seconds that restarted shards may take to be there."
+    )
+
     # HTTP
     hostname: str = option("0.0.0.0", help="Address to listen on.")  # noqa: S104
     port: int = option(3000, short="-p", help="TCP port to listen on.")
@@ -106,6 +116,10 @@ class RouterConfig:
         ):
             if getattr(self, name) is not None:
                 self._require_positive(name, getattr(self, name))
+        if self.max_restarts < 0:
+            raise OptionError(f"--max-restarts must be at least 0, got {self.max_restarts}")
+        if self.restart_timeout <= 0:
+            raise OptionError(f"--restart-timeout must be > 0, got {self.restart_timeout}")
         if self.target_step_ms <= 0:
             raise OptionError(f"--target-step-ms must be > 0, got {self.target_step_ms}")
         if not 0 <= self.port <= 65535:

@@ -42,6 +42,8 @@ FOR_ROUTER = {
     "max_batch_size": 5,
     "target_step_ms": 50.0,
     "block_size": 32,
+    "max_restarts": 2,
+    "restart_timeout": 45.5,
     "hostname": "127.0.0.1",
     "port": 8081,
     "cors_allow_origin": ("https://a", "https://b"),

@@ -66,7 +66,14 @@ TABLE = {
     "enable_prefill_logprobs": False,
     "graceful_termination_timeout": 90.0,
 }
-OWN = {"target_step_ms": 100.0, "block_size": 16, "num_threads": None, "log_level": "info"}
+OWN = {
+    "target_step_ms": 100.0,
+    "block_size": 16,
+    "num_threads": None,
+    "log_level": "info",
+    "max_restarts": 3,
+    "restart_timeout": 120.0,
+}
 SHORT = {"port": "-p", "env": "-e", "graceful_termination_timeout": "-g"}
 
 # Values that a flag takes, as text and as read; a Literal's text is in the help.

@@ -8,6 +8,7 @@ import pytest
 from text_generation_launcher.child import ChildCommand
 from text_generation_launcher.errors import LaunchError
 from text_generation_launcher.log_relay import LogRelay, Origin
+from text_generation_launcher.restart_requests import RestartRequests
 from text_generation_launcher.signals import StopSignals
 from text_generation_launcher.supervisor import Deployment, State, Supervisor
 
@@ -26,6 +27,9 @@ class Scene:
         self.shards = [good_shard(0, self.events_file), good_shard(1, self.events_file)]
         self.router = good_router(self.port, self.events_file)
         self.grace = 30.0
+        self.sockets = ()
+        self.restarts_shards = False
+        self.requests = RestartRequests()
 
     def supervisor(self):
         deployment = Deployment(
@@ -34,8 +38,11 @@ class Scene:
             hostname="0.0.0.0",
             port=self.port,
             grace_seconds=self.grace,
+            sockets=self.sockets,
+            restarts_shards=self.restarts_shards,
         )
-        return Supervisor(deployment, LogRelay(), self.stop, self.ready.set)
+        relay = LogRelay(self.requests.observe)
+        return Supervisor(deployment, relay, self.stop, self.ready.set, self.requests)
 
     async def run(self):
         return await asyncio.wait_for(self.supervisor().run(), timeout=60)
@@ -110,6 +117,73 @@ os.kill(os.getpid(), signal.SIGSEGV)
     assert await serving == 1
     assert errors() == ["shard 0 died: was killed by SIGSEGV"]
     assert scene.events()[-2:] == ["router stopped", "shard 1 stopped"]
+
+
+async def test_a_shard_that_dies_while_serving_restarts_its_group(scene, errors):
+    scene.restarts_shards = True
+    source = """
+import os, signal, sys, time
+if not os.path.exists(sys.argv[1]):
+    while not os.path.exists(sys.argv[1]):
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGKILL)
+open(sys.argv[2], "a").write("shard 0 again\\n")
+while True:
+    time.sleep(0.02)
+"""
+    now = scene.events_file.parent / "now"
+    scene.shards[0] = script(Origin("shard", 0), source, str(now), str(scene.events_file))
+    supervisor = scene.supervisor()
+    serving = asyncio.create_task(supervisor.run())
+    await asyncio.wait_for(scene.ready.wait(), 30)
+    await scene.until("shard 1 started", "router started")
+    now.touch()
+    await scene.until("shard 0 again")
+    async with asyncio.timeout(30):
+        while scene.events().count("shard 1 started") < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert scene.events().count("router started") == 1
+    assert "shard 1 stopped" in scene.events() and "router stopped" not in scene.events()
+    scene.stop.receive(signal.SIGTERM)
+    assert await serving == 0
+    assert len(errors()) == 1 and errors()[0].startswith("shard 0 died: was killed by SIGKILL")
+
+
+async def test_a_restart_that_the_router_asks_for_happens_once(scene):
+    scene.restarts_shards = True
+    supervisor = scene.supervisor()
+    serving = asyncio.create_task(supervisor.run())
+    await asyncio.wait_for(scene.ready.wait(), 30)
+    await scene.until("shard 0 started", "shard 1 started", "router started")
+    for _ in range(2):
+        scene.requests.observe(Origin("router"), {"restart_shards": 1})
+    async with asyncio.timeout(30):
+        while scene.events().count("shard 0 started") + scene.events().count("shard 1 started") < 4:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    scene.requests.observe(Origin("router"), {"restart_shards": 1})
+    assert not scene.requests.pending.is_set(), "this one was done"
+    scene.stop.receive(signal.SIGTERM)
+    assert await serving == 0
+    assert scene.events().count("router started") == 1
+
+
+async def test_a_shard_that_dies_again_before_it_is_back_ends_all(scene, errors):
+    scene.restarts_shards = True
+    scene.sockets = (scene.events_file.parent / "never",)
+    now = scene.events_file.parent / "now"
+    source = """
+import os, sys, time
+while not os.path.exists(sys.argv[1]):
+    time.sleep(0.01)
+sys.exit(7)
+"""
+    scene.shards[0] = script(Origin("shard", 0), source, str(now))
+    serving = asyncio.create_task(scene.run())
+    await asyncio.wait_for(scene.ready.wait(), 30)
+    now.touch()
+    assert await serving == 1
+    assert "shard 0 died: exited with code 7" in errors()
+    assert "shard 0 died before it was ready again: exited with code 7" in errors()
 
 
 async def test_a_router_that_ends_by_itself_is_a_failure(scene, errors):

@@ -62,14 +62,23 @@ class HealthMonitor:
         self._last_finished_at = self._clock()
         self._in_flight_since = self._last_finished_at if has_more else None
 
+    def is_stalled(self) -> bool:
+        """Whether a step is under way for longer than `max_step_age`."""
+        since = self._in_flight_since
+        return since is not None and self._clock() - since > self._max_step_age
+
+    def streams_closed(self) -> None:
+        """Nothing is under way, and nothing shows that the next shards live."""
+        self._in_flight_since = self._last_finished_at = None
+
     async def check(self) -> bool:
         """Answers at once while steps flow; a hung step turns it false after `max_step_age`."""
         now = self._clock()
-        if self._in_flight_since is not None:
-            if now - self._in_flight_since > self._max_step_age:
-                return False
-            if self._in_flight_since + _RECENT_SECONDS < now:
-                return await self._shards_answer()
+        if self.is_stalled():
+            return False
+        since = self._in_flight_since
+        if since is not None and since + _RECENT_SECONDS < now:
+            return await self._shards_answer()
         if self._last_finished_at is not None and now - self._last_finished_at < _RECENT_SECONDS:
             return True
         if self._probing is None or self._probing.done():

@@ -37,6 +37,10 @@ class EngineConfig:
     # Seconds after which a step under way means that a shard hangs, and a finished one no longer
     # shows that it lives.
     max_step_age: float = 60.0
+    # How often within ten minutes lost shards may be waited for; 0: never.
+    max_restarts: int = 0
+    # Seconds that restarted shards may take to be there.
+    restart_timeout: float = 120.0
 
     @classmethod
     def from_router(cls, config: RouterConfig) -> "EngineConfig":
@@ -52,6 +56,8 @@ class EngineConfig:
             target_step_ms=config.target_step_ms,
             block_size=config.block_size,
             enforces_grammars=not config.disable_grammar_support,
+            max_restarts=config.max_restarts,
+            restart_timeout=config.restart_timeout,
         )
 
     @property

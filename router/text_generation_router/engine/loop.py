@@ -4,6 +4,10 @@ One task owns the scheduler and walks `_serve`; two steps are under way whenever
 to do, so that the shards never wait for Python. A step's result changes the sequences first (ints
 only), the next step is planned and sent, and only then does text leave.
 
+When the shards are lost (a stream broke, a step hangs) and the restart budget allows it, the loop
+closes the streams, says so in a record that the launcher acts on (`restart_shards`), waits for
+other shards at the same sockets, and lets the scheduler begin anew: a client sees a pause.
+
 Order of effects of an ending: the generation leaves the table (`delivery`), its sink hears of it
 (unless it was cancelled), the scheduler gives back slot and blocks.
 """
@@ -16,12 +20,15 @@ from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
+from text_generation_proto import shard_pb2
+
 from text_generation_router.engine.delivery import Generations
 from text_generation_router.engine.generation import Generation
 from text_generation_router.engine.health import HealthMonitor
 from text_generation_router.engine.info import (
     EngineConfig,
     EngineInfo,
+    EngineStartError,
     engine_info,
     scheduler_limits,
     warmup_request,
@@ -38,7 +45,13 @@ from text_generation_router.engine.request import (
     SamplingParameters,
     ShuttingDownError,
 )
-from text_generation_router.engine.shard_client import ShardFailedError, ShardGroup
+from text_generation_router.engine.restart_budget import RestartBudget
+from text_generation_router.engine.shard_client import (
+    ShardError,
+    ShardFailedError,
+    ShardGroup,
+    ShardUnavailableError,
+)
 from text_generation_router.engine.vocabulary import TextTokenizer, Vocabulary
 from text_generation_router.engine.wire import StepReply, step_outcome, step_request
 from text_generation_router.scheduler.cost_model import CostModel
@@ -54,6 +67,11 @@ from text_generation_router.scheduler.step_plan import StepMismatchError, StepPl
 _log = logging.getLogger("text_generation_router.engine")
 # How long a shard whose stream broke may take to say why.
 _LAST_WORD_SECONDS = 1.0
+# How often a step under way is looked at.
+_WATCH_SECONDS = 0.25
+# How long one attempt to reach restarted shards may take, and the pause between two.
+_ATTEMPT_SECONDS = 10.0
+_RETRY_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +88,9 @@ class _Handle:
 class Engine:
     """Owns the shards' streams, the scheduler and the generations in flight.
 
-    `start` before anything else; `stop` is safe at any time and twice. When a shard is lost, every
-    generation fails and `failed` is set with the reason in `failure`. (All that a restart would
-    need lives in the scheduler's sequences and the table of generations: see `_fail`.)
+    `start` before anything else; `stop` is safe at any time and twice. When shards are lost and no
+    restart is left or they do not come back, every generation fails and `failed` is set with the
+    reason in `failure`.
     """
 
     def __init__(
@@ -99,6 +117,9 @@ class Engine:
         self._receiving: asyncio.Task[StepReply] | None = None
         self._serving: asyncio.Task[None] | None = None
         self._is_draining = False
+        self._is_recovering = False
+        self._budget = RestartBudget(config.max_restarts)
+        self._num_restarts = 0
         self._info: EngineInfo | None = None
         self._scheduler_or_none: Scheduler | None = None
         # Set when the engine can no longer serve; the reason is in `failure`.
@@ -120,12 +141,9 @@ class Engine:
         """Wait for the shards, warm them up, begin to serve. Raises `ShardUnavailableError` or
         `EngineStartError`.
         """
-        facts = await self._shards.connect(self._config.connect_timeout)
-        eos_token_ids = self._eos_token_ids
-        warmup = await self._shards.warm_up(warmup_request(self._config, facts, eos_token_ids))
-        self._info = engine_info(self._config, facts, warmup, eos_token_ids)
+        warmup = await self._prepare_shards(self._config.connect_timeout)
         self._scheduler_or_none = Scheduler(
-            scheduler_limits(self._config, self._info), CostModel(warmup_samples(warmup))
+            scheduler_limits(self._config, self.info), CostModel(warmup_samples(warmup))
         )
         self._shards.open()
         self._serving = asyncio.create_task(self._run(), name="engine")
@@ -172,7 +190,9 @@ class Engine:
 
     async def health(self) -> bool:
         """Whether requests can be served now: a step has finished recently, or one does now."""
-        return self.failure is None and self._serving is not None and await self._health.check()
+        if self.failure is not None or self._serving is None or self._is_recovering:
+            return False
+        return await self._health.check()
 
     def stats(self) -> SchedulerStats:
         """A snapshot, for metrics."""
@@ -202,7 +222,10 @@ class Engine:
             needs_prompt_logprobs=request.prompt_logprobs,
             arrived_at=self._clock(),
         )
-        self._scheduler.submit(sequence)
+        try:
+            self._scheduler.submit(sequence)
+        except ValueError as error:  # restarted shards may serve less than the limits at start
+            raise GenerationError(str(error)) from error
         self._generations.add(Generation(request, sink, sequence, self._vocabulary))
         self._wake.set()
         return _Handle(self, sequence.sequence_id)
@@ -219,16 +242,102 @@ class Engine:
         self._wake.set()
         self._idle.set()
 
+    async def _prepare_shards(self, timeout: float | None) -> shard_pb2.WarmupResponse:  # noqa: ASYNC109
+        """Connect, warm up, set `info`. Raises `ShardUnavailableError` or `EngineStartError`."""
+        facts = await self._shards.connect(timeout)
+        eos_token_ids = self._eos_token_ids
+        warmup = await self._shards.warm_up(warmup_request(self._config, facts, eos_token_ids))
+        self._info = engine_info(self._config, facts, warmup, eos_token_ids)
+        return warmup
+
     async def _run(self) -> None:
         try:
-            await self._serve()
-        except ShardFailedError as error:
-            self._fail(await self._reason(error))
-        except StepMismatchError as error:
+            while True:
+                error = await self._serve_until_lost()
+                if not self._budget.take(self._clock()):
+                    raise error
+                await self._recover(error)
+        except (ShardError, StepMismatchError, EngineStartError) as error:
             self._fail(error)
         except Exception as error:  # noqa: BLE001  the loop's last resort: everybody must hear of it
             _log.exception("the engine's loop broke")
             self._fail(error)
+
+    async def _serve_until_lost(self) -> ShardFailedError | StepMismatchError:
+        """Serve; returns why the shards cannot be used any longer."""
+        serving = asyncio.create_task(self._serve())
+        watching = asyncio.create_task(self._watch())
+        try:
+            await asyncio.wait({serving, watching}, return_when=asyncio.FIRST_COMPLETED)
+            (serving if serving.done() else watching).result()
+            raise AssertionError("serving ended without a cause")
+        except ShardFailedError as error:
+            return error if watching.done() else await self._reason(error)
+        except StepMismatchError as error:
+            return error
+        finally:
+            for task in (serving, watching):
+                task.cancel()
+            await asyncio.gather(serving, watching, return_exceptions=True)
+
+    async def _watch(self) -> None:
+        """Raise `ShardFailedError` when a step hangs, if anything can be done about it."""
+        is_futile = self._budget.is_empty_by_choice
+        while is_futile or not self._health.is_stalled():  # noqa: ASYNC110  time passes
+            await asyncio.sleep(_WATCH_SECONDS)
+        raise ShardFailedError(f"a step did not finish within {self._config.max_step_age:g} s")
+
+    async def _recover(self, cause: Exception) -> None:
+        """Wait for other shards and give them everything that has not ended. Raises `ShardError`
+        or `EngineStartError` if that cannot be.
+        """
+        self._is_recovering = True
+        self._num_restarts += 1
+        _log.error(
+            "the shards are lost, waiting for their restart: %s",
+            cause,
+            extra={"fields": {"restart_shards": self._num_restarts}},
+        )
+        lost_at = self._clock()
+        await self._close_streams()
+        try:
+            async with asyncio.timeout(self._config.restart_timeout):
+                await self._prepare_restarted_shards()
+        except TimeoutError:
+            raise ShardUnavailableError(
+                f"the shards did not come back within {self._config.restart_timeout:g} s; "
+                f"they were lost because {cause}"
+            ) from cause
+        for failed in self._scheduler.restart(scheduler_limits(self._config, self.info)):
+            self._generations.fail(failed.sequence.sequence_id, GenerationError(failed.message))
+        self._shards.open()
+        self._is_recovering = False
+        self._observer.shards_restarted()
+        _log.warning(
+            "the shards are back after %.1f s, %d requests go on",
+            self._clock() - lost_at,
+            len(self._generations),
+        )
+
+    async def _close_streams(self) -> None:
+        receiving, self._receiving = self._receiving, None
+        if receiving is not None:
+            receiving.cancel()
+            await asyncio.gather(receiving, return_exceptions=True)
+        self._sent_at.clear()
+        self._health.streams_closed()
+        await self._shards.close()
+
+    async def _prepare_restarted_shards(self) -> None:
+        """Try until they answer: they may fail and be started again meanwhile."""
+        while True:
+            try:
+                await self._prepare_shards(_ATTEMPT_SECONDS)
+                return
+            except ShardUnavailableError as error:
+                _log.debug("the shards are not back yet: %s", error)
+                await self._shards.close()
+                await asyncio.sleep(_RETRY_SECONDS)
 
     async def _serve(self) -> None:
         """The life of a step."""
@@ -239,10 +348,14 @@ class Engine:
                 continue
             outcome = step_outcome(reply)
             applied = self._scheduler.apply(outcome, self._clock())
-            await self._send_steps()
-            now = self._clock()
-            num_tokens = self._generations.deliver(applied, outcome.token_ids, reply.result, now)
-            self._report(applied.plan, reply, num_tokens, now)
+            try:
+                await self._send_steps()
+            finally:
+                # Also if the shards are lost just now: an applied token is never sampled again.
+                now = self._clock()
+                token_ids = outcome.token_ids
+                num_tokens = self._generations.deliver(applied, token_ids, reply.result, now)
+                self._report(applied.plan, reply, num_tokens, now)
 
     async def _send_steps(self) -> None:
         """Plan and send until two steps are under way or there is nothing to compute."""
@@ -307,9 +420,7 @@ class Engine:
         )
 
     def _fail(self, error: Exception) -> None:
-        """The shards are lost: every generation ends. A restart would, in this place, send the
-        sequences that have not ended back to the queue and open new streams instead.
-        """
+        """The shards are lost for good: every generation ends."""
         _log.error("the engine failed: %s", error)
         self.failure = error
         self._generations.fail_all(GenerationError(str(error)))

@@ -47,6 +47,9 @@ class EngineObserver(Protocol):
     def sequence_refused(self, error: EngineError) -> None:
         """A request was not taken: overload or shutdown."""
 
+    def shards_restarted(self) -> None:
+        """Lost shards are back, and what ran goes on."""
+
 
 class NullObserver:
     """Keeps nothing."""
@@ -64,4 +67,7 @@ class NullObserver:
         pass
 
     def sequence_refused(self, error: EngineError) -> None:
+        pass
+
+    def shards_restarted(self) -> None:
         pass

@@ -6,6 +6,7 @@ ShardError
 """
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,15 @@ class ShardHealth:
     last_step: int
     step_in_flight: int
     step_in_flight_age: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Socket:
+    """Which file lies at a path: every process that listens there makes its own."""
+
+    device: int
+    inode: int
+    changed_at_ns: int
 
 
 class _Rank:
@@ -105,6 +115,8 @@ class ShardGroup:
     def __init__(self, uds_paths: Sequence[str]) -> None:
         self._uds_paths = list(uds_paths)
         self._ranks: list[_Rank] = []
+        # The sockets that were connected last; a restarted shard has another one.
+        self._known_sockets: list[_Socket | None] = [None] * len(self._uds_paths)
 
     @property
     def world_size(self) -> int:
@@ -114,17 +126,20 @@ class ShardGroup:
         """Wait for the sockets and ask every rank who it is (each within `timeout` seconds, or for
         ever); they must be ranks 0, 1, ... of one group that serves one model. Returns rank 0's
         answer. Raises `ShardUnavailableError`.
+
+        After a `close`, sockets that were connected before do not count: who listens there is lost
+        or about to end, even if it still answers.
         """
         try:
             async with asyncio.timeout(timeout):
-                for path in self._uds_paths:
-                    while not Path(path).exists():  # noqa: ASYNC110, ASYNC240  a socket appears
-                        await asyncio.sleep(_POLL_SECONDS)
+                while self._missing():  # noqa: ASYNC110  sockets appear
+                    await asyncio.sleep(_POLL_SECONDS)
         except TimeoutError as error:
-            missing = [path for path in self._uds_paths if not Path(path).exists()]  # noqa: ASYNC240
+            missing = self._missing()
             raise ShardUnavailableError(
                 f"no shard appeared at {', '.join(missing)} within {timeout:g} s"
             ) from error
+        sockets = [_socket(path) for path in self._uds_paths]
         self._ranks = [_Rank(path) for path in self._uds_paths]
         infos: list[shard_pb2.InfoResponse] = await self._ask_all(
             lambda rank: rank.stub.Info(
@@ -132,6 +147,7 @@ class ShardGroup:
             )
         )
         self._check_agreement(infos)
+        self._known_sockets = sockets
         return infos[0]
 
     async def warm_up(self, request: shard_pb2.WarmupRequest) -> shard_pb2.WarmupResponse:
@@ -195,6 +211,15 @@ class ShardGroup:
         for rank in ranks:
             await rank.close()
 
+    def _missing(self) -> list[str]:
+        """Paths where no shard has appeared that was not connected before."""
+        known = self._known_sockets
+        return [
+            path
+            for path, before in zip(self._uds_paths, known, strict=True)
+            if (now := _socket(path)) is None or now == before
+        ]
+
     async def _ask_all(self, call: Callable[[_Rank], Awaitable[MessageT]]) -> list[MessageT]:
         async def ask(rank: _Rank) -> MessageT:
             try:
@@ -247,6 +272,13 @@ class ShardGroup:
                 code, details = await rank.stream.code(), await rank.stream.details()
                 return f"the shard at {rank.uds_path} is gone: {code.name} {details}".strip()
         return f"a shard is gone: {error}"
+
+
+def _socket(path: str) -> _Socket | None:
+    with contextlib.suppress(FileNotFoundError):
+        status = Path(path).stat()
+        return _Socket(status.st_dev, status.st_ino, status.st_ctime_ns)
+    return None
 
 
 def _describe(rank: _Rank, error: grpc.aio.AioRpcError) -> str:

@@ -53,6 +53,9 @@ class EngineMetrics:
             buckets=_BATCH_SIZE_BUCKETS,
             registry=registry,
         )
+        self._restarts = Counter(
+            "tgi_shard_restarts", "Times that lost shards came back", registry=registry
+        )
         self._inter_token = WeightedHistogram(
             "tgi_inter_token_latency",
             "Time between two tokens of a request, in seconds",
@@ -90,6 +93,11 @@ class EngineMetrics:
 
     def sequence_refused(self, error: EngineError) -> None:
         """Requests are counted where they are answered."""
+
+    def shards_restarted(self) -> None:
+        """Count it; the pause is nobody's inter-token latency."""
+        self._restarts.inc()
+        self._last_tokens_at = None
 
 
 class SchedulerSnapshot(Protocol):

@@ -22,6 +22,11 @@ Nothing starves: the queue's order is fixed at arrival (`queue`), its first sequ
 no later one when it does not fit, and preemption takes the youngest, so that the oldest always goes
 on; alone, every sequence fits (`SchedulerLimits`).
 
+A restart of the shards (`restart`) is a preemption of everybody: what a shard knew follows from the
+tokens that the host knows. Order of its effects: steps under way and their tokens are forgotten,
+slots, blocks and names are made anew for the new limits, who no longer fits ends, the others queue
+again by their old arrival.
+
 Order of effects of `plan`: preemptions, admissions, blocks, counts of the sequences, names, step
 number. Of `apply`: token, ending (which gives back slot and blocks), names.
 """
@@ -70,21 +75,27 @@ class Scheduler:
     """Owns every sequence from submission to its end, the queue, the slots and the blocks."""
 
     def __init__(self, limits: SchedulerLimits, cost_model: CostModel) -> None:
-        self.limits = limits
         self.cost_model = cost_model
+        self._sequences: dict[int, Sequence] = {}
+        self._num_steps = 0
+        self._num_preemptions = 0
+        self._num_cached_tokens = 0
+        self._mean_residence = 0.0
+        self._begin(limits)
+
+    def _begin(self, limits: SchedulerLimits) -> None:
+        """What the shards know when their step streams open: nothing."""
+        self.limits = limits
         self._queue = WaitingQueue()
         self._residents = Residents(
             max_slots=limits.max_slots,
             cache=PrefixCache(limits.num_blocks),
             block_size=limits.block_size,
         )
-        self._reader = PromptReader(limits, cost_model, self._queue, self._residents)
-        self._sequences: dict[int, Sequence] = {}
+        self._reader = PromptReader(limits, self.cost_model, self._queue, self._residents)
         self._in_flight: deque[StepPlan] = deque()
-        self._num_steps = 0
-        self._num_preemptions = 0
-        self._num_cached_tokens = 0
-        self._mean_residence = 0.0
+        # Number of the step planned last, in the streams that are open now.
+        self._last_step = 0
 
     @property
     def num_steps_in_flight(self) -> int:
@@ -114,7 +125,7 @@ class Scheduler:
         """The next step; None if there is nothing to compute, or two steps are under way."""
         if len(self._in_flight) == MAX_STEPS_IN_FLIGHT:
             return None
-        plan = StepPlan(step=self._num_steps + 1)
+        plan = StepPlan(step=self._last_step + 1)
         self._plan_decodes(plan)
         self._num_cached_tokens += self._reader.fill(plan, now, self._preempt)
         if not plan.work_slots:
@@ -122,6 +133,7 @@ class Scheduler:
         plan.retired_slots = self._residents.take_retired_slots()
         for block, name in plan.named_blocks:
             self._residents.cache.name(block, name)
+        self._last_step += 1
         self._num_steps += 1
         self._in_flight.append(plan)
         return plan
@@ -150,6 +162,28 @@ class Scheduler:
             CostSample(plan.num_prefill_tokens, plan.num_decodes, outcome.duration_ms)
         )
         return AppliedStep(plan, rows, failed)
+
+    def restart(self, limits: SchedulerLimits) -> list[FailedSequence]:
+        """Begin anew with shards that know nothing and may hold less than those before: the next
+        plan is step 1. Tokens under way are sampled again, from the same noise. Returns the
+        sequences that no longer fit; they have ended.
+        """
+        self._begin(limits)
+        failed: list[FailedSequence] = []
+        for sequence in list(self._sequences.values()):
+            sequence.restart()
+            if sequence.max_known_tokens <= limits.max_total_tokens:
+                self._reader.enqueue(sequence)
+                continue
+            sequence.move_to(SequenceState.ENDED)
+            sequence.ending = Ending.FAILED
+            del self._sequences[sequence.sequence_id]
+            message = (
+                f"the request may grow to {sequence.max_known_tokens} tokens; the restarted "
+                f"shards serve {limits.max_total_tokens}"
+            )
+            failed.append(FailedSequence(sequence, message))
+        return failed
 
     def predicted_wait(self) -> float:
         """Seconds until a request that arrives now would be read: the prompts ahead of it and, if

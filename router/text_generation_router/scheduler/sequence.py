@@ -128,6 +128,19 @@ class Sequence:
             )
         self.state = state
 
+    def restart(self) -> None:
+        """Forget what the shards knew of it and the tokens under way; it waits again. Its slot and
+        blocks are gone with the shards. Names of blocks may change with the block size.
+        """
+        if self.state is not SequenceState.WAITING:
+            self.move_to(SequenceState.WAITING)
+        self.slot = None
+        self.block_table = []
+        self.block_names = []
+        self.num_computed_tokens = 0
+        self.num_named_blocks = 0
+        self.num_known_tokens = len(self.token_ids)
+
     def block_name(self, index: int, block_size: int) -> bytes:
         """Name of its full block `index`: a hash chained over (parent block, token ids), rooted in
         the salt. Equal names mean equal tokens from the first on (BLAKE2b, 128 bits).

@@ -1,6 +1,7 @@
 """Schedulers and sequences with the defaults that most tests want."""
 
 from collections import deque
+from dataclasses import replace
 
 from text_generation_proto import shard_pb2
 from text_generation_router.engine.request import GenerationRequest, SamplingParameters
@@ -9,7 +10,7 @@ from text_generation_router.scheduler.cost_model import CostModel, CostSample
 from text_generation_router.scheduler.limits import SchedulerLimits
 from text_generation_router.scheduler.scheduler import Scheduler
 from text_generation_router.scheduler.sequence import Ending, Sequence
-from text_generation_router.scheduler.step_plan import AppliedStep, StepPlan
+from text_generation_router.scheduler.step_plan import AppliedStep, FailedSequence, StepPlan
 
 from tests.fakes.shard_model import FakeShardConfig, ShardModel
 
@@ -54,8 +55,18 @@ class World:
     def __init__(self, limits: SchedulerLimits, cost_model=None, **shard_options) -> None:
         self.limits = limits
         self.scheduler = Scheduler(limits, cost_model or make_cost_model())
-        self.shard = ShardModel(
-            FakeShardConfig(**shard_options),
+        self.shard_config = FakeShardConfig(**shard_options)
+        self.shard = self._new_shard()
+        self.now = 0.0
+        self.plans: list[StepPlan] = []
+        self.sent: deque[shard_pb2.StepRequest] = deque()
+        self.sequences: dict[int, Sequence] = {}
+        self.requests: dict[int, GenerationRequest] = {}
+
+    def _new_shard(self) -> ShardModel:
+        limits = self.limits
+        return ShardModel(
+            self.shard_config,
             shard_pb2.WarmupRequest(
                 max_slots=limits.max_slots,
                 max_step_tokens=limits.max_step_tokens,
@@ -64,11 +75,22 @@ class World:
                 max_cache_tokens=(limits.num_blocks - 1) * limits.block_size,
             ),
         )
-        self.now = 0.0
-        self.plans: list[StepPlan] = []
-        self.sent: deque[shard_pb2.StepRequest] = deque()
-        self.sequences: dict[int, Sequence] = {}
-        self.requests: dict[int, GenerationRequest] = {}
+
+    def restart(self, num_fewer_blocks: int = 0) -> list[FailedSequence]:
+        """Another shard, perhaps with a smaller cache; what was sent is lost."""
+        limits = self.limits
+        num_blocks = max(3, limits.num_blocks - num_fewer_blocks)
+        capacity = (num_blocks - 1) * limits.block_size
+        self.limits = replace(
+            limits,
+            num_blocks=num_blocks,
+            max_total_tokens=min(limits.max_total_tokens, capacity),
+        )
+        self.shard = self._new_shard()
+        self.sent.clear()
+        failed = self.scheduler.restart(self.limits)
+        self.scheduler.check_integrity()
+        return failed
 
     def submit(self, sequence: Sequence) -> Sequence:
         self.sequences[sequence.sequence_id] = sequence

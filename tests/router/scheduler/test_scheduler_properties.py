@@ -32,7 +32,7 @@ def alone(prompt, num_tokens, eos_token_ids):
 
 
 class SchedulerMachine(RuleBasedStateMachine):
-    """Requests, steps, answers, cancellations and failures in any order."""
+    """Requests, steps, answers, cancellations, failures and restarts in any order."""
 
     @initialize(
         num_blocks=st.integers(9, 40),
@@ -120,6 +120,12 @@ class SchedulerMachine(RuleBasedStateMachine):
         for sequence in applied.rows:
             if sequence is not None and sequence.ending is not None:
                 self.ended(sequence)
+
+    @rule(num_fewer_blocks=st.integers(0, 3))
+    def restart(self, num_fewer_blocks):
+        event("a restart")
+        for failed in self.world.restart(num_fewer_blocks):
+            self.ended(failed.sequence)
 
     def ended(self, sequence):
         assert sequence.sequence_id not in self.endings, "ended twice"

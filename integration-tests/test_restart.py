@@ -1,0 +1,108 @@
+"""A shard that is killed while streams run: clients see a pause, and the text of a server that
+nothing happened to.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PROMPTS = ("What is deep learning?", "Count to 10.", "Hello", "Tell me about the sea.")
+NUM_TOKENS = 150
+
+
+def parameters(index: int) -> dict[str, Any]:
+    """Greedy and seeded ones, by turns; hot enough that none ends early."""
+    common: dict[str, Any] = {"max_new_tokens": NUM_TOKENS}
+    if index % 2:
+        return common | {"do_sample": True, "seed": index, "temperature": 20.0}
+    return common | {"repetition_penalty": 1.3}
+
+
+def shard_pids(launcher_pid: int) -> list[int]:
+    """Processes of the launcher that serve a shard, in rank order."""
+    children = Path(f"/proc/{launcher_pid}/task/{launcher_pid}/children").read_text().split()
+    found = []
+    for pid in map(int, children):
+        with contextlib.suppress(OSError):
+            if b"text_generation_shard.cli" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
+    return sorted(found)
+
+
+def stream(server: Any, index: int, first_token: threading.Event) -> list[dict[str, Any]]:
+    """The events of one stream, errors included."""
+    body = {"inputs": PROMPTS[index % len(PROMPTS)], "parameters": parameters(index)}
+    found = []
+    with contextlib.closing(server.connect(timeout=120)) as connection:
+        headers = {"content-type": "application/json"}
+        connection.request("POST", "/generate_stream", json.dumps(body), headers)
+        for line in connection.getresponse():
+            if line.startswith(b"data:"):
+                found.append(json.loads(line[5:]))
+                first_token.set()
+    return found
+
+
+def killed_streams(server: Any, rank: int, count: int = 8) -> list[list[dict[str, Any]]]:
+    """Kill one rank when some streams have begun; what each stream said in the end."""
+    first_token = threading.Event()
+    with ThreadPoolExecutor(count) as pool:
+        jobs = [pool.submit(stream, server, index, first_token) for index in range(count)]
+        assert first_token.wait(60)
+        os.kill(shard_pids(server.process.pid)[rank], signal.SIGKILL)
+        return [job.result() for job in jobs]
+
+
+def check_restart(server: Any, undisturbed: Any, rank: int) -> None:
+    before = shard_pids(server.process.pid)
+    streams = killed_streams(server, rank)
+    assert not set(before) & set(shard_pids(server.process.pid)), "the whole group is new"
+    for index, events in enumerate(streams):
+        assert "error" not in events[-1], server.logs()
+        alone = undisturbed.generate(
+            PROMPTS[index % len(PROMPTS)], details=True, **parameters(index)
+        )
+        assert events[-1]["generated_text"] == alone["generated_text"]
+        ids = [event["token"]["id"] for event in events]
+        assert ids == [token["id"] for token in alone["details"]["tokens"]]
+    assert server.metric("tgi_shard_restarts") == 1
+
+
+def test_streams_survive_a_killed_shard(server: Any, launch: Any) -> None:
+    with launch() as killed:
+        check_restart(killed, server, 0)
+    # Leaving the block asserts exit code 0 and that no process is left.
+
+
+def test_one_rank_of_two_takes_both_down(server: Any, launch: Any) -> None:
+    with launch("--num-shard", "2") as killed:
+        check_restart(killed, server, 1)
+
+
+@pytest.mark.parametrize("max_restarts", [0, 1])
+def test_a_spent_budget_ends_streams_and_server(launch: Any, max_restarts: int) -> None:
+    has_failed: list[list[bool]] = []
+    code = logs = None
+    # The fixture expects exit code 0; all that counts here is judged after the block, so that
+    # nothing but that expectation is swallowed.
+    with (
+        pytest.raises(AssertionError, match="exit code 1"),
+        launch("--max-restarts", str(max_restarts)) as server,
+    ):
+        for _ in range(max_restarts + 1):
+            ends = killed_streams(server, 0, count=3)
+            has_failed.append(["error" in events[-1] for events in ends])
+        code = server.process.wait(60)
+        logs = server.logs()
+    assert code == 1, logs
+    assert has_failed == [[False] * 3] * max_restarts + [[True] * 3]
+    assert logs is not None
+    assert logs.count("was killed by SIGKILL") >= 1
+    assert logs.count("restarting the shards") >= max_restarts
