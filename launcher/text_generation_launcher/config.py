@@ -7,7 +7,9 @@ A default of None is "auto" where the help names what it becomes; `resolve` does
 from dataclasses import dataclass
 from typing import Literal
 
-from text_generation_process.options import OptionError, flag_name, option
+from text_generation_process.options import OptionError, flag_name, option, same_as
+from text_generation_router.config import RouterConfig
+from text_generation_shard.config import ShardConfig
 
 from text_generation_launcher.log_level import most_verbose
 from text_generation_launcher.refusals import refuse_unavailable
@@ -43,17 +45,11 @@ class LauncherConfig:
     weights_cache_override: str | None = option(
         None, help="Directory that replaces the hub's cache for weights."
     )
-    tokenizer_config_path: str | None = option(
-        None, help="File that replaces the model's tokenizer_config.json (chat template)."
-    )
+    tokenizer_config_path: str | None = same_as(RouterConfig, "tokenizer_config_path")
     trust_remote_code: bool = option(
         False, help="Not available: code from a model's repository is never run."
     )
-    dtype: Literal["float16", "bfloat16", "float32"] | None = option(
-        None,
-        help="Data type of weights and activations (default: that of the checkpoint). On CPU "
-        "bfloat16 means the weights; arithmetic and KV cache are float32.",
-    )
+    dtype: Literal["float16", "bfloat16", "float32"] | None = same_as(ShardConfig, "dtype")
     quantize: Quantization | None = option(
         None,
         help="int8 or int4: weights in 8 or 4 bits, quantized when they are loaded; on CPU only. "
@@ -113,46 +109,24 @@ class LauncherConfig:
     )
 
     # limits of a request
-    max_concurrent_requests: int = option(
-        128, help="Requests in the server at one time; more are refused with 429."
-    )
-    max_best_of: int = option(2, help="Most candidates that `best_of` may ask for; 1 disables it.")
-    max_stop_sequences: int = option(4, help="Most stop sequences in a request.")
-    max_top_n_tokens: int = option(
-        5, help="Most alternatives per token that a request may ask for."
-    )
-    max_input_tokens: int | None = option(
-        None, help="Longest prompt in tokens (default: max_total_tokens - 1)."
-    )
+    max_concurrent_requests: int = same_as(RouterConfig, "max_concurrent_requests")
+    max_best_of: int = same_as(RouterConfig, "max_best_of")
+    max_stop_sequences: int = same_as(RouterConfig, "max_stop_sequences")
+    max_top_n_tokens: int = same_as(RouterConfig, "max_top_n_tokens")
+    max_input_tokens: int | None = same_as(RouterConfig, "max_input_tokens")
     max_input_length: int | None = option(None, help="Older name of --max-input-tokens.")
-    max_total_tokens: int | None = option(
-        None,
-        help="Longest prompt plus output in tokens (default: what the model and the cache allow).",
-    )
-    max_client_batch_size: int = option(4, help="Most prompts in one /v1/completions request.")
-    payload_limit: int = option(2_000_000, help="Largest request body in bytes.")
-    enable_prefill_logprobs: bool = option(
-        False, help="Let requests ask for the log-probabilities of their prompt."
-    )
-    disable_grammar_support: bool = option(False, help="Refuse every request that has a grammar.")
+    max_total_tokens: int | None = same_as(RouterConfig, "max_total_tokens")
+    max_client_batch_size: int = same_as(RouterConfig, "max_client_batch_size")
+    payload_limit: int = same_as(RouterConfig, "payload_limit")
+    enable_prefill_logprobs: bool = same_as(RouterConfig, "enable_prefill_logprobs")
+    disable_grammar_support: bool = same_as(RouterConfig, "disable_grammar_support")
 
     # scheduling
-    max_batch_prefill_tokens: int | None = option(
-        None,
-        help="Most tokens that one step computes (default: 4096, or less if the model has less).",
-    )
-    max_batch_total_tokens: int | None = option(
-        None, help="Size of the KV cache in tokens (default: measured at warmup)."
-    )
-    max_batch_size: int | None = option(
-        None, help="Most sequences that run at one time (default: max_concurrent_requests)."
-    )
-    target_step_ms: float = option(
-        100.0,
-        help="Time a step should take while others wait for their next token: long prompts are "
-        "read in chunks that fit.",
-    )
-    block_size: int = option(16, help="Tokens per KV cache block.")
+    max_batch_prefill_tokens: int | None = same_as(RouterConfig, "max_batch_prefill_tokens")
+    max_batch_total_tokens: int | None = same_as(RouterConfig, "max_batch_total_tokens")
+    max_batch_size: int | None = same_as(RouterConfig, "max_batch_size")
+    target_step_ms: float = same_as(RouterConfig, "target_step_ms")
+    block_size: int = same_as(RouterConfig, "block_size")
     waiting_served_ratio: float = option(
         0.3,
         help="Accepted without effect: every step mixes decodes with prompt chunks, "
@@ -170,18 +144,14 @@ class LauncherConfig:
         help="How often within ten minutes shards that died or hang are restarted while clients "
         "wait; 0: a lost shard ends the server.",
     )
-    restart_timeout: float = option(
-        120.0, help="Seconds that restarted shards may take to be there."
-    )
+    restart_timeout: float = same_as(RouterConfig, "restart_timeout")
 
     # HTTP
     hostname: str = option("0.0.0.0", help="IP address to listen on.")  # noqa: S104  TGI's default
-    port: int = option(3000, short="-p", help="TCP port to listen on.")
-    cors_allow_origin: tuple[str, ...] = option(
-        (), help="Allowed CORS origin, repeatable (default: any)."
-    )
-    api_key: str | None = option(None, help="Key that clients must send as a bearer token.")
-    validation_workers: int = option(2, help="Threads that tokenize.")
+    port: int = same_as(RouterConfig, "port")
+    cors_allow_origin: tuple[str, ...] = same_as(RouterConfig, "cors_allow_origin")
+    api_key: str | None = same_as(RouterConfig, "api_key")
+    validation_workers: int = same_as(RouterConfig, "validation_workers")
     graceful_termination_timeout: float = option(
         90.0,
         short="-g",
@@ -192,7 +162,7 @@ class LauncherConfig:
     ngrok_edge: str | None = option(None, help="Used only with --ngrok.")
 
     # observability
-    json_output: bool = option(False, help="Write log lines as JSON.")
+    json_output: bool = same_as(RouterConfig, "json_output")
     log_level: str = option(
         "info",
         help="Least severe level that is logged: trace, debug, info, warn or error. Of a filter "

@@ -62,6 +62,12 @@ def option(
     return field(default=default, metadata=metadata)
 
 
+def same_as(config_class: type, name: str) -> Any:
+    """Declare a field that another config has already: same default, same help, same flag."""
+    (item,) = (item for item in dataclasses.fields(config_class) if item.name == name)
+    return field(default=item.default, metadata=item.metadata)
+
+
 def flag_name(name: str) -> str:
     """The flag of a field: `max_input_tokens` is `--max-input-tokens`."""
     return "--" + name.replace("_", "-")
