@@ -1,5 +1,6 @@
 """Whole engines with packed weights, and without the operators."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,9 @@ PROMPT = [(7 * index * index + 3) % VOCAB_SIZE for index in range(40)]
 # Of the spread of the logits: what quantized weights and activations may cost here. These weights
 # are random and large, so that softmax picks single tokens: a trained model loses far less.
 LOGIT_ERROR = {"int8": 0.1, "int4": 0.4}
+
+# Of the same spread: what the rounding of activations alone may cost.
+ACTIVATION_ERROR = 0.1
 
 needs_operators = pytest.mark.skipif(library.operators() is None, reason="no CPU operators here")
 
@@ -70,6 +74,28 @@ def test_quantized_logits(checkpoint: Checkpoint, quantize: str) -> None:
     expected = checkpoint.logits(PROMPT)[-1:]
     actual = logits_of(checkpoint.path, quantize=quantize)
     assert (actual - expected).std() < LOGIT_ERROR[quantize] * expected.std()
+
+
+@needs_operators
+@pytest.mark.parametrize("quantize", ["int8", "int4"])
+def test_quantized_logits_are_those_of_the_stored_weights(
+    checkpoint: Checkpoint, quantize: str
+) -> None:
+    """Against transformers on the very weights that are stored: what is left is the rounding of
+    activations to 8 bits, the same for both formats. The table of a tied head keeps 8 bits.
+    """
+    operators = library.operators()
+    assert operators is not None
+    stored = copy.deepcopy(checkpoint.reference)
+    with torch.no_grad():
+        for name, weight in stored.named_parameters():
+            if weight.dim() == 2:
+                weight_format = "int8" if "embed_tokens" in name else quantize
+                packed = operators.pack(weight.detach().clone(), weight_format)
+                weight.copy_(packed.rows(torch.arange(len(weight))))
+    expected = Checkpoint(checkpoint.path, stored).logits(PROMPT)[-1:]
+    actual = logits_of(checkpoint.path, quantize=quantize)
+    assert (actual - expected).std() < ACTIVATION_ERROR * expected.std()
 
 
 @needs_operators
