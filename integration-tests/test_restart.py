@@ -17,9 +17,16 @@ PROMPTS = ("What is deep learning?", "Count to 10.", "Hello", "Tell me about the
 NUM_TOKENS = 150
 
 
+# Long, and many ways to write it: a grammar that stands in the middle when the shard is lost.
+NUMBERS = {"type": "array", "items": {"type": "integer"}, "minItems": 60, "maxItems": 60}
+
+
 def parameters(index: int) -> dict[str, Any]:
-    """Greedy and seeded ones, by turns; hot enough that none ends early."""
+    """Greedy, seeded and with a grammar, by turns; hot enough that none ends early."""
     common: dict[str, Any] = {"max_new_tokens": NUM_TOKENS}
+    if index % 4 == 2:
+        grammar = {"type": "json", "value": NUMBERS}
+        return common | {"do_sample": True, "seed": index, "temperature": 2.0, "grammar": grammar}
     if index % 2:
         return common | {"do_sample": True, "seed": index, "temperature": 20.0}
     return common | {"repetition_penalty": 1.3}
@@ -50,19 +57,23 @@ def stream(server: Any, index: int, first_token: threading.Event) -> list[dict[s
     return found
 
 
-def killed_streams(server: Any, rank: int, count: int = 8) -> list[list[dict[str, Any]]]:
-    """Kill one rank when some streams have begun; what each stream said in the end."""
+def killed_streams(
+    server: Any, rank: int, count: int = 8, number: signal.Signals = signal.SIGKILL
+) -> list[list[dict[str, Any]]]:
+    """Kill (or stop) one rank when some streams have begun; what each stream said in the end."""
     first_token = threading.Event()
     with ThreadPoolExecutor(count) as pool:
         jobs = [pool.submit(stream, server, index, first_token) for index in range(count)]
         assert first_token.wait(60)
-        os.kill(shard_pids(server.process.pid)[rank], signal.SIGKILL)
+        os.kill(shard_pids(server.process.pid)[rank], number)
         return [job.result() for job in jobs]
 
 
-def check_restart(server: Any, undisturbed: Any, rank: int) -> None:
+def check_restart(
+    server: Any, undisturbed: Any, rank: int, number: signal.Signals = signal.SIGKILL
+) -> None:
     before = shard_pids(server.process.pid)
-    streams = killed_streams(server, rank)
+    streams = killed_streams(server, rank, number=number)
     assert not set(before) & set(shard_pids(server.process.pid)), "the whole group is new"
     for index, events in enumerate(streams):
         assert "error" not in events[-1], server.logs()
@@ -84,6 +95,12 @@ def test_streams_survive_a_killed_shard(server: Any, launch: Any) -> None:
 def test_one_rank_of_two_takes_both_down(server: Any, launch: Any) -> None:
     with launch("--num-shard", "2") as killed:
         check_restart(killed, server, 1)
+
+
+def test_a_shard_that_hangs_is_replaced(server: Any, launch: Any) -> None:
+    """Stopped, it lives and says nothing: only the age of its step gives it away."""
+    with launch("--step-timeout", "3") as hung:
+        check_restart(hung, server, 0, signal.SIGSTOP)
 
 
 @pytest.mark.parametrize("max_restarts", [0, 1])

@@ -78,6 +78,7 @@ def router_config(
         max_batch_size=config.max_batch_size,
         target_step_ms=config.target_step_ms,
         block_size=config.block_size,
+        step_timeout=config.step_timeout,
         max_restarts=config.max_restarts,
         restart_timeout=config.restart_timeout,
         hostname=resolved.hostname,

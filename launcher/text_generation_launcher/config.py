@@ -139,6 +139,7 @@ class LauncherConfig:
     )
 
     # failures
+    step_timeout: float = same_as(RouterConfig, "step_timeout")
     max_restarts: int = option(
         3,
         help="How often within ten minutes shards that died or hang are restarted while clients "

@@ -87,7 +87,7 @@ class _Launch:
             rendezvous = self._rendezvous(shard_uds_path, resolved.num_shard)
             deployment = self._deployment(resolved, model, rendezvous)
             logger.info("starting %s with %d shard(s)", model.name, resolved.num_shard)
-            requests = RestartRequests()
+            requests = RestartRequests(deployment.sockets)
 
             def observe(origin: Origin, record: Record) -> bool:
                 requests.observe(origin, record)

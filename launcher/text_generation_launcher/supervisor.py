@@ -6,14 +6,15 @@ the router drains first, then the shards go. Whatever ends `run`, no child is le
 
 A shard that is lost while serving (it died, or the router says so in its log: `restart_requests`)
 takes its group down: the others are ended, then all are started again by the same commands, and the
-router finds them at their sockets. How often that may happen is the router's to decide: when it
-gives up it exits, and that ends everything. A shard that dies before its group is back ends
-everything, too.
+router finds them at their sockets. One that dies before its group is back is lost again. How often
+that may happen, and for how long, is the router's to decide: when it gives up it exits, and that
+ends everything.
 """
 
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -32,6 +33,7 @@ SHARD_GRACE_SECONDS = 10.0  # a shard has nothing to finish once the router is g
 LOST_SHARD_GRACE_SECONDS = 2.0  # the rest of a group whose work is lost
 FAILURE_GRACE_SECONDS = 5.0  # for the router to end its streams with an error event
 _ROUTER_MARGIN_SECONDS = 1.0  # the router keeps the grace time itself and may take all of it
+_RETRY_SECONDS = 1.0  # between a death while loading and the next start
 _SETTLE_SECONDS = 0.3  # one death causes others: wait for the root cause to show
 
 
@@ -50,7 +52,7 @@ _MOVES: Mapping[State, Collection[State]] = {
     State.NEW: {State.STARTING},
     State.STARTING: {State.SERVING, State.STOPPING},
     State.SERVING: {State.RESTARTING, State.STOPPING},
-    State.RESTARTING: {State.SERVING, State.STOPPING},
+    State.RESTARTING: {State.SERVING, State.RESTARTING, State.STOPPING},
     State.STOPPING: {State.STOPPED},
     State.STOPPED: (),
 }
@@ -132,7 +134,7 @@ class Supervisor:
             if self._stop.requested.is_set():
                 break
             deaths = self._obituaries(dead)
-            if self._state is not State.SERVING or not self._may_restart(dead):
+            if self._state is State.STARTING or not self._may_restart(dead):
                 logger.warning("%s died, stopping", ", ".join(str(one.origin) for one in dead))
                 return (*self._losses, *deaths)
             await self._restart(deaths)
@@ -180,7 +182,10 @@ class Supervisor:
         return self._deployment.restarts_shards and all(one.origin != router for one in dead)
 
     async def _restart(self, losses: tuple[str, ...]) -> None:
-        """End what is left of the group, then start all of it."""
+        """End what is left of the group, then start all of it; not at once if it died loading."""
+        if self._state is State.RESTARTING:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.requested.wait(), _RETRY_SECONDS)
         self._move(State.RESTARTING)
         self._losses = losses
         for loss in losses:

@@ -70,13 +70,16 @@ class RouterConfig:
     block_size: int = option(16, help="Tokens per KV cache block.")
 
     # failures
+    step_timeout: float = option(
+        60.0, help="Seconds that a step may take; then its shards count as lost."
+    )
     max_restarts: int = option(
         0,
         help="How often within ten minutes lost shards may be restarted (by whoever started them) "
         "while clients wait; 0: a lost shard ends the router.",
     )
     restart_timeout: float = option(
-        120.0, help="Seconds that restarted shards may take to be there."
+        600.0, help="Seconds that restarted shards may take to be there."
     )
 
     # HTTP
@@ -118,10 +121,9 @@ class RouterConfig:
                 self._require_positive(name, getattr(self, name))
         if self.max_restarts < 0:
             raise OptionError(f"--max-restarts must be at least 0, got {self.max_restarts}")
-        if self.restart_timeout <= 0:
-            raise OptionError(f"--restart-timeout must be > 0, got {self.restart_timeout}")
-        if self.target_step_ms <= 0:
-            raise OptionError(f"--target-step-ms must be > 0, got {self.target_step_ms}")
+        for name in ("restart_timeout", "step_timeout", "target_step_ms"):
+            if getattr(self, name) <= 0:
+                raise OptionError(f"{flag_name(name)} must be > 0, got {getattr(self, name)}")
         if not 0 <= self.port <= 65535:
             raise OptionError(f"--port must lie in 0..65535, got {self.port}")
         if (

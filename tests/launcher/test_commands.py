@@ -43,6 +43,7 @@ FOR_ROUTER = {
     "target_step_ms": 50.0,
     "block_size": 32,
     "max_restarts": 2,
+    "step_timeout": 30.5,
     "restart_timeout": 45.5,
     "hostname": "127.0.0.1",
     "port": 8081,

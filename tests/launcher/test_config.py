@@ -72,7 +72,8 @@ OWN = {
     "num_threads": None,
     "log_level": "info",
     "max_restarts": 3,
-    "restart_timeout": 120.0,
+    "step_timeout": 60.0,
+    "restart_timeout": 600.0,
 }
 SHORT = {"port": "-p", "env": "-e", "graceful_termination_timeout": "-g"}
 

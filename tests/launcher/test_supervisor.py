@@ -5,12 +5,14 @@ import logging
 import signal
 
 import pytest
+from text_generation_launcher import supervisor as supervisor_module
 from text_generation_launcher.child import ChildCommand
 from text_generation_launcher.errors import LaunchError
 from text_generation_launcher.log_relay import LogRelay, Origin
 from text_generation_launcher.restart_requests import RestartRequests
 from text_generation_launcher.signals import StopSignals
 from text_generation_launcher.supervisor import Deployment, State, Supervisor
+from text_generation_process.socket_file import SocketFile
 
 from tests.fakes.children import free_port, good_router, good_shard, script
 
@@ -29,9 +31,11 @@ class Scene:
         self.grace = 30.0
         self.sockets = ()
         self.restarts_shards = False
-        self.requests = RestartRequests()
+
+        self.requests = RestartRequests(())
 
     def supervisor(self):
+        self.requests = RestartRequests(self.sockets)
         deployment = Deployment(
             shards=self.shards,
             router=self.router,
@@ -149,40 +153,94 @@ while True:
     assert len(errors()) == 1 and errors()[0].startswith("shard 0 died: was killed by SIGKILL")
 
 
+def asked(lost):
+    return {"lost_shards": [str(SocketFile.at(path)) for path in lost]}
+
+
 async def test_a_restart_that_the_router_asks_for_happens_once(scene):
     scene.restarts_shards = True
+    scene.sockets = tuple(scene.events_file.parent / f"shard-{rank}" for rank in range(2))
+    for path in scene.sockets:
+        path.touch()
     supervisor = scene.supervisor()
     serving = asyncio.create_task(supervisor.run())
     await asyncio.wait_for(scene.ready.wait(), 30)
     await scene.until("shard 0 started", "shard 1 started", "router started")
+    request = asked(scene.sockets)
     for _ in range(2):
-        scene.requests.observe(Origin("router"), {"restart_shards": 1})
+        scene.requests.observe(Origin("router"), request)
     async with asyncio.timeout(30):
         while scene.events().count("shard 0 started") + scene.events().count("shard 1 started") < 4:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
-    scene.requests.observe(Origin("router"), {"restart_shards": 1})
+    for path in scene.sockets:
+        assert not path.exists()
+        path.touch()
+    scene.requests.observe(Origin("router"), request)
     assert not scene.requests.pending.is_set(), "this one was done"
+    scene.requests.observe(Origin("router"), asked(scene.sockets))
+    assert scene.requests.pending.is_set(), "these are others"
     scene.stop.receive(signal.SIGTERM)
     assert await serving == 0
     assert scene.events().count("router started") == 1
 
 
-async def test_a_shard_that_dies_again_before_it_is_back_ends_all(scene, errors):
-    scene.restarts_shards = True
-    scene.sockets = (scene.events_file.parent / "never",)
-    now = scene.events_file.parent / "now"
-    source = """
+# Counts its starts in a file. The first serves until it is told to die, the next ones die loading,
+# the last makes its socket.
+_DIES_LOADING = """
 import os, sys, time
-while not os.path.exists(sys.argv[1]):
-    time.sleep(0.01)
-sys.exit(7)
+starts, socket, last = sys.argv[1], sys.argv[2], int(sys.argv[3])
+open(starts, "a").write("x")
+count = os.path.getsize(starts)
+if count == 1:
+    while not os.path.exists(starts + ".die"):
+        time.sleep(0.01)
+if count < last:
+    sys.exit(7)
+open(socket, "w")
+while True:
+    time.sleep(0.02)
 """
-    scene.shards[0] = script(Origin("shard", 0), source, str(now))
+
+
+async def test_shards_that_die_loading_are_started_again(scene, errors, monkeypatch):
+    monkeypatch.setattr(supervisor_module, "_RETRY_SECONDS", 0.01)
+    folder = scene.events_file.parent
+    starts, socket = folder / "starts", folder / "socket"
+    scene.restarts_shards, scene.sockets = True, (socket,)
+    scene.shards = [script(Origin("shard", 0), _DIES_LOADING, str(starts), str(socket), "4")]
+    supervisor = scene.supervisor()
+    serving = asyncio.create_task(supervisor.run())
+    await asyncio.wait_for(scene.ready.wait(), 30)
+    (folder / "starts.die").touch()
+    async with asyncio.timeout(30):
+        while not socket.exists() or supervisor.state is not State.SERVING:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert starts.read_text() == "xxxx"
+    assert "shard 0 died: exited with code 7" in errors()
+    assert "shard 0 died before it was ready again: exited with code 7" in errors()
+    scene.stop.receive(signal.SIGTERM)
+    assert await serving == 0
+
+
+async def test_a_router_that_gives_up_ends_the_restarts(scene, errors, monkeypatch):
+    monkeypatch.setattr(supervisor_module, "_RETRY_SECONDS", 0.01)
+    folder = scene.events_file.parent
+    starts, socket = folder / "starts", folder / "socket"
+    scene.restarts_shards, scene.sockets = True, (socket,)
+    scene.shards = [script(Origin("shard", 0), _DIES_LOADING, str(starts), str(socket), "1000")]
+    router = """
+import os, socket, sys, time
+listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+while not os.path.exists(sys.argv[2]) or os.path.getsize(sys.argv[2]) < 3:
+    time.sleep(0.01)
+sys.exit(1)
+"""
+    scene.router = script(Origin("router"), router, str(scene.port), str(starts))
     serving = asyncio.create_task(scene.run())
     await asyncio.wait_for(scene.ready.wait(), 30)
-    now.touch()
+    (folder / "starts.die").touch()
     assert await serving == 1
-    assert "shard 0 died: exited with code 7" in errors()
+    assert any(text.startswith("router died") for text in errors())
     assert "shard 0 died before it was ready again: exited with code 7" in errors()
 
 

@@ -41,12 +41,12 @@ class HealthMonitor:
         self,
         shards: ShardGroup,
         submit_probe: Callable[[OutputSink], GenerationHandle],
-        max_step_age: float,
+        step_timeout: float,
         clock: Callable[[], float],
     ) -> None:
         self._shards = shards
         self._submit_probe = submit_probe
-        self._max_step_age = max_step_age
+        self._step_timeout = step_timeout
         self._clock = clock
         self._last_finished_at: float | None = None
         # When the oldest step under way was sent or got its turn.
@@ -63,16 +63,16 @@ class HealthMonitor:
         self._in_flight_since = self._last_finished_at if has_more else None
 
     def is_stalled(self) -> bool:
-        """Whether a step is under way for longer than `max_step_age`."""
+        """Whether a step is under way for longer than the timeout."""
         since = self._in_flight_since
-        return since is not None and self._clock() - since > self._max_step_age
+        return since is not None and self._clock() - since > self._step_timeout
 
     def streams_closed(self) -> None:
         """Nothing is under way, and nothing shows that the next shards live."""
         self._in_flight_since = self._last_finished_at = None
 
     async def check(self) -> bool:
-        """Answers at once while steps flow; a hung step turns it false after `max_step_age`."""
+        """Answers at once while steps flow; a hung step turns it false after the timeout."""
         now = self._clock()
         if self.is_stalled():
             return False

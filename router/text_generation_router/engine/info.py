@@ -34,13 +34,12 @@ class EngineConfig:
     enforces_grammars: bool = True
     # Seconds to wait for the shards' sockets; None waits for ever.
     connect_timeout: float | None = None
-    # Seconds after which a step under way means that a shard hangs, and a finished one no longer
-    # shows that it lives.
-    max_step_age: float = 60.0
+    # Seconds after which a step under way means that a shard hangs.
+    step_timeout: float = 60.0
     # How often within ten minutes lost shards may be waited for; 0: never.
     max_restarts: int = 0
     # Seconds that restarted shards may take to be there.
-    restart_timeout: float = 120.0
+    restart_timeout: float = 600.0
 
     @classmethod
     def from_router(cls, config: RouterConfig) -> "EngineConfig":
@@ -56,6 +55,7 @@ class EngineConfig:
             target_step_ms=config.target_step_ms,
             block_size=config.block_size,
             enforces_grammars=not config.disable_grammar_support,
+            step_timeout=config.step_timeout,
             max_restarts=config.max_restarts,
             restart_timeout=config.restart_timeout,
         )

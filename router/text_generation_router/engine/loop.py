@@ -5,7 +5,7 @@ to do, so that the shards never wait for Python. A step's result changes the seq
 only), the next step is planned and sent, and only then does text leave.
 
 When the shards are lost (a stream broke, a step hangs) and the restart budget allows it, the loop
-closes the streams, says so in a record that the launcher acts on (`restart_shards`), waits for
+closes the streams, says so in a record that the launcher acts on (`lost_shards`), waits for
 other shards at the same sockets, and lets the scheduler begin anew: a client sees a pause.
 
 Order of effects of an ending: the generation leaves the table (`delivery`), its sink hears of it
@@ -15,6 +15,7 @@ Order of effects of an ending: the generation leaves the table (`delivery`), its
 import asyncio
 import itertools
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Collection
@@ -108,10 +109,11 @@ class Engine:
         self._clock = clock
         self._policy = OverloadPolicy(max_requests=config.max_concurrent_requests)
         self._shards = ShardGroup(config.shard_uds_paths)
-        self._health = HealthMonitor(self._shards, self._submit_probe, config.max_step_age, clock)
+        self._health = HealthMonitor(self._shards, self._submit_probe, config.step_timeout, clock)
         self._generations = Generations(self._observer, self._end_sequence)
         self._sequence_ids = itertools.count(1)
         self._sent_at: deque[float] = deque()
+        self._last_result_at = -math.inf
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._receiving: asyncio.Task[StepReply] | None = None
@@ -119,7 +121,6 @@ class Engine:
         self._is_draining = False
         self._is_recovering = False
         self._budget = RestartBudget(config.max_restarts)
-        self._num_restarts = 0
         self._info: EngineInfo | None = None
         self._scheduler_or_none: Scheduler | None = None
         # Set when the engine can no longer serve; the reason is in `failure`.
@@ -285,18 +286,17 @@ class Engine:
         is_futile = self._budget.is_empty_by_choice
         while is_futile or not self._health.is_stalled():  # noqa: ASYNC110  time passes
             await asyncio.sleep(_WATCH_SECONDS)
-        raise ShardFailedError(f"a step did not finish within {self._config.max_step_age:g} s")
+        raise ShardFailedError(f"a step did not finish within {self._config.step_timeout:g} s")
 
     async def _recover(self, cause: Exception) -> None:
         """Wait for other shards and give them everything that has not ended. Raises `ShardError`
         or `EngineStartError` if that cannot be.
         """
         self._is_recovering = True
-        self._num_restarts += 1
         _log.error(
             "the shards are lost, waiting for their restart: %s",
             cause,
-            extra={"fields": {"restart_shards": self._num_restarts}},
+            extra={"fields": {"lost_shards": self._shards.known_sockets}},
         )
         lost_at = self._clock()
         await self._close_streams()
@@ -403,7 +403,8 @@ class Engine:
         return error
 
     def _report(self, plan: StepPlan, reply: StepReply, num_tokens: int, now: float) -> None:
-        duration = now - self._sent_at.popleft()
+        duration = now - max(self._sent_at.popleft(), self._last_result_at)
+        self._last_result_at = now
         self._health.step_finished(has_more=bool(self._sent_at))
         self._observer.step_finished(
             StepStats(

@@ -6,13 +6,12 @@ ShardError
 """
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import grpc.aio
+from text_generation_process.socket_file import SocketFile
 from text_generation_proto import shard_pb2, shard_pb2_grpc
 
 from text_generation_router.engine.wire import StepReply
@@ -51,15 +50,6 @@ class ShardHealth:
     last_step: int
     step_in_flight: int
     step_in_flight_age: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Socket:
-    """Which file lies at a path: every process that listens there makes its own."""
-
-    device: int
-    inode: int
-    changed_at_ns: int
 
 
 class _Rank:
@@ -116,11 +106,16 @@ class ShardGroup:
         self._uds_paths = list(uds_paths)
         self._ranks: list[_Rank] = []
         # The sockets that were connected last; a restarted shard has another one.
-        self._known_sockets: list[_Socket | None] = [None] * len(self._uds_paths)
+        self._known_sockets: list[SocketFile | None] = [None] * len(self._uds_paths)
 
     @property
     def world_size(self) -> int:
         return len(self._uds_paths)
+
+    @property
+    def known_sockets(self) -> list[str]:
+        """The socket files of the group that was connected last."""
+        return [str(socket) for socket in self._known_sockets if socket is not None]
 
     async def connect(self, timeout: float | None) -> shard_pb2.InfoResponse:  # noqa: ASYNC109
         """Wait for the sockets and ask every rank who it is (each within `timeout` seconds, or for
@@ -139,7 +134,7 @@ class ShardGroup:
             raise ShardUnavailableError(
                 f"no shard appeared at {', '.join(missing)} within {timeout:g} s"
             ) from error
-        sockets = [_socket(path) for path in self._uds_paths]
+        sockets = [SocketFile.at(path) for path in self._uds_paths]
         self._ranks = [_Rank(path) for path in self._uds_paths]
         infos: list[shard_pb2.InfoResponse] = await self._ask_all(
             lambda rank: rank.stub.Info(
@@ -217,7 +212,7 @@ class ShardGroup:
         return [
             path
             for path, before in zip(self._uds_paths, known, strict=True)
-            if (now := _socket(path)) is None or now == before
+            if (now := SocketFile.at(path)) is None or now == before
         ]
 
     async def _ask_all(self, call: Callable[[_Rank], Awaitable[MessageT]]) -> list[MessageT]:
@@ -272,13 +267,6 @@ class ShardGroup:
                 code, details = await rank.stream.code(), await rank.stream.details()
                 return f"the shard at {rank.uds_path} is gone: {code.name} {details}".strip()
         return f"a shard is gone: {error}"
-
-
-def _socket(path: str) -> _Socket | None:
-    with contextlib.suppress(FileNotFoundError):
-        status = Path(path).stat()
-        return _Socket(status.st_dev, status.st_ino, status.st_ctime_ns)
-    return None
 
 
 def _describe(rank: _Rank, error: grpc.aio.AioRpcError) -> str:

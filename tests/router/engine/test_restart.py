@@ -50,7 +50,7 @@ async def test_streams_go_on_as_if_nothing_had_happened(step, world_size, how):
     observer = Restarts()
     changes = {"max_restarts": 1, "max_batch_size": 3, "max_batch_prefill_tokens": 20}
     if how == "hung":
-        changes["max_step_age"] = 0.3
+        changes["step_timeout"] = 0.3
     async with running_engine(shard=shard, world_size=world_size, observer=observer, **changes) as (
         engine,
         shards,
