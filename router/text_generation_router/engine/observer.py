@@ -19,8 +19,7 @@ class StepStats:
     num_admitted: int
     # Tokens that reached a stream.
     num_tokens: int
-    # Seconds from sending it to having its result; with two steps under way this includes waiting
-    # for the one before.
+    # Seconds from its turn (sent, and the result of the one before was there) to its result.
     duration: float
     # Seconds the slowest shard spent on it, and on the model's forward pass alone.
     shard_duration: float

@@ -42,7 +42,7 @@ class EngineMetrics:
         self._success = by_method("tgi_batch_inference_success", "Steps that were computed")
         self._failure = by_method("tgi_batch_inference_failure", "Steps that failed")
         self._duration = seconds(
-            "tgi_batch_inference_duration", "Time from sending a step to its result, in seconds"
+            "tgi_batch_inference_duration", "Time from a step's turn to its result, in seconds"
         )
         self._forward = seconds(
             "tgi_batch_forward_duration", "Time of the model's forward pass, in seconds"

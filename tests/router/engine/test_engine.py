@@ -1,6 +1,7 @@
 """The engine end to end: real messages over a real socket to a strict fake shard."""
 
 import asyncio
+import time
 
 import pytest
 from text_generation_router.engine.info import EngineConfig, EngineStartError
@@ -365,6 +366,23 @@ async def test_the_observer_sees_steps_and_ends():
         assert [step.num_tokens for step in observer.steps[:3]] == [1, 1, 1]
         assert observer.steps[0].num_admitted == 1
         assert observer.steps[0].shard_duration > 0 and not observer.steps[0].is_failed
+
+
+async def test_durations_of_steps_do_not_overlap():
+    """Two steps are under way at one time; each was reported to last as long as both."""
+
+    class Observer(NullObserver):
+        total = 0.0
+
+        def step_finished(self, stats):
+            self.total += stats.duration
+
+    observer = Observer()
+    shard = FakeShardConfig(step_seconds=0.01)
+    async with running_engine(observer=observer, shard=shard) as (engine, _):
+        started = time.monotonic()
+        await generate(engine, max_new_tokens=20).over()
+        assert 0 < observer.total <= time.monotonic() - started
 
 
 class Clock:
