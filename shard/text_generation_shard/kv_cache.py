@@ -24,16 +24,19 @@ class KVCacheSpec:
     head_dim: int
     dtype: torch.dtype
     device: torch.device
+    # Latent attention: values are the first so many dimensions of the keys. None: they lie apart.
+    latent_dim: int | None = None
 
     @property
     def token_bytes(self) -> int:
         """Bytes per token, keys and values of all layers."""
-        return 2 * self.num_layers * self.layer_token_bytes
+        return self.num_layers * self.layer_token_bytes
 
     @property
     def layer_token_bytes(self) -> int:
-        """Bytes per token of one layer's keys (or values)."""
-        return self.num_kv_heads * self.head_dim * self.dtype.itemsize
+        """Bytes per token of one layer."""
+        num_tensors = 2 if self.latent_dim is None else 1
+        return num_tensors * self.num_kv_heads * self.head_dim * self.dtype.itemsize
 
     def workspace_tokens(self, max_total_tokens: int) -> int:
         """Tokens that attention may gather at one time."""
@@ -41,12 +44,14 @@ class KVCacheSpec:
 
     def workspace_bytes(self, max_total_tokens: int) -> int:
         """Bytes of the workspace of `allocate`."""
-        return 2 * self.workspace_tokens(max_total_tokens) * self.layer_token_bytes
+        return self.workspace_tokens(max_total_tokens) * self.layer_token_bytes
 
 
 @dataclass(frozen=True, slots=True)
 class LayerCache:
-    """One layer's keys and values: [num_blocks, block_size, num_kv_heads, head_dim] each."""
+    """One layer's keys and values: [num_blocks, block_size, num_kv_heads, head_dim] each; values
+    [..., latent_dim] and a view of the keys where there is a latent_dim.
+    """
 
     keys: Tensor
     values: Tensor
@@ -67,19 +72,21 @@ class KVCache:
         cls, spec: KVCacheSpec, *, num_blocks: int, block_size: int, max_total_tokens: int
     ) -> "KVCache":
         """Zeroed memory for `num_blocks` blocks, the scrap block included."""
-        block_shape = (num_blocks, block_size, spec.num_kv_heads, spec.head_dim)
-        gathered = (
-            spec.workspace_tokens(max_total_tokens),
-            spec.num_kv_heads,
-            spec.head_dim,
-        )
-        workspace = Workspace(_zeros(gathered, spec), _zeros(gathered, spec))
+        workspace = Workspace(*_keys_and_values(spec, spec.workspace_tokens(max_total_tokens)))
         layers = tuple(
-            LayerCache(_zeros(block_shape, spec), _zeros(block_shape, spec), workspace)
+            LayerCache(*_keys_and_values(spec, num_blocks, block_size), workspace)
             for _ in range(spec.num_layers)
         )
         num_bytes = num_blocks * block_size * spec.token_bytes
         return cls(layers, num_blocks, block_size, num_bytes)
+
+
+def _keys_and_values(spec: KVCacheSpec, *shape: int) -> tuple[Tensor, Tensor]:
+    """[*shape, num_kv_heads, head_dim] each, or what `LayerCache` says of a latent_dim."""
+    keys = _zeros((*shape, spec.num_kv_heads, spec.head_dim), spec)
+    if spec.latent_dim is not None:
+        return keys, keys[..., : spec.latent_dim]
+    return keys, _zeros(keys.shape, spec)
 
 
 def _zeros(shape: tuple[int, ...], spec: KVCacheSpec) -> Tensor:

@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from text_generation_shard.ops import reference_attention as module
+from text_generation_shard.ops.attention_window import AttentionChunk, Window
 from text_generation_shard.ops.cpu import library
 from text_generation_shard.ops.paged_attention import Workspace, paged_attention, plan_attention
 from torch import Tensor
@@ -15,14 +16,14 @@ SOFT_CAP = 1.5
 SLOPES = torch.tensor([0.5, 0.1, 0.02, 0.3])
 
 
-def attend(query: Tensor, keys: Tensor, values: Tensor, window: int | None, kind: str) -> Tensor:
+def attend(query: Tensor, keys: Tensor, values: Tensor, window: Window, kind: str) -> Tensor:
     """query: [tokens, heads, head_dim], the last of the context's tokens."""
     num_tokens, num_heads, _ = query.shape
     context, num_kv_heads, _ = keys.shape
-    output = torch.empty_like(query)
+    output = query.new_empty(num_tokens, num_heads, values.shape[-1])
     for token in range(num_tokens):
         position = context - num_tokens + token
-        first = 0 if window is None else max(0, position - window + 1)
+        first = _first(window, position)
         for head in range(num_heads):
             kv = head * num_kv_heads // num_heads
             scores = keys[first : position + 1, kv] @ query[token, head] * HEAD_DIM**-0.5
@@ -35,11 +36,18 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, window: int | None, kind
     return output
 
 
+def _first(window: Window, position: int) -> int:
+    if isinstance(window, AttentionChunk):
+        return next(first for first in range(position, -1, -1) if first % window.size == 0)
+    return 0 if window is None else max(0, position - window + 1)
+
+
 @settings(deadline=None, max_examples=80)
 @given(
     requests=st.lists(st.tuples(st.integers(1, 12), st.integers(0, 14)), min_size=1, max_size=6),
     heads=st.sampled_from([(2, 1), (4, 2), (3, 3)]),
-    window=st.sampled_from([None, 1, 5]),
+    latent_dim=st.sampled_from([None, None, 5]),
+    window=st.sampled_from([None, 1, 5, AttentionChunk(1), AttentionChunk(6)]),
     kind=st.sampled_from(["plain", "soft_cap", "alibi"]),
     is_native=st.booleans(),
     seed=st.integers(0, 1000),
@@ -47,7 +55,8 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, window: int | None, kind
 def test_any_mixture(
     requests: list[tuple[int, int]],
     heads: tuple[int, int],
-    window: int | None,
+    latent_dim: int | None,
+    window: Window,
     kind: str,
     is_native: bool,
     seed: int,
@@ -58,13 +67,14 @@ def test_any_mixture(
             patch.setattr(library, "operators", lambda: None)
         patch.setattr(module, "MAX_GROUP_TOKENS", 20)
         patch.setattr(module, "_TILE_ROWS", 5)
-        check_mixture(requests, heads, window, kind, seed)
+        check_mixture(requests, heads, latent_dim, window, kind, seed)
 
 
 def check_mixture(
     requests: list[tuple[int, int]],
     heads: tuple[int, int],
-    window: int | None,
+    latent_dim: int | None,
+    window: Window,
     kind: str,
     seed: int,
 ) -> None:
@@ -81,6 +91,8 @@ def check_mixture(
     order = torch.randperm(num_blocks - 1, generator=generator) + 1
     tables = order.view(len(geometry), max_blocks).int()
     keys[0], values[0] = 0, 0
+    if latent_dim is not None:
+        values = keys[..., :latent_dim]
     contexts = []
     for row, (_, context) in enumerate(geometry):
         blocks = tables[row].long()
@@ -88,7 +100,8 @@ def check_mixture(
         flat_keys, flat_values = keys[blocks].flatten(0, 1), values[blocks].flatten(0, 1)
         flat_keys[context:], flat_values[context:] = float("nan"), float("nan")
         keys[blocks] = flat_keys.view(-1, *shape[1:])
-        values[blocks] = flat_values.view(-1, *shape[1:])
+        if latent_dim is None:
+            values[blocks] = flat_values.view(-1, *shape[1:])
         contexts.append((flat_keys[:context], flat_values[:context]))
     query = torch.randn(
         sum(length for length, _ in geometry), num_heads, HEAD_DIM, generator=generator
@@ -101,7 +114,10 @@ def check_mixture(
         sliding_window=window,
     )
     space = (64, num_kv_heads, HEAD_DIM)
-    workspace = Workspace(torch.zeros(space), torch.zeros(space))
+    gathered = torch.zeros(space)
+    workspace = Workspace(
+        gathered, torch.zeros(space) if latent_dim is None else gathered[..., :latent_dim]
+    )
     output = paged_attention(
         query,
         keys,

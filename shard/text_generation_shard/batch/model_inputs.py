@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from text_generation_shard.ops.attention_window import Window
 from text_generation_shard.ops.paged_attention import AttentionPlan
 
 
@@ -14,12 +15,11 @@ class ModelInputs:
 
     token_ids: [tokens], int32; positions: [tokens], int64, index in the sequence; slot_mapping:
     [tokens], int64, place in the flattened cache where the token's key and value go; attention: a
-    plan for each sliding window of the model (None: no window); max_total_tokens: longest sequence
-    that is served.
+    plan for each window of the model; max_total_tokens: longest sequence that is served.
     """
 
     token_ids: Tensor
     positions: Tensor
     slot_mapping: Tensor
-    attention: Mapping[int | None, AttentionPlan]
+    attention: Mapping[Window, AttentionPlan]
     max_total_tokens: int

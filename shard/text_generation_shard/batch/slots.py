@@ -26,6 +26,7 @@ from text_generation_shard.batch.model_inputs import ModelInputs
 from text_generation_shard.batch.sampling_table import SamplingTable
 from text_generation_shard.batch.scheduled_batch import ScheduledBatch, WorkItem
 from text_generation_shard.errors import ProtocolError
+from text_generation_shard.ops.attention_window import Window
 from text_generation_shard.ops.paged_attention import plan_attention
 from text_generation_shard.sampling.parameters import SamplingParameterError
 from text_generation_shard.sampling.sampler import SamplingRows
@@ -42,7 +43,7 @@ class SlotLimits:
     block_size: int
     vocab_size: int
     # The windows of the model's layers, each once; None: a layer sees all tokens.
-    sliding_windows: tuple[int | None, ...] = (None,)
+    sliding_windows: tuple[Window, ...] = (None,)
 
 
 @dataclass(slots=True, kw_only=True)

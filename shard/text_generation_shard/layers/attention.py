@@ -11,6 +11,7 @@ from text_generation_shard.layers.linear import ColumnParallelLinear, RowParalle
 from text_generation_shard.layers.partition import AttentionShape
 from text_generation_shard.layers.qkv_layout import QKVLayout
 from text_generation_shard.layers.rotary import Rotation
+from text_generation_shard.ops.attention_window import Window
 from text_generation_shard.ops.kv_write import write_kv
 from text_generation_shard.ops.paged_attention import paged_attention
 from text_generation_shard.ops.rotary import apply_rotary
@@ -37,7 +38,7 @@ class SelfAttention:
         transposed: bool = False,
         scale: float | None = None,
         soft_cap: float | None = None,
-        sliding_window: int | None = None,
+        sliding_window: Window = None,
         alibi_slopes: Tensor | None = None,
         qk_norms: tuple[HeadNorm, HeadNorm] | None = None,
         clip: float | None = None,

@@ -14,9 +14,10 @@ from typing import Any, ClassVar, Literal, Self
 from text_generation_shard.errors import CheckpointError
 from text_generation_shard.models.fields import Fields
 from text_generation_shard.models.rope_config import RopeConfig
+from text_generation_shard.ops.attention_window import Window
 
-# The sliding window of every layer: tokens that a query sees, itself included; None: all before it.
-LayerWindows = tuple[int | None, ...]
+# What a query sees, for every layer.
+LayerWindows = tuple[Window, ...]
 
 
 @dataclass(frozen=True, kw_only=True)

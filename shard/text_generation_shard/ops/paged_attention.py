@@ -14,6 +14,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from text_generation_shard.ops.attention_window import AttentionChunk, Window
 from text_generation_shard.ops.cpu.library import native_operators
 from text_generation_shard.ops.reference_attention import (
     MAX_GROUP_TOKENS,
@@ -37,8 +38,7 @@ class AttentionPlan:
     query_lengths: Sequence[int]
     context_lengths: Sequence[int]
     block_size: int
-    # Tokens that a query sees, itself included; None: all before it.
-    sliding_window: int | None
+    sliding_window: Window
 
     @cached_property
     def reference(self) -> ReferencePlan:
@@ -61,6 +61,15 @@ class AttentionPlan:
         """[requests], int64."""
         return torch.tensor(self.context_lengths)
 
+    @property
+    def native_window(self) -> tuple[int, int]:
+        """Tokens of the sliding window and of a chunk; 0: there is none."""
+        match self.sliding_window:
+            case AttentionChunk(size):
+                return 0, size
+            case window:
+                return window or 0, 0
+
 
 def plan_attention(
     *,
@@ -68,7 +77,7 @@ def plan_attention(
     query_lengths: Sequence[int],
     context_lengths: Sequence[int],
     block_size: int,
-    sliding_window: int | None,
+    sliding_window: Window,
 ) -> AttentionPlan:
     """Plan the attention of one step.
 
@@ -92,11 +101,12 @@ def paged_attention(
 ) -> Tensor:
     """Attention of every query row over its own context, which the cache holds already.
 
-    query: [tokens, num_heads, head_dim]; caches: [num_blocks, block_size, num_kv_heads, head_dim].
+    query: [tokens, num_heads, head_dim]; key_cache: [num_blocks, block_size, num_kv_heads,
+    head_dim]; value_cache: the same with value_dim, or a view of the first value_dim of the keys.
     Query heads i * g .. (i + 1) * g - 1 read KV head i, with g = num_heads / num_kv_heads.
     A score is scale * q . k; with soft_cap c it becomes c * tanh(score / c) (Gemma 2). With
     alibi_slopes, float32 [num_heads], slope * (key position - query position) is added to it (Press
-    et al., 2022). Returns [tokens, num_heads, head_dim].
+    et al., 2022). Returns [tokens, num_heads, value_dim].
     """
     native = native_operators(query)
     if native is None:
@@ -117,7 +127,7 @@ def paged_attention(
         plan.block_tables,
         plan.first_rows,
         plan.contexts,
-        plan.sliding_window or 0,
+        *plan.native_window,
         scale,
         soft_cap or 0.0,
         alibi_slopes,

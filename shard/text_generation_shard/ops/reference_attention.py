@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from text_generation_shard.ops.attention_window import Window, first_visible, visible
+
 # Context tokens that one decode group may gather: its keys and values should stay in the cache.
 MAX_GROUP_TOKENS = 8192
 # Query rows of a chunk that are computed at one time: bounds the mask.
@@ -56,19 +58,24 @@ class ReferencePlan:
 
     decode_groups: tuple[DecodeGroup, ...]
     chunks: tuple[Chunk, ...]
-    # Tokens that a query sees, itself included; None: all before it.
-    sliding_window: int | None
+    sliding_window: Window
 
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
     """Where contexts are gathered: reused by all layers, for fresh memory costs page faults.
 
-    keys, values: [workspace tokens, num_kv_heads, head_dim].
+    keys: [workspace tokens, num_kv_heads, head_dim]; values: the same with value_dim, a view of
+    keys where the cache's values are a view of its keys.
     """
 
     keys: Tensor
     values: Tensor
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether values are the first dimensions of the keys."""
+        return self.values.data_ptr() == self.keys.data_ptr()
 
 
 def plan_reference(
@@ -76,13 +83,13 @@ def plan_reference(
     query_lengths: Sequence[int],
     context_lengths: Sequence[int],
     block_size: int,
-    sliding_window: int | None,
+    window: Window,
 ) -> ReferencePlan:
     """Arguments as `plan_attention` has them."""
     num_decodes = sum(1 for length in query_lengths if length == 1)
     assert all(length == 1 for length in query_lengths[:num_decodes])
     pages = _Pages(block_tables, block_size)
-    seen = [min(length, sliding_window or length) for length in context_lengths]
+    seen = [length - first_visible(window, length - 1) for length in context_lengths]
     groups = tuple(
         _decode_group(pages, rows, context_lengths[rows], seen[rows])
         for rows in _group_decodes(seen[:num_decodes])
@@ -92,10 +99,10 @@ def plan_reference(
     for request in range(num_decodes, len(query_lengths)):
         length, context = query_lengths[request], context_lengths[request]
         rows, start = slice(first_row, first_row + length), context - length
-        first = 0 if sliding_window is None else max(0, start - sliding_window + 1)
+        first = first_visible(window, start)
         chunks.append(Chunk(rows, start, first, pages.places(request, first, context)))
         first_row += length
-    return ReferencePlan(groups, tuple(chunks), sliding_window)
+    return ReferencePlan(groups, tuple(chunks), window)
 
 
 def reference_attention(
@@ -113,7 +120,7 @@ def reference_attention(
     assert soft_cap is None or alibi_slopes is None
     keys, values = key_cache.flatten(0, 1), value_cache.flatten(0, 1)
     scores = _Scores(scale, soft_cap, alibi_slopes)
-    output = query.new_empty(query.shape)
+    output = query.new_empty((*query.shape[:2], values.shape[-1]))
     for group in plan.decode_groups:
         gathered = _gather(keys, values, group.places, workspace)
         output[group.rows] = _attend_decodes(query[group.rows], gathered, group, scores)
@@ -163,8 +170,9 @@ class _Scores:
     ) -> Tensor:
         """Softmax over the masked scores, times the values.
 
-        query: [a, b, rows, head_dim]; key, value: [a, b, keys, head_dim]; mask: bool, bias:
-        float32, both broadcast to [a, b, rows, keys]. Returns the shape of query.
+        query: [a, b, rows, head_dim]; key: [a, b, keys, head_dim]; value: [a, b, keys, value_dim];
+        mask: bool, bias: float32, both broadcast to [a, b, rows, keys]. Returns [a, b, rows,
+        value_dim].
         """
         if self.soft_cap is not None:
             return self._attend_capped(query, key, value, mask)
@@ -185,52 +193,47 @@ class _Scores:
 
 
 def _group_decodes(seen: Sequence[int]) -> list[slice]:
-    """Cut decode rows, ascending by tokens seen, into groups that gather a bounded number."""
+    """Cut decode rows into groups that gather a bounded number; rows with as many neighbours."""
     groups: list[slice] = []
-    start = 0
+    start, width = 0, 0
     for end in range(1, len(seen) + 1):
+        width = max(width, seen[end - 1])
         is_last = end == len(seen)
-        if is_last or (end + 1 - start) * seen[end] > MAX_GROUP_TOKENS:
+        if is_last or (end + 1 - start) * max(width, seen[end]) > MAX_GROUP_TOKENS:
             groups.append(slice(start, end))
-            start = end
+            start, width = end, 0
     return groups
 
 
 def _decode_group(
     pages: _Pages, rows: slice, contexts: Sequence[int], seen: Sequence[int]
 ) -> DecodeGroup:
-    width = seen[-1]
+    width = max(seen)
     device = pages.block_tables.device
     lengths = torch.tensor(seen, device=device)
     starts = torch.tensor(contexts, device=device) - lengths
     places = pages.padded_places(rows, starts, lengths, width).flatten()
     mask = None
-    if seen[0] != width:
+    if min(seen) != width:
         columns = torch.arange(width, device=device)
         mask = (columns < lengths[:, None])[:, None, None, :]
     return DecodeGroup(rows, places, lengths, mask)
-
-
-def _visible(query_positions: Tensor, key_positions: Tensor, sliding_window: int | None) -> Tensor:
-    """True where a query may read a key: not after it, and not before its window."""
-    visible = key_positions <= query_positions
-    if sliding_window is not None:
-        visible &= key_positions > query_positions - sliding_window
-    return visible
 
 
 def _gather(keys: Tensor, values: Tensor, places: Tensor, workspace: Workspace) -> Workspace:
     length = len(places)
     gathered = Workspace(workspace.keys[:length], workspace.values[:length])
     torch.index_select(keys, 0, places, out=gathered.keys)
-    torch.index_select(values, 0, places, out=gathered.values)
+    if not gathered.is_shared:
+        torch.index_select(values, 0, places, out=gathered.values)
     return gathered
 
 
 def _attend_decodes(
     query: Tensor, context: Workspace, group: DecodeGroup, scores: _Scores
 ) -> Tensor:
-    """query: [rows, num_heads, head_dim]; context: [rows * width, num_kv_heads, head_dim].
+    """query: [rows, num_heads, head_dim]; context: [rows * width, num_kv_heads, ...]. Returns
+    [rows, num_heads, value_dim].
 
     The query heads of one KV head stand where a sequence's rows usually stand, so that keys and
     values are not repeated.
@@ -247,22 +250,22 @@ def _attend_decodes(
     attended = scores.attend(
         query.view(num_rows, num_kv_heads, num_heads // num_kv_heads, head_dim),
         context.keys.view(num_rows, width, num_kv_heads, head_dim).transpose(1, 2),
-        context.values.view(num_rows, width, num_kv_heads, head_dim).transpose(1, 2),
+        context.values.view(num_rows, width, num_kv_heads, -1).transpose(1, 2),
         group.mask,
         bias,
     )
-    return attended.reshape(num_rows, num_heads, head_dim)
+    return attended.reshape(num_rows, num_heads, -1)
 
 
 def _attend_chunk(
     query: Tensor,
     context: Workspace,
     chunk: Chunk,
-    sliding_window: int | None,
+    window: Window,
     scores: _Scores,
     output: Tensor,
 ) -> None:
-    """Fill output[chunk.rows], tile by tile; context: [context - first, num_kv_heads, head_dim].
+    """Fill output[chunk.rows], tile by tile; context: [context - first, num_kv_heads, ...].
 
     key positions   first ...... start ... tile start .. tile end ... context
     read by a tile       [ begins ......................... ]
@@ -273,7 +276,7 @@ def _attend_chunk(
     for offset in range(0, num_tokens, _TILE_ROWS):
         size = min(_TILE_ROWS, num_tokens - offset)
         tile, end = chunk.start + offset, chunk.start + offset + size
-        begin = 0 if sliding_window is None else max(0, tile - sliding_window + 1)
+        begin = first_visible(window, tile)
         rows = slice(chunk.rows.start + offset, chunk.rows.start + offset + size)
         query_positions, key_positions = positions[tile:end, None], positions[begin:end]
         bias = None
@@ -286,7 +289,7 @@ def _attend_chunk(
             grouped,
             _per_query_head(context.keys[seen], grouped.shape[1]),
             _per_query_head(context.values[seen], grouped.shape[1]),
-            _visible(query_positions, key_positions, sliding_window),
+            visible(window, query_positions, key_positions),
             bias,
         )
         output[rows] = attended.permute(2, 0, 1, 3).flatten(1, 2)

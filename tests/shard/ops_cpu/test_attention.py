@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from text_generation_shard.ops.attention_window import AttentionChunk
 from text_generation_shard.ops.cpu.library import Operators
 from text_generation_shard.ops.paged_attention import Workspace, plan_attention
 from text_generation_shard.ops.reference_attention import reference_attention
 
-# Heads, KV heads, head_dim, block size, window, data type of the cache
+# Heads, KV heads, head_dim, block size, window, data type of the cache; and value_dim, where values
+# are a part of the keys
 CASES = [
     (16, 4, 64, 16, None, torch.float32),
     (4, 2, 12, 4, 7, torch.float32),
@@ -15,6 +17,10 @@ CASES = [
     (14, 2, 128, 16, 100, torch.float32),
     (16, 4, 64, 16, 33, torch.bfloat16),
     (2, 1, 20, 8, None, torch.bfloat16),
+    (6, 2, 16, 8, AttentionChunk(20), torch.float32),
+    (4, 1, 40, 16, None, torch.float32, 24),
+    (37, 1, 72, 16, None, torch.float32, 55),
+    (20, 1, 48, 8, 50, torch.bfloat16, 32),
 ]
 QUERIES = (1, 1, 1, 5, 70, 200)
 CONTEXTS = (1, 15, 130, 5, 100, 333)
@@ -23,12 +29,14 @@ CONTEXTS = (1, 15, 130, 5, 100, 333)
 @pytest.mark.parametrize("kind", ["plain", "soft_cap", "alibi"])
 @pytest.mark.parametrize("case", CASES)
 def test_decodes_and_chunks(operators: Operators, case: tuple, kind: str) -> None:
-    num_heads, num_kv_heads, head_dim, block_size, window, dtype = case
+    num_heads, num_kv_heads, head_dim, block_size, window, dtype, *latent = case
     torch.manual_seed(0)
     max_blocks = -(-max(CONTEXTS) // block_size)
     num_blocks = 1 + len(CONTEXTS) * max_blocks
     keys, values = torch.randn(2, num_blocks, block_size, num_kv_heads, head_dim).to(dtype)
     keys[0], values[0] = 0, 0
+    for value_dim in latent:
+        values = keys[..., :value_dim]
     tables = (torch.randperm(num_blocks - 1) + 1).view(len(CONTEXTS), max_blocks).int()
     tokens = sum(QUERIES)
     qkv = torch.randn(tokens, num_heads + 2 * num_kv_heads, head_dim)
@@ -42,7 +50,8 @@ def test_decodes_and_chunks(operators: Operators, case: tuple, kind: str) -> Non
     )
     soft_cap = 2.0 if kind == "soft_cap" else None
     slopes = torch.rand(num_heads) if kind == "alibi" else None
-    workspace = Workspace(*torch.zeros(2, 8192, num_kv_heads, head_dim))
+    space = torch.zeros(2, 8192, num_kv_heads, head_dim)
+    workspace = Workspace(space[0], space[1, ..., : values.shape[-1]])
     expected = reference_attention(
         query,
         keys.float(),
@@ -60,7 +69,7 @@ def test_decodes_and_chunks(operators: Operators, case: tuple, kind: str) -> Non
         plan.block_tables,
         plan.first_rows,
         plan.contexts,
-        window or 0,
+        *plan.native_window,
         head_dim**-0.5,
         soft_cap or 0.0,
         slopes,

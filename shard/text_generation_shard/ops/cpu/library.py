@@ -62,6 +62,7 @@ class Operators(Protocol):
         first_rows: Tensor,
         contexts: Tensor,
         sliding_window: int,
+        attention_chunk: int,
         scale: float,
         soft_cap: float,
         alibi_slopes: Tensor | None,

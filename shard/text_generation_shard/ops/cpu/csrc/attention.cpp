@@ -9,9 +9,25 @@ namespace {
 
 // Rows of queries (tokens times query heads) in one task of a chunk.
 constexpr int64_t kTaskRows = 192;
+// Query heads in one task: where one KV head serves many (multi-query and latent attention), the
+// threads share them.
+constexpr int64_t kTaskHeads = 16;
+
+// The task for all query heads, `heads` of one KV head at a time.
+void add_tasks_of_heads(const AttentionCall& call, AttentionTask task, int64_t heads,
+                        std::vector<AttentionTask>& tasks) {
+  for (task.kv_head = 0; task.kv_head < call.cache.num_kv_heads; ++task.kv_head) {
+    const int64_t stop = (task.kv_head + 1) * group_size(call);
+    for (int64_t head = stop - group_size(call); head < stop; head += heads) {
+      task.heads = {head, head + heads < stop ? head + heads : stop};
+      tasks.push_back(task);
+    }
+  }
+}
 
 std::vector<AttentionTask> tasks_of(const AttentionCall& call) {
-  const int64_t tokens_per_task = kTaskRows / group_size(call) > 1 ? kTaskRows / group_size(call) : 1;
+  const int64_t heads = group_size(call) < kTaskHeads ? group_size(call) : kTaskHeads;
+  const int64_t tokens_per_task = kTaskRows / heads;
   std::vector<AttentionTask> tasks;
   // Requests come in ascending order of context, chunks last; the work of a chunk's rows grows.
   for (int64_t request = call.requests - 1; request >= 0; --request) {
@@ -19,9 +35,8 @@ std::vector<AttentionTask> tasks_of(const AttentionCall& call) {
     const int64_t start = call.contexts[request] - (rows.end - rows.begin);
     for (int64_t end = rows.end; end > rows.begin; end -= tokens_per_task) {
       const int64_t begin = end - tokens_per_task > rows.begin ? end - tokens_per_task : rows.begin;
-      for (int64_t kv_head = 0; kv_head < call.cache.num_kv_heads; ++kv_head) {
-        tasks.push_back({request, kv_head, {begin, end}, start + begin - rows.begin});
-      }
+      const AttentionTask task{request, 0, {}, {begin, end}, start + begin - rows.begin};
+      add_tasks_of_heads(call, task, heads, tasks);
     }
   }
   return tasks;

@@ -6,9 +6,10 @@
 
 namespace cpu_operators::CPU_OPERATORS_ISA {
 
-// Some rows of one request for one KV head: the query heads that read it lie side by side.
+// Some rows of one request for some query heads of one KV head; those lie side by side.
 struct AttentionTask {
   int64_t request, kv_head;
+  Range heads;              // query heads
   Range rows;               // of the whole step
   int64_t first_position;   // of rows.begin in its sequence
 };
@@ -17,25 +18,37 @@ inline int64_t group_size(const AttentionCall& call) {
   return call.num_heads / call.cache.num_kv_heads;
 }
 
-// Head dimension, filled up to whole lanes.
+// Widths of keys and values, filled up to whole lanes.
 inline int64_t padded_head_dim(const AttentionCall& call) {
   return ceil_lanes(call.cache.head_dim);
+}
+inline int64_t padded_value_dim(const AttentionCall& call) {
+  return ceil_lanes(call.cache.value_dim);
 }
 
 // First position that a row at `position` sees.
 inline int64_t first_visible(const AttentionCall& call, int64_t position) {
+  if (call.attention_chunk > 0) return position - position % call.attention_chunk;
   const int64_t first = position - call.sliding_window + 1;
   return call.sliding_window == 0 || first < 0 ? 0 : first;
 }
 
-// Where a token's key (or value) of one KV head lies in the cache.
-inline int64_t cache_offset(const AttentionCall& call, const AttentionTask& task,
-                            int64_t position) {
+// Which of the cache's keys (and of its values) is that of a token and the task's KV head.
+inline int64_t cache_index(const AttentionCall& call, const AttentionTask& task,
+                           int64_t position) {
   const Cache& cache = call.cache;
   const int32_t* table = call.block_tables + task.request * call.max_blocks;
   const int64_t place = table[position / cache.block_size] * cache.block_size +
                         position % cache.block_size;
-  return (place * cache.num_kv_heads + task.kv_head) * cache.head_dim;
+  return place * cache.num_kv_heads + task.kv_head;
+}
+template <class Element>
+const Element* key_at(const AttentionCall& call, int64_t index) {
+  return static_cast<const Element*>(call.cache.keys) + index * call.cache.head_dim;
+}
+template <class Element>
+const Element* value_at(const AttentionCall& call, int64_t index) {
+  return static_cast<const Element*>(call.cache.values) + index * call.cache.value_stride;
 }
 
 inline Float16x load_some(const float* p, int64_t count) {

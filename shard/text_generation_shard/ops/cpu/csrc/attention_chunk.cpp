@@ -4,7 +4,7 @@
 // tiles of tokens, turned to float32 and laid out so that both products are small matrix products:
 //
 //   scores [rows, tokens] = query [rows, head_dim] x keys^T [head_dim, tokens]
-//   sums [rows, head_dim] = sums * factor + weights [rows, tokens] x values [tokens, head_dim]
+//   sums [rows, value_dim] = sums * factor + weights [rows, tokens] x values [tokens, value_dim]
 #include "attention.h"
 
 namespace cpu_operators::CPU_OPERATORS_ISA {
@@ -83,48 +83,51 @@ void add_matmul(Product product, int64_t rows, int64_t columns) {
 // Memory of one task, in floats.
 struct ChunkMemory {
   float* query;   // [rows][head_dim], scaled
-  float* sums;    // [rows][head_dim]
+  float* sums;    // [rows][value_dim]
   float* scores;  // [rows][kTileTokens], then the weights
   float* keys;    // [head_dim][kTileTokens]
-  float* values;  // [kTileTokens][head_dim]
+  float* values;  // [kTileTokens][value_dim]
   RunningSoftmax* softmax;  // [rows]
 
-  ChunkMemory(Scratch& scratch, int64_t rows, int64_t head_dim) {
+  ChunkMemory(Scratch& scratch, int64_t rows, int64_t head_dim, int64_t value_dim) {
     const int64_t floats =
-        rows * (2 * head_dim + kTileTokens) + 2 * kTileTokens * head_dim;
+        rows * (head_dim + value_dim + kTileTokens) + kTileTokens * (head_dim + value_dim);
     query = static_cast<float*>(
         scratch.reserve(floats * 4 + rows * static_cast<int64_t>(sizeof(RunningSoftmax))));
     sums = query + rows * head_dim;
-    scores = sums + rows * head_dim;
+    scores = sums + rows * value_dim;
     keys = scores + rows * kTileTokens;
     values = keys + kTileTokens * head_dim;
-    softmax = reinterpret_cast<RunningSoftmax*>(values + kTileTokens * head_dim);
+    softmax = reinterpret_cast<RunningSoftmax*>(values + kTileTokens * value_dim);
   }
 };
 
+// Tokens times query heads.
+inline int64_t rows_of(const AttentionTask& task) {
+  return (task.rows.end - task.rows.begin) * (task.heads.end - task.heads.begin);
+}
+
 // Row (token, head) of the task: rows of one token lie side by side, as its query heads do.
 template <class Body>
-void for_task_rows(const AttentionCall& call, const AttentionTask& task, const Body& body) {
+void for_task_rows(const AttentionTask& task, const Body& body) {
   int64_t index = 0;
   for (int64_t row = task.rows.begin; row < task.rows.end; ++row) {
-    for (int64_t head = 0; head < group_size(call); ++head) {
-      const int64_t query_head = task.kv_head * group_size(call) + head;
-      body(index++, row, query_head);
-    }
+    for (int64_t head = task.heads.begin; head < task.heads.end; ++head) body(index++, row, head);
   }
 }
 
 void load_query(const AttentionCall& call, const AttentionTask& task, const ChunkMemory& memory) {
   const int64_t head_dim = call.cache.head_dim, padded = padded_head_dim(call);
-  for_task_rows(call, task, [&](int64_t index, int64_t row, int64_t head) {
+  for_task_rows(task, [&](int64_t index, int64_t row, int64_t head) {
     const float* query = call.query + row * call.query_stride + head * head_dim;
     memory.softmax[index] = RunningSoftmax{};
     for (int64_t i = 0; i < padded; i += kLanes) {
       const Float16x x = load_some(query + i, head_dim - i);
       store(memory.query + index * padded + i, x * broadcast(call.scale));
-      store(memory.sums + index * padded + i, zeros());
     }
   });
+  const int64_t num_sums = rows_of(task) * padded_value_dim(call);
+  for (int64_t i = 0; i < num_sums; i += kLanes) store(memory.sums + i, zeros());
 }
 
 // Keys and values of the positions [tokens.begin, tokens.end); zeros behind them.
@@ -132,19 +135,22 @@ template <class Element>
 void load_context(const AttentionCall& call, const AttentionTask& task, Range tokens,
                   const ChunkMemory& memory) {
   const int64_t head_dim = call.cache.head_dim, padded = padded_head_dim(call);
+  const int64_t value_dim = call.cache.value_dim, padded_value = padded_value_dim(call);
   for (int64_t token = 0; token < kTileTokens; ++token) {
     const bool is_real = tokens.begin + token < tokens.end;
-    const int64_t offset = is_real ? cache_offset(call, task, tokens.begin + token) : 0;
-    const Element* key = static_cast<const Element*>(call.cache.keys) + offset;
-    const Element* value = static_cast<const Element*>(call.cache.values) + offset;
+    const int64_t index = is_real ? cache_index(call, task, tokens.begin + token) : 0;
+    const Element* key = key_at<Element>(call, index);
+    const Element* value = value_at<Element>(call, index);
     for (int64_t i = 0; i < padded; i += kLanes) {
       float lanes[kLanes];
       store(lanes, is_real ? load_some(key + i, head_dim - i) : zeros());
       for (int lane = 0; lane < kLanes; ++lane) {
         memory.keys[(i + lane) * kTileTokens + token] = lanes[lane];
       }
-      store(memory.values + token * padded + i,
-            is_real ? load_some(value + i, head_dim - i) : zeros());
+    }
+    for (int64_t i = 0; i < padded_value; i += kLanes) {
+      store(memory.values + token * padded_value + i,
+            is_real ? load_some(value + i, value_dim - i) : zeros());
     }
   }
 }
@@ -152,8 +158,8 @@ void load_context(const AttentionCall& call, const AttentionTask& task, Range to
 // Scores to weights, and what was summed before to the new scale.
 void weigh(const AttentionCall& call, const AttentionTask& task, Range tokens,
            const ChunkMemory& memory) {
-  const int64_t padded = padded_head_dim(call), length = tokens.end - tokens.begin;
-  for_task_rows(call, task, [&](int64_t index, int64_t row, int64_t head) {
+  const int64_t padded = padded_value_dim(call), length = tokens.end - tokens.begin;
+  for_task_rows(task, [&](int64_t index, int64_t row, int64_t head) {
     const int64_t position = task.first_position + row - task.rows.begin;
     const int64_t first = first_visible(call, position) - tokens.begin;
     const int64_t end = position + 1 - tokens.begin;
@@ -174,24 +180,25 @@ void weigh(const AttentionCall& call, const AttentionTask& task, Range tokens,
 template <class Element>
 void attend_tile(const AttentionCall& call, const AttentionTask& task, Range tokens,
                  const ChunkMemory& memory) {
-  const int64_t rows = (task.rows.end - task.rows.begin) * group_size(call);
-  const int64_t padded = padded_head_dim(call);
+  const int64_t rows = rows_of(task);
+  const int64_t padded = padded_head_dim(call), padded_value = padded_value_dim(call);
   load_context<Element>(call, task, tokens, memory);
   for (int64_t i = 0; i < rows * kTileTokens; i += kLanes) store(memory.scores + i, zeros());
   add_matmul({memory.query, padded, memory.keys, kTileTokens, padded, memory.scores, kTileTokens},
              rows, kTileTokens);
   weigh(call, task, tokens, memory);
-  add_matmul({memory.scores, kTileTokens, memory.values, padded, kTileTokens, memory.sums, padded},
-             rows, padded);
+  add_matmul({memory.scores, kTileTokens, memory.values, padded_value, kTileTokens, memory.sums,
+              padded_value},
+             rows, padded_value);
 }
 
 void store_rows(const AttentionCall& call, const AttentionTask& task, const ChunkMemory& memory) {
-  const int64_t head_dim = call.cache.head_dim, padded = padded_head_dim(call);
-  for_task_rows(call, task, [&](int64_t index, int64_t row, int64_t head) {
+  const int64_t value_dim = call.cache.value_dim, padded = padded_value_dim(call);
+  for_task_rows(task, [&](int64_t index, int64_t row, int64_t head) {
     const Float16x share = broadcast(1.0f / memory.softmax[index].total);
-    float* out = call.out + (row * call.num_heads + head) * head_dim;
-    for (int64_t i = 0; i < head_dim; i += kLanes) {
-      store_some(out + i, load(memory.sums + index * padded + i) * share, head_dim - i);
+    float* out = call.out + (row * call.num_heads + head) * value_dim;
+    for (int64_t i = 0; i < value_dim; i += kLanes) {
+      store_some(out + i, load(memory.sums + index * padded + i) * share, value_dim - i);
     }
   });
 }
@@ -202,7 +209,7 @@ template <class Element>
 void attend_chunk(const AttentionCall& call, const AttentionTask& task) {
   static thread_local Scratch scratch;
   const int64_t num_rows = task.rows.end - task.rows.begin;
-  const ChunkMemory memory(scratch, num_rows * group_size(call), padded_head_dim(call));
+  const ChunkMemory memory(scratch, rows_of(task), padded_head_dim(call), padded_value_dim(call));
   load_query(call, task, memory);
   const int64_t end = task.first_position + num_rows;
   for (int64_t first = first_visible(call, task.first_position); first < end;

@@ -10,19 +10,20 @@ constexpr int64_t kTileTokens = 64;
 // Query heads whose sums are held in registers at one time.
 constexpr int kHeadsAtOnce = 4;
 
-// Memory of one task: [heads][head_dim] of queries and sums, [heads][kTileTokens] of scores.
+// Memory of one task: [heads][head_dim] of queries, [heads][value_dim] of sums,
+// [heads][kTileTokens] of scores.
 struct RowMemory {
   float* query;
   float* sums;
   float* scores;
   RunningSoftmax* softmax;
 
-  RowMemory(Scratch& scratch, int64_t heads, int64_t head_dim) {
-    const int64_t floats = heads * (2 * head_dim + kTileTokens);
+  RowMemory(Scratch& scratch, int64_t heads, int64_t head_dim, int64_t value_dim) {
+    const int64_t floats = heads * (head_dim + value_dim + kTileTokens);
     query = static_cast<float*>(
         scratch.reserve(floats * 4 + heads * static_cast<int64_t>(sizeof(RunningSoftmax))));
     sums = query + heads * head_dim;
-    scores = sums + heads * head_dim;
+    scores = sums + heads * value_dim;
     softmax = reinterpret_cast<RunningSoftmax*>(scores + heads * kTileTokens);
   }
 };
@@ -30,16 +31,18 @@ struct RowMemory {
 // Scaled queries, filled up with zeros.
 void load_query(const AttentionCall& call, const AttentionTask& task, const RowMemory& memory) {
   const int64_t head_dim = call.cache.head_dim, padded = padded_head_dim(call);
-  const float* query = call.query + task.rows.begin * call.query_stride +
-                       task.kv_head * group_size(call) * head_dim;
-  for (int64_t head = 0; head < group_size(call); ++head) {
+  const float* query =
+      call.query + task.rows.begin * call.query_stride + task.heads.begin * head_dim;
+  const int64_t heads = task.heads.end - task.heads.begin;
+  for (int64_t head = 0; head < heads; ++head) {
     memory.softmax[head] = RunningSoftmax{};
     for (int64_t i = 0; i < padded; i += kLanes) {
       const Float16x x = load_some(query + head * head_dim + i, head_dim - i);
       store(memory.query + head * padded + i, x * broadcast(call.scale));
-      store(memory.sums + head * padded + i, zeros());
     }
   }
+  const int64_t num_sums = heads * padded_value_dim(call);
+  for (int64_t i = 0; i < num_sums; i += kLanes) store(memory.sums + i, zeros());
 }
 
 template <class Element, int Heads>
@@ -58,15 +61,15 @@ void score_token(const Element* key, int64_t head_dim, const float* query, int64
 
 // sums[head] = sums[head] * factors[head] + sum over tokens of weight * value
 template <class Element, int Heads>
-void add_values(const Element* const* values, int64_t tokens, int64_t head_dim,
+void add_values(const Element* const* values, int64_t tokens, int64_t value_dim,
                 const float* weights, const float* factors, float* sums, int64_t padded) {
-  for (int64_t i = 0; i < head_dim; i += kLanes) {
+  for (int64_t i = 0; i < value_dim; i += kLanes) {
     Float16x totals[Heads];
     for (int head = 0; head < Heads; ++head) {
       totals[head] = load(sums + head * padded + i) * broadcast(factors[head]);
     }
     for (int64_t token = 0; token < tokens; ++token) {
-      const Float16x value = load_some(values[token] + i, head_dim - i);
+      const Float16x value = load_some(values[token] + i, value_dim - i);
       for (int head = 0; head < Heads; ++head) {
         totals[head] = fma(broadcast(weights[head * kTileTokens + token]), value, totals[head]);
       }
@@ -85,14 +88,14 @@ struct TileContext {
   TileContext(const AttentionCall& call, const AttentionTask& task, Range positions)
       : first_position(positions.begin), tokens(positions.end - positions.begin) {
     for (int64_t token = 0; token < tokens; ++token) {
-      const int64_t offset = cache_offset(call, task, first_position + token);
-      keys[token] = static_cast<const Element*>(call.cache.keys) + offset;
-      values[token] = static_cast<const Element*>(call.cache.values) + offset;
+      const int64_t index = cache_index(call, task, first_position + token);
+      keys[token] = key_at<Element>(call, index);
+      values[token] = value_at<Element>(call, index);
     }
   }
 };
 
-// A tile of the context for `Heads` query heads from `first_head` of the group on.
+// A tile of the context for `Heads` query heads from `first_head` of the task on.
 template <class Element, int Heads>
 void attend_tile(const AttentionCall& call, const AttentionTask& task, const RowMemory& memory,
                  const TileContext<Element>& context, int64_t first_head) {
@@ -106,24 +109,24 @@ void attend_tile(const AttentionCall& call, const AttentionTask& task, const Row
   float factors[Heads];
   for (int head = 0; head < Heads; ++head) {
     float* row = scores + head * kTileTokens;
-    adjust_scores(call, task.kv_head * group_size(call) + first_head + head,
+    adjust_scores(call, task.heads.begin + first_head + head,
                   context.first_position - task.first_position, row, ceil_lanes(tokens));
     factors[head] =
         memory.softmax[first_head + head].update(row, ceil_lanes(tokens), {0, tokens});
   }
-  add_values<Element, Heads>(context.values, tokens, head_dim, scores, factors,
-                             memory.sums + first_head * padded, padded);
+  const int64_t padded_value = padded_value_dim(call);
+  add_values<Element, Heads>(context.values, tokens, call.cache.value_dim, scores, factors,
+                             memory.sums + first_head * padded_value, padded_value);
 }
 
 void store_row(const AttentionCall& call, const AttentionTask& task, const RowMemory& memory) {
-  const int64_t head_dim = call.cache.head_dim, padded = padded_head_dim(call);
-  float* out = call.out + (task.rows.begin * call.num_heads + task.kv_head * group_size(call)) *
-                              head_dim;
-  for (int64_t head = 0; head < group_size(call); ++head) {
+  const int64_t value_dim = call.cache.value_dim, padded = padded_value_dim(call);
+  float* out = call.out + (task.rows.begin * call.num_heads + task.heads.begin) * value_dim;
+  for (int64_t head = 0; head < task.heads.end - task.heads.begin; ++head) {
     const Float16x share = broadcast(1.0f / memory.softmax[head].total);
-    for (int64_t i = 0; i < head_dim; i += kLanes) {
+    for (int64_t i = 0; i < value_dim; i += kLanes) {
       const Float16x x = load(memory.sums + head * padded + i) * share;
-      store_some(out + head * head_dim + i, x, head_dim - i);
+      store_some(out + head * value_dim + i, x, value_dim - i);
     }
   }
 }
@@ -133,8 +136,8 @@ void store_row(const AttentionCall& call, const AttentionTask& task, const RowMe
 template <class Element>
 void attend_row(const AttentionCall& call, const AttentionTask& task) {
   static thread_local Scratch scratch;
-  const int64_t heads = group_size(call);
-  const RowMemory memory(scratch, heads, padded_head_dim(call));
+  const int64_t heads = task.heads.end - task.heads.begin;
+  const RowMemory memory(scratch, heads, padded_head_dim(call), padded_value_dim(call));
   load_query(call, task, memory);
   const int64_t end = task.first_position + 1;
   for (int64_t first = first_visible(call, task.first_position); first < end;

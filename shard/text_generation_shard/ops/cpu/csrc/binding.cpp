@@ -112,9 +112,16 @@ Cache cache_of(const Tensor& keys, const Tensor& values) {
   TORCH_CHECK(type == at::kFloat || type == at::kBFloat16, "a cache of ", type);
   TORCH_CHECK(keys.dim() == 4, "keys must be [num_blocks, block_size, num_kv_heads, head_dim]");
   check_dense(keys, "keys", type, -1);
-  check_dense(values, "values", type, keys.numel());
-  return {keys.data_ptr(),  values.data_ptr(), type == at::kBFloat16,
-          keys.size(1),     keys.size(2),      keys.size(3)};
+  const int64_t block_size = keys.size(1), num_kv_heads = keys.size(2);
+  const int64_t value_stride = values.stride(2);
+  TORCH_CHECK(values.device().is_cpu() && values.dim() == 4 && values.scalar_type() == type && values.size(0) == keys.size(0) &&
+                  values.size(1) == block_size && values.size(2) == num_kv_heads &&
+                  values.stride(3) == 1 && values.stride(1) == num_kv_heads * value_stride &&
+                  values.stride(0) == block_size * values.stride(1),
+              "values must have the keys' type and lie like keys ", keys.sizes(), ", got ",
+              values.scalar_type(), " ", values.sizes(), " with strides ", values.strides());
+  return {keys.data_ptr(), values.data_ptr(), type == at::kBFloat16, block_size,
+          num_kv_heads,    keys.size(3),      values.size(3),        value_stride};
 }
 
 // The operators of one instruction set.
@@ -155,6 +162,8 @@ class Operators {
                         const Tensor& keys, const Tensor& values, const Tensor& slots) const {
     const Cache cache = cache_of(keys, values);
     const int64_t rows = slots.numel(), head_dim = cache.head_dim;
+    TORCH_CHECK(cache.value_dim == head_dim && cache.value_stride == head_dim,
+                "keys and values must be equally wide and lie apart");
     check_rows(qkv, "qkv", -1);
     check_dense(qkv, "qkv", at::kFloat, -1);
     const int64_t num_heads = qkv.size(1) / head_dim - 2 * cache.num_kv_heads;
@@ -175,7 +184,7 @@ class Operators {
 
   Tensor attend(const Tensor& query, const Tensor& keys, const Tensor& values,
                 const Tensor& block_tables, const Tensor& first_rows, const Tensor& contexts,
-                int64_t sliding_window, double scale, double soft_cap,
+                int64_t sliding_window, int64_t attention_chunk, double scale, double soft_cap,
                 const OptionalTensor& alibi_slopes) const {
     const Cache cache = cache_of(keys, values);
     const int64_t requests = contexts.numel();
@@ -192,11 +201,12 @@ class Operators {
     if (alibi_slopes.has_value()) {
       check_dense(*alibi_slopes, "alibi_slopes", at::kFloat, query.size(1));
     }
-    Tensor out = at::empty(query.sizes(), query.options());
+    Tensor out = at::empty({query.size(0), query.size(1), cache.value_dim}, query.options());
     kernels_.attend({query.const_data_ptr<float>(), query.stride(0), query.size(1), cache,
                      block_tables.const_data_ptr<int32_t>(), block_tables.size(1), requests,
                      first_rows.const_data_ptr<int64_t>(), contexts.const_data_ptr<int64_t>(),
-                     sliding_window, static_cast<float>(scale), static_cast<float>(soft_cap),
+                     sliding_window, attention_chunk, static_cast<float>(scale),
+                     static_cast<float>(soft_cap),
                      data_of<float>(alibi_slopes), out.mutable_data_ptr<float>(),
                      at::get_num_threads()});
     return out;

@@ -73,15 +73,18 @@ struct GateCall {
   int num_threads;
 };
 
-// Where the keys and values of one layer lie: [num_blocks, block_size, num_kv_heads, head_dim].
+// Where the keys and values of one layer lie: keys are [num_blocks, block_size, num_kv_heads,
+// head_dim], values the same with value_dim, which may be less. Values lie value_stride elements
+// apart: value_dim in a tensor of their own, head_dim where they are the first part of the keys.
 struct Cache {
   void* keys;
   void* values;
   bool is_bfloat16;  // else float32
-  int64_t block_size, num_kv_heads, head_dim;
+  int64_t block_size, num_kv_heads, head_dim, value_dim, value_stride;
 };
 
-// Turn queries and keys by their positions, the queries in place; keys and values go to the cache.
+// Turn queries and keys by their positions, the queries in place; keys and values go to the cache,
+// where both are head_dim wide.
 struct RotaryCall {
   float* qkv;               // [rows, num_heads + 2 * num_kv_heads, head_dim]
   const float* cos;         // [rows, rotary_dim], both halves equal
@@ -102,11 +105,12 @@ struct AttentionCall {
   int64_t max_blocks, requests;
   const int64_t* first_rows;  // [requests + 1], rows of a request lie one after the other
   const int64_t* contexts;    // [requests], tokens up to and with a request's last row
-  int64_t sliding_window;     // 0: none
+  int64_t sliding_window;     // tokens that a row sees; 0: all before it
+  int64_t attention_chunk;    // a row sees its own of the chunks of so many tokens; 0: no chunks
   float scale;
   float soft_cap;             // c: a score becomes c tanh(score / c); 0: none
   const float* alibi_slopes;  // [num_heads]: slope * (key - query position) is added; or null
-  float* out;  // [rows, num_heads, head_dim]
+  float* out;  // [rows, num_heads, value_dim]
   int num_threads;
 };
 
