@@ -1,6 +1,7 @@
 """Self-attention over the paged KV cache."""
 
 from collections.abc import Callable
+from typing import Protocol
 
 from torch import Tensor
 
@@ -20,6 +21,15 @@ from text_generation_shard.weights.reader import WeightScope
 
 # [tokens, heads, head_dim] to the same
 HeadNorm = Callable[[Tensor], Tensor]
+
+
+class Attention(Protocol):
+    """Any of the attentions."""
+
+    def __call__(
+        self, x: Tensor, rotation: Rotation | None, inputs: ModelInputs, cache: LayerCache
+    ) -> Tensor:
+        """x: [tokens, hidden]; rotation: None where positions do not turn. Returns x's shape."""
 
 
 class SelfAttention:

@@ -4,10 +4,12 @@ A column-parallel layer makes part of the outputs from all inputs; a row-paralle
 the inputs and sums over the ranks. One after the other they need one collective.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 
+import torch
 from torch import Tensor
 
 from text_generation_shard.distributed import RankGroup
@@ -120,6 +122,31 @@ class RowParallelLinear:
         return total if self._bias is None else total.add_(self._bias)
 
 
+class HeadLinear:
+    """y_h = x_h W_h^T: a matrix of its own for each head."""
+
+    def __init__(
+        self,
+        weights: WeightScope,
+        fill: Callable[[int, Tensor], None],
+        *,
+        heads: Sequence[int],
+        num_inputs: int,
+        num_outputs: int,
+    ) -> None:
+        """heads: of this rank, by their numbers in the whole model, by which `fill` reads a matrix
+        into [num_outputs, num_inputs].
+        """
+        self._weights = [
+            weights.matrix(num_outputs, num_inputs, partial(fill, head)) for head in heads
+        ]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x: [tokens, heads, num_inputs]. Returns [tokens, heads, num_outputs]."""
+        products = [weight(part) for weight, part in zip(self._weights, x.unbind(1), strict=True)]
+        return torch.stack(products, dim=1)
+
+
 def _read_weight(
     weights: WeightScope,
     destination: Tensor,
@@ -160,11 +187,11 @@ def qkv_parts(
 
 
 def whole_linear(
-    weights: WeightScope, name: str, *, num_inputs: int, num_outputs: int
+    weights: WeightScope, name: str, *, num_inputs: int, num_outputs: int, bias: bool = False
 ) -> ColumnParallelLinear:
-    """A layer without bias that every rank computes as a whole: it is too small to be cut."""
+    """A layer that every rank computes as a whole: it is too small to be cut."""
     part = OutputPart(name, num_outputs, 0, num_outputs)
-    return ColumnParallelLinear(weights, [part], num_inputs=num_inputs, bias=False)
+    return ColumnParallelLinear(weights, [part], num_inputs=num_inputs, bias=bias)
 
 
 def even_parts(names: Sequence[str], total_outputs: int, ranks: RankGroup) -> list[OutputPart]:

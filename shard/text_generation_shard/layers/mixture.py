@@ -58,8 +58,12 @@ class SoftmaxRouter:
         return Routing(chosen.indices, weights.to(x.dtype))
 
 
-class SharedExpert:
-    """An MLP that computes all tokens, weighed by sigmoid(gate(x)) (Qwen 2)."""
+# Computes all tokens, [tokens, hidden]: returns this rank's addend, the same shape.
+SharedExpert = Callable[[Tensor], Tensor]
+
+
+class GatedExpert:
+    """A shared expert: an MLP that computes all tokens, weighed by sigmoid(gate(x)) (Qwen 2)."""
 
     def __init__(self, weights: WeightScope, mlp: GatedMLP, *, hidden_size: int) -> None:
         """mlp: not summed over the ranks; weights: those of the gate."""

@@ -80,7 +80,13 @@ def attention_shape(config: ModelConfig, ranks: RankGroup) -> AttentionShape:
     )
 
 
-def cache_spec(config: ModelConfig, shape: AttentionShape, weights: WeightScope) -> KVCacheSpec:
+def cache_spec(
+    config: ModelConfig,
+    shape: AttentionShape,
+    weights: WeightScope,
+    *,
+    latent_dim: int | None = None,
+) -> KVCacheSpec:
     """Keys and values of every layer, for the heads of a rank."""
     return KVCacheSpec(
         num_layers=config.num_layers,
@@ -88,6 +94,7 @@ def cache_spec(config: ModelConfig, shape: AttentionShape, weights: WeightScope)
         head_dim=config.head_dim,
         dtype=weights.dtype,
         device=weights.device,
+        latent_dim=latent_dim,
     )
 
 

@@ -32,10 +32,21 @@ class Fields:
         """Whether the key is there, be its value null."""
         return self._key(key) in self._values
 
+    def with_defaults(self, **defaults: Any) -> "Fields":
+        """The same, with values for keys that are not there at all."""
+        return Fields({**defaults, **self._values}, self._renamed)
+
     def integer(self, key: str, default: int | None = None) -> int:
         """A positive integer."""
+        value = self.count(key, default)
+        if value < 1:
+            raise CheckpointError(f"{self._key(key)} must be a positive integer, got {value!r}")
+        return value
+
+    def count(self, key: str, default: int | None = None) -> int:
+        """An integer that is not negative."""
         value = self._required(key, default)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
             raise CheckpointError(f"{self._key(key)} must be a positive integer, got {value!r}")
         return value
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from text_generation_shard.batch.model_inputs import ModelInputs
 from text_generation_shard.distributed import RankGroup
 from text_generation_shard.kv_cache import LayerCache
-from text_generation_shard.layers.attention import SelfAttention
+from text_generation_shard.layers.attention import Attention, SelfAttention
 from text_generation_shard.layers.mlp import GatedMLP, StackedGateUp
 from text_generation_shard.layers.norm import RMSNorm
 from text_generation_shard.layers.partition import AttentionShape
@@ -88,7 +88,7 @@ class LlamaLayer:
         config: LlamaConfig,
         weights: WeightScope,
         *,
-        attention: SelfAttention,
+        attention: Attention,
         mlp: FeedForward,
     ) -> None:
         size, eps = config.hidden_size, config.rms_norm_eps

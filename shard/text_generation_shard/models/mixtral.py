@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from text_generation_shard.distributed import RankGroup
 from text_generation_shard.layers.mixture import (
+    GatedExpert,
     MixtureOfExperts,
     Router,
     SharedExpert,
@@ -41,13 +42,12 @@ def mixture(
             is_summed=False,
         )
 
-    shared = None
+    shared: SharedExpert | None = None
     if config.shared_size is not None:
-        shared = SharedExpert(
-            block.scope("shared_expert_gate"),
-            expert(block.scope("shared_expert"), config.shared_size),
-            hidden_size=config.hidden_size,
-        )
+        shared = expert(block.scope(names.shared), config.shared_size)
+        if names.shared_gate is not None:
+            gate = block.scope(names.shared_gate)
+            shared = GatedExpert(gate, shared, hidden_size=config.hidden_size)
     return MixtureOfExperts(
         ranks,
         router=router(

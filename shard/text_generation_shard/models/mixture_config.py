@@ -21,6 +21,9 @@ class ExpertNames:
     block: str = "mlp"
     gate_up: tuple[str, str] = ("gate_proj", "up_proj")
     down: str = "down_proj"
+    # The expert that computes all tokens, and its gate, if it has one.
+    shared: str = "shared_expert"
+    shared_gate: str | None = "shared_expert_gate"
 
 
 @dataclass(frozen=True, kw_only=True)

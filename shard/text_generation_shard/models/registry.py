@@ -14,6 +14,8 @@ from text_generation_shard.models.bloom import BloomConfig, bloom
 from text_generation_shard.models.cohere import cohere
 from text_generation_shard.models.cohere_config import Cohere2Config, CohereConfig
 from text_generation_shard.models.config import ModelConfig, read_config
+from text_generation_shard.models.deepseek import deepseek, draft_layers
+from text_generation_shard.models.deepseek_config import DeepseekV2Config, DeepseekV3Config
 from text_generation_shard.models.falcon import FalconConfig, falcon
 from text_generation_shard.models.gemma import gemma
 from text_generation_shard.models.gemma_config import Gemma2Config, Gemma3Config, GemmaConfig
@@ -58,6 +60,8 @@ class Family:
     tied: tuple[str, ...] = ("lm_head.weight",)
     # Pattern of tensors that checkpoints carry although they follow from the configuration.
     buffers: str | None = None
+    # Pattern of tensors of parts that are not served, from the config of the class above.
+    unserved: Callable[[Any], str] | None = None
     # For the table of supported models.
     notes: str = ""
 
@@ -114,6 +118,20 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             config=PhiMoeConfig,
             build=phimoe,
             notes="mixture of experts; Phi-3.5-MoE",
+        ),
+        "deepseek_v2": Family(
+            architecture="DeepseekV2ForCausalLM",
+            config=DeepseekV2Config,
+            build=deepseek,
+            notes="latent attention, mixture of experts; V2, V2.5, V2-Lite",
+        ),
+        "deepseek_v3": Family(
+            architecture="DeepseekV3ForCausalLM",
+            config=DeepseekV3Config,
+            build=deepseek,
+            unserved=draft_layers,
+            notes="latent attention, mixture of experts; V3, V3.1, R1, Kimi K2, Moonlight; "
+            "layers for multi-token prediction are not used",
         ),
         "gemma": Family(architecture="GemmaForCausalLM", config=GemmaConfig, build=gemma),
         "gemma2": Family(
@@ -242,5 +260,6 @@ def load_model(
         weights = WeightScope(reader=reader, prefix="", dtype=dtype, device=device, storage=storage)
         model = family.build(config, weights, ranks)
         tied = family.tied if config.tie_word_embeddings else ()
-        reader.finish(unused=tied, buffers=family.buffers)
+        unserved = None if family.unserved is None else family.unserved(config)
+        reader.finish(unused=tied, buffers=family.buffers, unserved=unserved)
         return LoadedModel(model, reader.kept_bytes)

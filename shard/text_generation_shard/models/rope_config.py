@@ -42,6 +42,9 @@ class RopeConfig:
     # differs (Phi-3.5-MoE).
     attention_factor: float = 1.0
     long_attention_factor: float | None = None
+    # yarn: what the scores of latent attention are multiplied by, for DeepSeek turns only a part of
+    # the dimensions.
+    score_factor: float = 1.0
     # longrope: per pair of dimensions.
     short_factors: tuple[float, ...] = ()
     long_factors: tuple[float, ...] = ()
@@ -94,6 +97,7 @@ def read_rope(
         beta_slow=values.number("beta_slow", 1.0),
         is_truncated=values.boolean("truncate", default=True),
         attention_factor=_attention_factor(kind, values, factor, original),
+        score_factor=_score_factor(kind, values, factor),
         long_attention_factor=values.optional_number("long_mscale"),
         short_factors=values.numbers("short_factor", num_pairs) if kind == "longrope" else (),
         long_factors=values.numbers("long_factor", num_pairs) if kind == "longrope" else (),
@@ -120,6 +124,11 @@ def _attention_factor(kind: RopeKind, values: Fields, factor: float, original: i
         default = _mscale(factor, scale) / _mscale(factor, all_dims) if scale and all_dims else 0.0
         default = default or _mscale(factor, 1.0)
     return values.number("attention_factor", values.number("short_mscale", default))
+
+
+def _score_factor(kind: RopeKind, values: Fields, factor: float) -> float:
+    scale = values.number("mscale_all_dim", 0.0)
+    return _mscale(factor, scale) ** 2 if kind == "yarn" and scale and factor > 1 else 1.0
 
 
 def _mscale(factor: float, scale: float) -> float:

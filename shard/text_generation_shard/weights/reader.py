@@ -107,17 +107,28 @@ class CheckpointReader:
             stored.was_read = True
             self._progress.advance(stored.num_bytes)
 
-    def finish(self, *, unused: Collection[str], buffers: str | None = None) -> None:
+    def finish(
+        self,
+        *,
+        unused: Collection[str],
+        buffers: str | None = None,
+        unserved: str | None = None,
+    ) -> None:
         """Refuse tensors that nobody asked for.
 
-        unused: those that may stay unread; buffers: a pattern of names of others, which follow from
-        the configuration.
+        unused: those that may stay unread. Patterns of names of others: buffers, which follow from
+        the configuration; unserved, of parts that the server does not use, which the log counts.
         """
+        unread = [name for name, stored in self._tensors.items() if not stored.was_read]
+        left_out = [name for name in unread if unserved is not None and re.search(unserved, name)]
+        if left_out:
+            fields = {"tensors": len(left_out), "first": left_out[0]}
+            logger.info("Left out parts that are not served", extra={"fields": fields})
         leftover = [
             name
-            for name, stored in self._tensors.items()
-            if not stored.was_read
-            and name not in unused
+            for name in unread
+            if name not in unused
+            and name not in left_out
             and not _HARMLESS.search(name)
             and not (buffers is not None and re.search(buffers, name))
         ]

@@ -44,6 +44,29 @@ def like_llama(config: str, **settings: Any) -> Model:
     return plain(config, **{"intermediate_size": 80, "num_key_value_heads": 2, **settings})
 
 
+def deepseek(config: str, **settings: Any) -> Model:
+    return plain(
+        config,
+        **{
+            "intermediate_size": 80,
+            "num_key_value_heads": 4,
+            "kv_lora_rank": 24,
+            "q_lora_rank": 20,
+            "qk_nope_head_dim": 12,
+            "qk_rope_head_dim": 8,
+            "v_head_dim": 10,
+            "num_hidden_layers": 3,
+            "first_k_dense_replace": 1,
+            "n_routed_experts": 9,
+            "n_shared_experts": 2,
+            "num_experts_per_tok": 3,
+            "moe_intermediate_size": 24,
+            "routed_scaling_factor": 1.5,
+            **settings,
+        },
+    )
+
+
 LONGROPE = {
     "rope_type": "longrope",
     "rope_theta": 10000.0,
@@ -111,6 +134,18 @@ MODELS: dict[str, Model] = {
     ),
     "phimoe": like_llama(
         "PhimoeConfig", num_local_experts=5, attention_bias=True, lm_head_bias=True
+    ),
+    "deepseek_v2": deepseek(
+        "DeepseekV2Config", topk_method="group_limited_greedy", n_group=3, topk_group=2
+    ),
+    "deepseek_v2-lite": deepseek(
+        "DeepseekV2Config",
+        q_lora_rank=None,
+        rope_parameters={**YARN, "mscale": 0.9, "mscale_all_dim": 0.7},
+    ),
+    "deepseek_v3": deepseek("DeepseekV3Config", n_group=3, topk_group=2, attention_bias=True),
+    "deepseek_v3-halves": deepseek(
+        "DeepseekV3Config", n_group=1, topk_group=1, norm_topk_prob=False, rope_interleave=False
     ),
     "gemma": like_llama("GemmaConfig", head_dim=16),
     "gemma2": like_llama(
@@ -192,6 +227,9 @@ def write(model: Model, path: Path, *, std: float = 0.4) -> Checkpoint:
                 parameter.normal_(std=0.2)
             else:
                 parameter.uniform_(0.5, 1.5)
+        for buffer_name, buffer in reference.named_buffers():
+            if buffer_name.endswith("bias"):
+                buffer.normal_(std=0.2)
     reference.save_pretrained(path)
     return Checkpoint(path, reference.eval())
 
