@@ -27,6 +27,9 @@ class Routing:
     weights: Tensor
 
 
+# From [tokens, hidden] to this rank's addend, the same shape.
+Expert = Callable[[Tensor], Tensor]
+
 # From [tokens, hidden]; every rank routes alike.
 Router = Callable[[Tensor], Routing]
 
@@ -58,10 +61,6 @@ class SoftmaxRouter:
         return Routing(chosen.indices, weights.to(x.dtype))
 
 
-# Computes all tokens, [tokens, hidden]: returns this rank's addend, the same shape.
-SharedExpert = Callable[[Tensor], Tensor]
-
-
 class GatedExpert:
     """A shared expert: an MLP that computes all tokens, weighed by sigmoid(gate(x)) (Qwen 2)."""
 
@@ -83,14 +82,18 @@ class MixtureOfExperts:
         ranks: RankGroup,
         *,
         router: Router,
-        experts: Sequence[GatedMLP],
-        shared: SharedExpert | None = None,
+        experts: Sequence[Expert],
+        shared: Expert | None = None,
+        weighs_inputs: bool = False,
     ) -> None:
-        """experts: not summed over the ranks."""
+        """experts: not summed over the ranks; shared: computes every token; weighs_inputs: a weight
+        multiplies what an expert reads, not what it makes of it (Llama 4).
+        """
         self._ranks = ranks
         self._router = router
         self._experts = experts
         self._shared = shared
+        self._weighs_inputs = weighs_inputs
 
     def __call__(self, x: Tensor) -> Tensor:
         """x: [tokens, hidden]. Returns the same shape.
@@ -105,6 +108,8 @@ class MixtureOfExperts:
         order = expert_ids.argsort(stable=True)
         counts = torch.bincount(expert_ids, minlength=len(self._experts)).tolist()
         rows = x[order // routing.expert_ids.shape[1]]
+        if self._weighs_inputs:
+            rows = rows * routing.weights.flatten()[order].unsqueeze(-1)
         outputs = [
             expert(part)
             for expert, part in zip(self._experts, torch.split(rows, counts), strict=True)
@@ -114,7 +119,9 @@ class MixtureOfExperts:
         unsorted = torch.empty_like(rows)
         unsorted[order] = torch.cat(outputs)
         per_token = unsorted.view(*routing.expert_ids.shape, -1)
-        mixed = (per_token * routing.weights.unsqueeze(-1)).sum(1)
+        if not self._weighs_inputs:
+            per_token = per_token * routing.weights.unsqueeze(-1)
+        mixed = per_token.sum(1)
         if self._shared is not None:
             mixed += self._shared(x)
         return self._ranks.all_reduce(mixed)

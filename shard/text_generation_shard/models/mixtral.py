@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 from text_generation_shard.distributed import RankGroup
 from text_generation_shard.layers.mixture import (
+    Expert,
     GatedExpert,
     MixtureOfExperts,
     Router,
-    SharedExpert,
     SoftmaxRouter,
 )
 from text_generation_shard.layers.mlp import GatedMLP
@@ -42,7 +42,7 @@ def mixture(
             is_summed=False,
         )
 
-    shared: SharedExpert | None = None
+    shared: Expert | None = None
     if config.shared_size is not None:
         shared = expert(block.scope(names.shared), config.shared_size)
         if names.shared_gate is not None:

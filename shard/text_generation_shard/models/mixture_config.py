@@ -45,15 +45,10 @@ class MixtureConfig(LlamaConfig):
     @classmethod
     def settings(cls, fields: Fields) -> dict[str, Any]:
         num_experts = fields.integer("num_experts")
-        chosen = fields.integer("num_experts_per_tok", 2)
-        if chosen > num_experts:
-            raise CheckpointError(
-                f"num_experts_per_tok ({chosen}) is more than the {num_experts} experts"
-            )
         return {
             **super().settings(fields),
             "num_experts": num_experts,
-            "experts_per_token": chosen,
+            "experts_per_token": experts_per_token(fields, "num_experts_per_tok", num_experts, 2),
             "expert_size": fields.integer("moe_intermediate_size", 1),
             "is_normalised": fields.boolean("norm_topk_prob", default=False),
         }
@@ -96,6 +91,14 @@ class Qwen3MoeConfig(MixtureConfig, Qwen3Config):
     def settings(cls, fields: Fields) -> dict[str, Any]:
         common = super().settings(fields)
         return {**common, "dense_layers": _dense_layers(fields, common["num_layers"])}
+
+
+def experts_per_token(fields: Fields, key: str, num_experts: int, default: int) -> int:
+    """How many experts compute a token."""
+    chosen = fields.integer(key, default)
+    if chosen > num_experts:
+        raise CheckpointError(f"{key} ({chosen}) is more than the {num_experts} experts")
+    return chosen
 
 
 def _dense_layers(fields: Fields, num_layers: int) -> frozenset[int]:

@@ -14,6 +14,7 @@ from text_generation_shard.models.bloom import BloomConfig, bloom
 from text_generation_shard.models.cohere import cohere
 from text_generation_shard.models.cohere_config import Cohere2Config, CohereConfig
 from text_generation_shard.models.config import ModelConfig, read_config
+from text_generation_shard.models.dbrx import DbrxConfig, dbrx
 from text_generation_shard.models.deepseek import deepseek, draft_layers
 from text_generation_shard.models.deepseek_config import DeepseekV2Config, DeepseekV3Config
 from text_generation_shard.models.falcon import FalconConfig, falcon
@@ -132,6 +133,12 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             unserved=draft_layers,
             notes="latent attention, mixture of experts; V3, V3.1, R1, Kimi K2, Moonlight; "
             "layers for multi-token prediction are not used",
+        ),
+        "dbrx": Family(
+            architecture="DbrxForCausalLM",
+            config=DbrxConfig,
+            build=dbrx,
+            notes="mixture of experts",
         ),
         "gemma": Family(architecture="GemmaForCausalLM", config=GemmaConfig, build=gemma),
         "gemma2": Family(

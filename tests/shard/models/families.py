@@ -90,6 +90,17 @@ GPT = {**TOKENS, "n_embd": 48, "n_layer": 2, "n_head": 4, "n_positions": 256}
 BLOOM = {**TOKENS, "hidden_size": 48, "n_layer": 2}
 MPT = {**TOKENS, "d_model": 48, "n_layers": 2, "n_heads": 4, "max_seq_len": 256}
 
+DBRX = {
+    **TOKENS,
+    "d_model": 48,
+    "n_layers": 2,
+    "n_heads": 4,
+    "max_seq_len": 256,
+    "attn_config": {"kv_n_heads": 2, "clip_qkv": 2.0, "rope_theta": 5000.0},
+    "rope_parameters": {"rope_type": "default", "rope_theta": 5000.0},
+    "ffn_config": {"ffn_hidden_size": 40, "moe_num_experts": 5, "moe_top_k": 2},
+}
+
 # The name begins with the model_type.
 MODELS: dict[str, Model] = {
     "llama": like_llama("LlamaConfig"),
@@ -147,6 +158,7 @@ MODELS: dict[str, Model] = {
     "deepseek_v3-halves": deepseek(
         "DeepseekV3Config", n_group=1, topk_group=1, norm_topk_prob=False, rope_interleave=False
     ),
+    "dbrx": Model("DbrxConfig", DBRX),
     "gemma": like_llama("GemmaConfig", head_dim=16),
     "gemma2": like_llama(
         "Gemma2Config",
