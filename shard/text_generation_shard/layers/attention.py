@@ -21,6 +21,8 @@ from text_generation_shard.weights.reader import WeightScope
 
 # [tokens, heads, head_dim] to the same
 HeadNorm = Callable[[Tensor], Tensor]
+# Positions, int64 [tokens], to float32 [tokens].
+Temperature = Callable[[Tensor], Tensor]
 
 
 class Attention(Protocol):
@@ -51,12 +53,14 @@ class SelfAttention:
         sliding_window: Window = None,
         alibi_slopes: Tensor | None = None,
         qk_norms: tuple[HeadNorm, HeadNorm] | None = None,
+        norms_turned: bool = False,
+        temperature: Temperature | None = None,
         clip: float | None = None,
     ) -> None:
         """output: the module of the projection back. scale: of the scores, head_dim ** -0.5 without
-        one. qk_norms: of queries and of keys, before they are turned. clip: the largest magnitude
-        of queries, keys and values. transposed: see `ColumnParallelLinear`; the rest is
-        `paged_attention`'s.
+        one. qk_norms: of queries and of keys, before they are turned, or with norms_turned after
+        that. temperature: what queries are multiplied by. clip: the largest magnitude of queries,
+        keys and values. transposed: see `ColumnParallelLinear`; the rest is `paged_attention`'s.
         """
         first, num_heads = shape.heads.first_head, shape.heads.num_heads
         self._shape = shape
@@ -81,6 +85,8 @@ class SelfAttention:
         self._window = sliding_window
         self._slopes = alibi_slopes
         self._qk_norms = qk_norms
+        self._norms_turned = norms_turned
+        self._temperature = temperature
         self._clip = clip
 
     def __call__(
@@ -92,6 +98,8 @@ class SelfAttention:
             qkv = qkv.clamp_(-self._clip, self._clip)
         heads = qkv.view(len(qkv), -1, self._shape.head_dim)
         query = self._write(heads, rotation, inputs, cache)
+        if self._temperature is not None:
+            query = query * self._temperature(inputs.positions)[:, None, None].to(query.dtype)
         attended = paged_attention(
             query,
             cache.keys,
@@ -116,10 +124,13 @@ class SelfAttention:
             return rotate_and_write(heads, rotation.cos, rotation.signed_sin, *places)
         num_heads, num_kv_heads = self._shape.heads.num_heads, self._shape.heads.num_kv_heads
         query, key = heads[:, :num_heads], heads[:, num_heads:-num_kv_heads]
+        if self._norms_turned:
+            query, key = _turn(query, rotation), _turn(key, rotation)
         if self._qk_norms is not None:
             query_norm, key_norm = self._qk_norms
             query, key = query_norm(query), key_norm(key)
-        query, key = _turn(query, rotation), _turn(key, rotation)
+        if not self._norms_turned:
+            query, key = _turn(query, rotation), _turn(key, rotation)
         write_kv(key, heads[:, -num_kv_heads:], *places)
         return query
 

@@ -24,6 +24,19 @@ class RMSNorm:
         return rms_norm(x, self._weight, self._eps)
 
 
+class UnitNorm:
+    """Root mean square normalisation without a weight."""
+
+    def __init__(self, weights: WeightScope, *, size: int, eps: float) -> None:
+        """weights: of which the norm has none, but their dtype and device."""
+        self._ones = weights.empty(size).fill_(1)
+        self._eps = eps
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x: [..., size]. Returns the same shape and dtype."""
+        return rms_norm(x, self._ones, self._eps)
+
+
 class LayerNorm:
     """Layer normalisation, with or without a bias."""
 

@@ -50,12 +50,7 @@ class DbrxConfig(PlainConfig):
     @classmethod
     def settings(cls, fields: Fields) -> dict[str, Any]:
         attention, experts = fields.section("attn_config"), fields.section("ffn_config")
-        # The weights of the chosen experts add up to 1, or stay as they are.
-        is_normalised = experts.has("moe_normalize_expert_weights") or not experts.names(
-            "moe_normalize_expert_weights"
-        )
-        if is_normalised:
-            experts.refuse("moe_normalize_expert_weights", unless=1)
+        experts.refuse("moe_normalize_expert_weights", unless=1)
         fields.refuse("tie_word_embeddings", unless=False)
         # The published checkpoints have no num_key_value_heads of their own.
         heads = {"num_key_value_heads": attention.integer("kv_n_heads", 1)}
@@ -73,7 +68,8 @@ class DbrxConfig(PlainConfig):
             "clip": attention.optional_number("clip_qkv"),
             "num_experts": num_experts,
             "experts_per_token": experts_per_token(experts, "moe_top_k", num_experts, 1),
-            "is_normalised": is_normalised,
+            # To a sum of 1; null: not at all.
+            "is_normalised": bool(experts.integer_unless_null("moe_normalize_expert_weights", 1)),
         }
 
 

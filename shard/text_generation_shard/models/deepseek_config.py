@@ -41,14 +41,13 @@ class DeepseekConfig(MixtureConfig):
         latent, turned = fields.integer("kv_lora_rank", 512), fields.integer("qk_rope_head_dim", 64)
         plain = fields.integer("qk_nope_head_dim", 128)
         rotary = rotary_settings(fields, head_dim=turned)
-        has_query_dim = fields.has("q_lora_rank") or not fields.names("q_lora_rank")
         return {
             **common,
             **rotary,
             "head_dim": latent + turned,
             "total_num_kv_heads": 1,
             "latent_dim": latent,
-            "query_dim": fields.integer("q_lora_rank", 1536) if has_query_dim else None,
+            "query_dim": fields.integer_unless_null("q_lora_rank", 1536),
             "plain_dim": plain,
             "turned_dim": turned,
             "value_dim": fields.integer("v_head_dim", 128),

@@ -43,6 +43,11 @@ class Fields:
             raise CheckpointError(f"{self._key(key)} must be a positive integer, got {value!r}")
         return value
 
+    def integer_unless_null(self, key: str, default: int) -> int | None:
+        """A positive integer, `default` where the key is missing; a null is None."""
+        is_null = self.names(key) and not self.has(key)
+        return None if is_null else self.integer(key, default)
+
     def count(self, key: str, default: int | None = None) -> int:
         """An integer that is not negative."""
         value = self._required(key, default)

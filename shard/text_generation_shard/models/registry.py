@@ -24,6 +24,8 @@ from text_generation_shard.models.gpt2 import GPT2Config, GPTBigCodeConfig, gpt2
 from text_generation_shard.models.gpt_neox import GPTNeoXConfig, gpt_neox
 from text_generation_shard.models.gptj import GPTJConfig, gptj
 from text_generation_shard.models.llama import llama
+from text_generation_shard.models.llama4 import llama4
+from text_generation_shard.models.llama4_config import Llama4Config, Llama4TextConfig
 from text_generation_shard.models.llama_config import (
     GraniteConfig,
     LlamaConfig,
@@ -75,6 +77,19 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             config=LlamaConfig,
             build=llama,
             notes="Llama 1 to 3.3 and models of their shape (SmolLM 2, TinyLlama, Vicuna, Yi)",
+        ),
+        "llama4": Family(
+            architecture="Llama4ForConditionalGeneration",
+            config=Llama4Config,
+            build=llama4,
+            unserved=lambda _: r"^(vision_model|multi_modal_projector)\.",
+            notes="text only, no images; mixture of experts, chunked attention",
+        ),
+        "llama4_text": Family(
+            architecture="Llama4ForCausalLM",
+            config=Llama4TextConfig,
+            build=llama4,
+            notes="mixture of experts, chunked attention",
         ),
         "mistral": Family(
             architecture="MistralForCausalLM",

@@ -86,20 +86,29 @@ class CheckpointReader:
         return any(name.startswith(prefix) for name in self._tensors)
 
     def read_into(
-        self, destination: Tensor, name: str, *, shape: tuple[int, ...], dim: int, start: int
+        self,
+        destination: Tensor,
+        name: str,
+        *,
+        shape: tuple[int, ...],
+        dim: int,
+        start: int,
+        index: int | None = None,
     ) -> None:
         """Copy a part of a tensor, converted to the destination's dtype and device.
 
         shape: what the whole tensor must have. The part begins at `start` in dimension `dim` and is
-        as long as the destination, which has the whole length in all other dimensions.
+        as long as the destination, which has the whole length in all other dimensions. index: the
+        part lies at that place of dimension 0, which the destination does not have.
         """
         stored = self._find(name, shape)
-        window = tuple(
-            slice(start, start + destination.shape[dim]) if axis == dim else slice(None)
-            for axis in range(len(shape))
-        )
+        window: list[slice | int] = [slice(None)] * len(shape)
+        length = destination.shape[dim if index is None else dim - 1]
+        window[dim] = slice(start, start + length)
+        if index is not None:
+            window[0] = index
         try:
-            destination.copy_(stored.slices[window])
+            destination.copy_(stored.slices[tuple(window)])
         except SafetensorError as error:
             raise CheckpointError(f"{stored.path}: tensor {name}: {error}") from error
         self.kept_bytes += destination.nbytes
@@ -241,9 +250,12 @@ class WeightScope:
         shape: tuple[int, ...],
         dim: int = 0,
         start: int = 0,
+        index: int | None = None,
     ) -> None:
         """A part of a tensor, see `CheckpointReader.read_into`."""
-        self.reader.read_into(destination, self.prefix + name, shape=shape, dim=dim, start=start)
+        self.reader.read_into(
+            destination, self.prefix + name, shape=shape, dim=dim, start=start, index=index
+        )
 
 
 class _Progress:

@@ -101,6 +101,20 @@ DBRX = {
     "ffn_config": {"ffn_hidden_size": 40, "moe_num_experts": 5, "moe_top_k": 2},
 }
 
+LLAMA4 = {
+    "head_dim": 16,
+    "num_key_value_heads": 2,
+    "intermediate_size": 40,
+    "intermediate_size_mlp": 72,
+    "num_hidden_layers": 3,
+    "num_local_experts": 5,
+    "no_rope_layer_interval": 2,
+    "attention_chunk_size": 9,
+    "floor_scale": 6,
+    "attn_scale": 0.5,
+}
+VISION = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+
 # The name begins with the model_type.
 MODELS: dict[str, Model] = {
     "llama": like_llama("LlamaConfig"),
@@ -158,6 +172,12 @@ MODELS: dict[str, Model] = {
     "deepseek_v3-halves": deepseek(
         "DeepseekV3Config", n_group=1, topk_group=1, norm_topk_prob=False, rope_interleave=False
     ),
+    "llama4_text": plain("Llama4TextConfig", **LLAMA4),
+    "llama4_text-dense": plain(
+        "Llama4TextConfig",
+        **LLAMA4 | {"interleave_moe_layer_step": 2, "num_experts_per_tok": 2, "use_qk_norm": False},
+    ),
+    "llama4": Model("Llama4Config", {"text_config": {**COMMON, **LLAMA4}, "vision_config": VISION}),
     "dbrx": Model("DbrxConfig", DBRX),
     "gemma": like_llama("GemmaConfig", head_dim=16),
     "gemma2": like_llama(

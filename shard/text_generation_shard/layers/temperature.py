@@ -1,0 +1,18 @@
+"""Scores that grow with the query's position, so that attention stays sharp over long contexts."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogTemperature:
+    """1 + strength * log(1 + floor((position + 1) / interval)) (after Nakanishi, 2025)."""
+
+    strength: float
+    interval: int
+
+    def __call__(self, positions: Tensor) -> Tensor:
+        """positions: int64 [tokens]. Returns float32 [tokens]."""
+        intervals = ((positions + 1) // self.interval).float()
+        return intervals.log1p() * self.strength + 1

@@ -1,0 +1,148 @@
+"""Llama 4 (Meta, 2025): chunked attention, layers without positions, one expert per token."""
+
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from text_generation_shard.distributed import RankGroup
+from text_generation_shard.layers.attention import SelfAttention
+from text_generation_shard.layers.mixture import MixtureOfExperts, Routing
+from text_generation_shard.layers.mlp import GatedMLP
+from text_generation_shard.layers.norm import RMSNorm, UnitNorm
+from text_generation_shard.layers.partition import AttentionShape
+from text_generation_shard.layers.qkv_layout import SeparateQKV
+from text_generation_shard.layers.rotary import RotaryEmbedding
+from text_generation_shard.layers.stacked_experts import Projection, StackedExpert
+from text_generation_shard.models.decoder import (
+    Decoder,
+    attention_shape,
+    cache_spec,
+    output_head,
+    token_embedding,
+)
+from text_generation_shard.models.llama import FeedForward, LlamaLayer
+from text_generation_shard.models.llama4_config import Llama4TextConfig
+from text_generation_shard.weights.reader import WeightScope
+
+
+def llama4_attention(
+    config: Llama4TextConfig,
+    index: int,
+    shape: AttentionShape,
+    weights: WeightScope,
+    ranks: RankGroup,
+) -> SelfAttention:
+    """The attention of a layer; queries and keys are normed after they are turned, if they are."""
+    is_rotary = config.is_rotary[index]
+    norm = UnitNorm(weights, size=config.head_dim, eps=config.rms_norm_eps)
+    return SelfAttention(
+        weights,
+        ranks,
+        shape,
+        layout=SeparateQKV(),
+        output="o_proj",
+        qkv_bias=config.qkv_bias,
+        output_bias=config.output_bias,
+        sliding_window=config.layer_windows[index],
+        qk_norms=(norm, norm) if config.has_qk_norms and is_rotary else None,
+        norms_turned=True,
+        temperature=None if is_rotary else config.temperature,
+    )
+
+
+class SigmoidRouter:
+    """The experts with the highest scores, weighed by sigmoid(score)."""
+
+    def __init__(self, config: Llama4TextConfig, weights: WeightScope) -> None:
+        self._weight = weights.read("weight", (config.num_experts, config.hidden_size))
+        self._experts_per_token = config.experts_per_token
+
+    def __call__(self, x: Tensor) -> Routing:
+        """x: [tokens, hidden]."""
+        chosen = F.linear(x, self._weight).topk(self._experts_per_token, dim=-1)
+        return Routing(chosen.indices, chosen.values.float().sigmoid().to(x.dtype))
+
+
+def llama4_mlp(
+    config: Llama4TextConfig, size: int, weights: WeightScope, ranks: RankGroup, *, is_summed: bool
+) -> GatedMLP:
+    """A layer without experts, or the expert for all tokens."""
+    return GatedMLP(
+        weights,
+        ranks,
+        gate_up=("gate_proj", "up_proj"),
+        down="down_proj",
+        hidden_size=config.hidden_size,
+        intermediate_size=size,
+        activation=config.activation,
+        is_summed=is_summed,
+    )
+
+
+def llama4_experts(
+    config: Llama4TextConfig, weights: WeightScope, ranks: RankGroup
+) -> MixtureOfExperts:
+    """The experts of a layer.
+
+    gate_up_proj: [num_experts, hidden, 2 * size], gates first; down_proj: [num_experts, size,
+    hidden].
+    """
+    size, hidden, stacked = config.expert_size, config.hidden_size, weights.scope("experts")
+
+    def read(projection: Projection, expert: int, share: range, destination: Tensor) -> None:
+        if projection == "down":
+            shape, name, dim, start = (size, hidden), "down_proj", 1, share.start
+        else:
+            shape, name, dim, destination = (hidden, 2 * size), "gate_up_proj", 2, destination.t()
+            start = share.start if projection == "gate" else size + share.start
+        shape = (config.num_experts, *shape)
+        stacked.read_into(destination, name, shape=shape, dim=dim, start=start, index=expert)
+
+    return MixtureOfExperts(
+        ranks,
+        router=SigmoidRouter(config, weights.scope("router")),
+        experts=[
+            StackedExpert(
+                weights,
+                ranks,
+                read,
+                expert=expert,
+                hidden_size=hidden,
+                intermediate_size=size,
+                activation=config.activation,
+            )
+            for expert in range(config.num_experts)
+        ],
+        shared=llama4_mlp(config, size, weights.scope("shared_expert"), ranks, is_summed=False),
+        weighs_inputs=True,
+    )
+
+
+def llama4(config: Llama4TextConfig, weights: WeightScope, ranks: RankGroup) -> Decoder:
+    """Embedding, layers, norm, head; in a model that also reads images, of its text part."""
+    weights = weights.body("language_model")
+    body, shape = weights.body("model"), attention_shape(config, ranks)
+    embedding = token_embedding(config, body.scope("embed_tokens"), ranks)
+    assert config.rope is not None
+    rotary = RotaryEmbedding(
+        config.rope, dtype=weights.dtype, device=weights.device, interleaved=True
+    )
+
+    def feed_forward(index: int, layer: WeightScope) -> FeedForward:
+        if index in config.dense_layers:
+            return llama4_mlp(config, config.intermediate_size, layer, ranks, is_summed=True)
+        return llama4_experts(config, layer, ranks)
+
+    def layer(index: int, own: WeightScope) -> LlamaLayer:
+        attention = llama4_attention(config, index, shape, own.scope("self_attn"), ranks)
+        mlp = feed_forward(index, own.scope("feed_forward"))
+        return LlamaLayer(config, own, attention=attention, mlp=mlp)
+
+    return Decoder(
+        config,
+        cache_spec(config, shape, weights),
+        embed=lambda inputs: embedding(inputs.token_ids),
+        layers=[layer(index, body.scope(f"layers.{index}")) for index in range(config.num_layers)],
+        rotaries=[rotary if turns else None for turns in config.is_rotary],
+        norm=RMSNorm(body.scope("norm"), size=config.hidden_size, eps=config.rms_norm_eps),
+        head=output_head(config, weights, ranks, embedding),
+    )
