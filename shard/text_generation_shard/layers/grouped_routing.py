@@ -68,7 +68,7 @@ class GroupedRouter:
         groups = self._groups
         if groups.chosen == groups.total:
             return scores
-        grouped = scores.unflatten(-1, (groups.total, -1))
+        grouped = scores.view(len(scores), groups.total, -1)
         best = grouped.topk(1 if self._bias is None else 2, dim=-1).values.sum(-1)
         chosen = best.topk(groups.chosen, dim=-1).indices
         is_out = torch.ones_like(best, dtype=torch.bool).scatter_(-1, chosen, False)

@@ -109,11 +109,11 @@ class LatentAttention:
         """x: [tokens, hidden]. Returns the same shape."""
         assert rotation is not None
         shape = self._shape
-        latent, turning = self._key(x).split((shape.latent_dim, shape.turned_dim), dim=-1)
-        key = torch.cat((self._latent_norm(latent), _turn(turning[:, None], rotation)[:, 0]), -1)
-        write_keys(key[:, None], cache.keys, inputs.slot_mapping)
-        heads = self._query(x).view(len(x), len(shape.heads), -1)
-        plain, turning = heads.split((shape.plain_dim, shape.turned_dim), dim=-1)
+        key, query = self._key(x).unsqueeze(1), self._query(x).view(len(x), len(shape.heads), -1)
+        latent, turning = key[..., : shape.latent_dim], key[..., shape.latent_dim :]
+        key = torch.cat((self._latent_norm(latent), _turn(turning, rotation)), dim=-1)
+        write_keys(key, cache.keys, inputs.slot_mapping)
+        plain, turning = query[..., : shape.plain_dim], query[..., shape.plain_dim :]
         attended = paged_attention(
             torch.cat((self._to_latent(plain), _turn(turning, rotation)), dim=-1),
             cache.keys,

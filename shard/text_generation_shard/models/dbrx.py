@@ -12,7 +12,7 @@ from text_generation_shard.layers.block import SequentialBlock
 from text_generation_shard.layers.mixture import MixtureOfExperts, SoftmaxRouter
 from text_generation_shard.layers.partition import AttentionShape
 from text_generation_shard.layers.qkv_layout import StackedQKV
-from text_generation_shard.layers.stacked_experts import Projection, StackedExpert
+from text_generation_shard.layers.stacked_experts import Projection, stacked_experts
 from text_generation_shard.models.decoder import (
     Decoder,
     attention_shape,
@@ -69,7 +69,7 @@ class DbrxConfig(PlainConfig):
             "num_experts": num_experts,
             "experts_per_token": experts_per_token(experts, "moe_top_k", num_experts, 1),
             # To a sum of 1; null: not at all.
-            "is_normalised": bool(experts.integer_unless_null("moe_normalize_expert_weights", 1)),
+            "is_normalised": not experts.is_null("moe_normalize_expert_weights"),
         }
 
 
@@ -94,18 +94,15 @@ def dbrx_experts(config: DbrxConfig, weights: WeightScope, ranks: RankGroup) -> 
             experts_per_token=config.experts_per_token,
             is_normalised=config.is_normalised,
         ),
-        experts=[
-            StackedExpert(
-                weights,
-                ranks,
-                read,
-                expert=expert,
-                hidden_size=config.hidden_size,
-                intermediate_size=size,
-                activation=config.activation,
-            )
-            for expert in range(config.num_experts)
-        ],
+        experts=stacked_experts(
+            weights,
+            ranks,
+            read,
+            num_experts=config.num_experts,
+            hidden_size=config.hidden_size,
+            intermediate_size=size,
+            activation=config.activation,
+        ),
     )
 
 

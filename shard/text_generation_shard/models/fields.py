@@ -32,6 +32,10 @@ class Fields:
         """Whether the key is there, be its value null."""
         return self._key(key) in self._values
 
+    def is_null(self, key: str) -> bool:
+        """Whether the key is there without a value."""
+        return self.names(key) and not self.has(key)
+
     def with_defaults(self, **defaults: Any) -> "Fields":
         """The same, with values for keys that are not there at all."""
         return Fields({**defaults, **self._values}, self._renamed)
@@ -45,8 +49,7 @@ class Fields:
 
     def integer_unless_null(self, key: str, default: int) -> int | None:
         """A positive integer, `default` where the key is missing; a null is None."""
-        is_null = self.names(key) and not self.has(key)
-        return None if is_null else self.integer(key, default)
+        return None if self.is_null(key) else self.integer(key, default)
 
     def count(self, key: str, default: int | None = None) -> int:
         """An integer that is not negative."""

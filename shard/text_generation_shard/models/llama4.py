@@ -11,7 +11,7 @@ from text_generation_shard.layers.norm import RMSNorm, UnitNorm
 from text_generation_shard.layers.partition import AttentionShape
 from text_generation_shard.layers.qkv_layout import SeparateQKV
 from text_generation_shard.layers.rotary import RotaryEmbedding
-from text_generation_shard.layers.stacked_experts import Projection, StackedExpert
+from text_generation_shard.layers.stacked_experts import Projection, stacked_experts
 from text_generation_shard.models.decoder import (
     Decoder,
     attention_shape,
@@ -89,29 +89,28 @@ def llama4_experts(
     size, hidden, stacked = config.expert_size, config.hidden_size, weights.scope("experts")
 
     def read(projection: Projection, expert: int, share: range, destination: Tensor) -> None:
-        if projection == "down":
-            shape, name, dim, start = (size, hidden), "down_proj", 1, share.start
-        else:
-            shape, name, dim, destination = (hidden, 2 * size), "gate_up_proj", 2, destination.t()
-            start = share.start if projection == "gate" else size + share.start
-        shape = (config.num_experts, *shape)
-        stacked.read_into(destination, name, shape=shape, dim=dim, start=start, index=expert)
+        is_down, experts = projection == "down", config.num_experts
+        stacked.read_into(
+            destination if is_down else destination.t(),
+            "down_proj" if is_down else "gate_up_proj",
+            shape=(experts, size, hidden) if is_down else (experts, hidden, 2 * size),
+            dim=1 if is_down else 2,
+            start=share.start + (size if projection == "up" else 0),
+            index=expert,
+        )
 
     return MixtureOfExperts(
         ranks,
         router=SigmoidRouter(config, weights.scope("router")),
-        experts=[
-            StackedExpert(
-                weights,
-                ranks,
-                read,
-                expert=expert,
-                hidden_size=hidden,
-                intermediate_size=size,
-                activation=config.activation,
-            )
-            for expert in range(config.num_experts)
-        ],
+        experts=stacked_experts(
+            weights,
+            ranks,
+            read,
+            num_experts=config.num_experts,
+            hidden_size=hidden,
+            intermediate_size=size,
+            activation=config.activation,
+        ),
         shared=llama4_mlp(config, size, weights.scope("shared_expert"), ranks, is_summed=False),
         weighs_inputs=True,
     )

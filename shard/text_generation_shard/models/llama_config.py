@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from text_generation_shard.models.config import ModelConfig, read_layer_windows
+from text_generation_shard.models.config import LayerWindows, ModelConfig, read_layer_windows
 from text_generation_shard.models.fields import Fields
 from text_generation_shard.models.rope_config import rotary_settings
 from text_generation_shard.ops.activation import Activation
@@ -117,7 +117,7 @@ class GraniteConfig(LlamaConfig):
         }
 
 
-def qwen_windows(fields: Fields, num_layers: int) -> tuple[int | None, ...]:
+def qwen_windows(fields: Fields, num_layers: int) -> LayerWindows:
     """Switched off unless said otherwise; without `layer_types`, the upper layers have it."""
     if not fields.boolean("use_sliding_window", default=False):
         return (None,) * num_layers

@@ -34,6 +34,7 @@ class Model:
     settings: dict[str, Any]
     # Which of transformers' attentions is the reference.
     attention: str = "eager"
+    auto_class: str = "AutoModelForCausalLM"
 
 
 def plain(config: str, **settings: Any) -> Model:
@@ -177,7 +178,11 @@ MODELS: dict[str, Model] = {
         "Llama4TextConfig",
         **LLAMA4 | {"interleave_moe_layer_step": 2, "num_experts_per_tok": 2, "use_qk_norm": False},
     ),
-    "llama4": Model("Llama4Config", {"text_config": {**COMMON, **LLAMA4}, "vision_config": VISION}),
+    "llama4": Model(
+        "Llama4Config",
+        {"text_config": {**COMMON, **LLAMA4}, "vision_config": VISION},
+        auto_class="AutoModelForImageTextToText",
+    ),
     "dbrx": Model("DbrxConfig", DBRX),
     "gemma": like_llama("GemmaConfig", head_dim=16),
     "gemma2": like_llama(
@@ -248,9 +253,8 @@ def write(model: Model, path: Path, *, std: float = 0.4) -> Checkpoint:
     """std: of the weights, so large that greedy choices are no ties."""
     config = getattr(transformers, model.config)(**model.settings)
     torch.manual_seed(0)
-    reference = transformers.AutoModelForCausalLM.from_config(
-        config, attn_implementation=model.attention
-    )
+    auto_class = getattr(transformers, model.auto_class)
+    reference = auto_class.from_config(config, attn_implementation=model.attention)
     with torch.no_grad():
         for parameter_name, parameter in reference.named_parameters():
             if parameter.dim() > 1:

@@ -61,7 +61,9 @@ def test_parity(name: str, reference: Callable[[str], Reference]) -> None:
     check_parity(reference(name))
 
 
-@pytest.mark.parametrize("name", ["gemma2", "cohere2", "bloom", "gptj", "mixtral"])
+@pytest.mark.parametrize(
+    "name", ["gemma2", "cohere2", "bloom", "gptj", "deepseek_v3", "llama4_text"]
+)
 def test_parity_without_native_operators(
     name: str, reference: Callable[[str], Reference], monkeypatch: pytest.MonkeyPatch
 ) -> None:

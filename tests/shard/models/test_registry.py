@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from text_generation_shard.errors import CheckpointError
 from text_generation_shard.models.registry import model_config
+from text_generation_shard.ops.cpu import library
 from torch import Tensor
 
 from tests.shard.checkpoints import Checkpoint
@@ -26,6 +27,9 @@ from tests.shard.models.families import (
     write_model,
 )
 from tests.shard.step_script import StepScript
+
+# Of logits with those of the float32 weights.
+QUANTIZED_SIMILARITY = {"int8": 0.999, "int4": 0.98}
 
 ROOT = Path(__file__).parents[3]
 
@@ -81,6 +85,19 @@ def test_checkpoints_saved_without_a_head(
     assert first_token(tmp_path) == checkpoint.greedy(PROMPT, 1)[0]
 
 
+@pytest.mark.parametrize(("layer", "is_known"), [(3, True), (4, False)])
+def test_layers_for_multi_token_prediction(layer: int, is_known: bool, tmp_path: Path) -> None:
+    """DeepSeek V3 has one more layer than it counts; a second one would be an error."""
+    checkpoint = write_model("deepseek_v3", tmp_path)
+    name = f"model.layers.{layer}.eh_proj.weight"
+    rewrite(tmp_path, lambda tensors: {**tensors, name: torch.ones(1)})
+    if is_known:
+        assert first_token(tmp_path) == checkpoint.greedy(PROMPT, 1)[0]
+    else:
+        with pytest.raises(CheckpointError, match=re.escape(name)):
+            first_token(tmp_path)
+
+
 def test_longrope_beyond_the_original_length(tmp_path: Path) -> None:
     """The long factors from the first token on, where longer sequences are served."""
     model = like_llama("Phi3Config", rope_parameters=LONGROPE, original_max_position_embeddings=16)
@@ -109,6 +126,22 @@ def test_bfloat16(name: str, tmp_path: Path) -> None:
     assert similarity > 0.99
 
 
+@pytest.mark.skipif(library.operators() is None, reason="no CPU operators here")
+@pytest.mark.parametrize("name", ["deepseek_v3", "dbrx", "llama4_text"])
+@pytest.mark.parametrize("quantize", ["int8", "int4"])
+def test_quantized(name: str, quantize: str, tmp_path: Path) -> None:
+    """Matrices of single heads and of stacked experts are packed like others."""
+    checkpoint: Checkpoint = write(MODELS[name], tmp_path, std=0.1)
+    script = StepScript()
+    script.admit(0, PROMPT)
+    script.prefill(0, 100)
+    with running_shard(tmp_path, quantize=quantize) as shard:
+        recorded = record(shard).logits
+        script.play(shard.step)
+    expected = checkpoint.logits(PROMPT)[-1:]
+    assert torch.cosine_similarity(recorded[0], expected).min() > QUANTIZED_SIMILARITY[quantize]
+
+
 @pytest.mark.parametrize(
     ("name", "settings", "text"),
     [
@@ -128,6 +161,18 @@ def test_bfloat16(name: str, tmp_path: Path) -> None:
         ("qwen3", {"layer_types": ["linear_attention"] * 2}, "layer_types"),
         ("phi3", {"rope_parameters": {**LONGROPE, "long_factor": [1.0]}}, "long_factor"),
         ("gpt_neox", {"rope_parameters": {"partial_rotary_factor": 3.0}}, "partial_rotary_factor"),
+        ("deepseek_v2", {"norm_topk_prob": True}, "norm_topk_prob True"),
+        ("deepseek_v2", {"topk_method": "noaux_tc"}, "topk_method 'noaux_tc'"),
+        ("deepseek_v3", {"scoring_func": "softmax"}, "scoring_func 'softmax'"),
+        ("deepseek_v3", {"n_group": 2}, "n_group (2)"),
+        ("deepseek_v3", {"n_group": 9}, "n_group (9)"),
+        ("deepseek_v3", {"topk_group": 4}, "topk_group (4)"),
+        ("deepseek_v3", {"kv_lora_rank": 0}, "kv_lora_rank"),
+        ("dbrx", {"ffn_config": {"moe_normalize_expert_weights": 2}}, "moe_normalize_expert"),
+        ("dbrx", {"ffn_config": {"moe_num_experts": 4, "moe_top_k": 5}}, "moe_top_k (5)"),
+        ("llama4_text", {"no_rope_layers": [1]}, "no_rope_layers"),
+        ("llama4_text", {"layer_types": ["sliding_attention"] * 3}, "layer_types"),
+        ("llama4", {"text_config": None}, "text_config"),
         ("llama", {"quantization_config": {"quant_method": "gptq"}}, "quantization_config"),
     ],
 )
