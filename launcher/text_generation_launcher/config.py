@@ -49,7 +49,7 @@ class LauncherConfig:
     trust_remote_code: bool = option(
         False, help="Not available: code from a model's repository is never run."
     )
-    dtype: Literal["float16", "bfloat16", "float32"] | None = same_as(ShardConfig, "dtype")
+    dtype: Literal["float32", "float16", "bfloat16"] | None = same_as(ShardConfig, "dtype")
     quantize: Quantization | None = option(
         None,
         help="int8 or int4: weights in 8 or 4 bits, quantized when they are loaded; on CPU only. "
