@@ -264,18 +264,18 @@ def write(model: Model, path: Path, *, std: float = 0.4) -> Checkpoint:
             else:
                 parameter.uniform_(0.5, 1.5)
         for buffer_name, buffer in reference.named_buffers():
-            if buffer_name.endswith("bias"):
+            if buffer_name.endswith("correction_bias"):
                 buffer.normal_(std=0.2)
     reference.save_pretrained(path)
     return Checkpoint(path, reference.eval())
 
 
-def greedy_script(chunk: int) -> StepScript:
+def greedy_script(chunk: int, num_tokens: int = NUM_GREEDY) -> StepScript:
     """One sequence alone."""
     script = StepScript()
     script.admit(0, PROMPT)
     script.prefill(0, chunk)
-    script.decode([0], NUM_GREEDY - 1)
+    script.decode([0], num_tokens - 1)
     return script
 
 

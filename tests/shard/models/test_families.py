@@ -20,7 +20,7 @@ from tests.shard.models.families import (
     greedy_script,
     write_model,
 )
-from tests.shard.models.rank_pair import play_on_two_ranks
+from tests.shard.models.rank_groups import play_models_on_ranks
 from tests.shard.step_script import StepScript
 
 CHUNKS = (100, 7, 2)
@@ -91,37 +91,63 @@ def check_parity(model: Reference) -> None:
     model.check(scripts, results)
 
 
-@pytest.fixture(scope="module")
-def two_ranks(
-    request: pytest.FixtureRequest, reference: Callable[[str], Reference]
-) -> Mapping[str, list[list[pb.StepResult]] | str]:
-    """The answers of one pair of processes for all models that this run selects."""
-    names = [
-        item.callspec.params["name"]
+# Per model, the answers to its scripts, or the error that ended them.
+Answers = Mapping[str, list[list[pb.StepResult]] | str]
+
+# KV heads that two of four ranks share, or all; experts; a vocabulary that four does not divide. A
+# short script: four processes take turns on few cores.
+ON_FOUR_RANKS = ["llama", "gpt_bigcode", "bloom", "qwen3_moe", "deepseek_v3"]
+SHORT_SCRIPT = greedy_script(CHUNKS[1], num_tokens=6)
+
+
+def play_selected(
+    request: pytest.FixtureRequest,
+    reference: Callable[[str], Reference],
+    *,
+    test: str,
+    scripts: Callable[[Reference], list[StepScript]],
+    world_size: int,
+) -> Answers:
+    """The answers of one group of processes for all models for which this run has the test."""
+    models = {
+        item.callspec.params["name"]: reference(item.callspec.params["name"])
         for item in request.session.items
-        if getattr(item, "originalname", "") == "test_two_ranks"
-    ]
-    return play_on_two_ranks(
-        {
-            name: (
-                reference(name).checkpoint.path,
-                [script.requests for script in reference(name).scripts()],
-            )
-            for name in names
-        }
+        if getattr(item, "originalname", "") == test
+    }
+    played = {
+        name: (model.checkpoint.path, [script.requests for script in scripts(model)])
+        for name, model in models.items()
+    }
+    return play_models_on_ranks(played, world_size=world_size)
+
+
+@pytest.fixture(scope="module")
+def two_ranks(request: pytest.FixtureRequest, reference: Callable[[str], Reference]) -> Answers:
+    return play_selected(
+        request, reference, test="test_two_ranks", scripts=Reference.scripts, world_size=2
+    )
+
+
+@pytest.fixture(scope="module")
+def four_ranks(request: pytest.FixtureRequest, reference: Callable[[str], Reference]) -> Answers:
+    return play_selected(
+        request, reference, test="test_four_ranks", scripts=lambda _: [SHORT_SCRIPT], world_size=4
     )
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_two_ranks(
-    name: str,
-    reference: Callable[[str], Reference],
-    two_ranks: Mapping[str, list[list[pb.StepResult]] | str],
-) -> None:
-    results = two_ranks[name]
+def test_two_ranks(name: str, reference: Callable[[str], Reference], two_ranks: Answers) -> None:
+    results, model = two_ranks[name], reference(name)
     assert not isinstance(results, str), results
-    model = reference(name)
     model.check(model.scripts(), results)
+
+
+@pytest.mark.parametrize("name", ON_FOUR_RANKS)
+def test_four_ranks(name: str, reference: Callable[[str], Reference], four_ranks: Answers) -> None:
+    results = four_ranks[name]
+    assert not isinstance(results, str), results
+    tokens = SHORT_SCRIPT.tokens(results[0])[0]
+    assert tokens == reference(name).greedy(0, len(tokens)) and len(tokens) == 6
 
 
 def test_every_family_is_tested() -> None:

@@ -1,4 +1,4 @@
-"""Two ranks in processes of their own, which play scripts on one model after the other."""
+"""Ranks in processes of their own, which play scripts on one model after the other."""
 
 import multiprocessing
 from collections.abc import Mapping, Sequence
@@ -13,8 +13,8 @@ from tests.shard.ranks import _PRELOAD, _free_port
 Scripts = Sequence[Sequence[bytes]]
 
 
-def play_on_two_ranks(
-    models: Mapping[str, tuple[Path, Sequence[Sequence[pb.StepRequest]]]],
+def play_models_on_ranks(
+    models: Mapping[str, tuple[Path, Sequence[Sequence[pb.StepRequest]]]], *, world_size: int
 ) -> dict[str, list[list[pb.StepResult]] | str]:
     """Per model, rank 0's answers to its scripts, or the error that ended them."""
     context = multiprocessing.get_context("forkserver")
@@ -28,9 +28,9 @@ def play_on_two_ranks(
         for name, (path, scripts) in models.items()
     }
     children = []
-    for rank in range(2):
+    for rank in range(world_size):
         ours, theirs = context.Pipe()
-        process = context.Process(target=_play, args=(rank, payload, theirs))
+        process = context.Process(target=_play, args=(rank, world_size, payload, theirs))
         process.start()
         theirs.close()
         children.append((process, ours))
@@ -52,18 +52,22 @@ def play_on_two_ranks(
 
 
 def _play(
-    rank: int, payload: Mapping[str, tuple[int, str, Scripts]], connection: Connection
+    rank: int,
+    world_size: int,
+    payload: Mapping[str, tuple[int, str, Scripts]],
+    connection: Connection,
 ) -> None:
     answers: dict[str, Scripts | str] = {}
     for name, (port, path, scripts) in payload.items():
         try:
-            answers[name] = _play_model(rank, port, path, scripts)
+            answers[name] = _play_model((rank, world_size), port, path, scripts)
         except Exception as error:  # noqa: BLE001  the test of this model reports it
             answers[name] = f"{type(error).__name__}: {error}"
     connection.send(answers)
 
 
-def _play_model(rank: int, port: int, path: str, scripts: Scripts) -> Scripts:
+def _play_model(place: tuple[int, int], port: int, path: str, scripts: Scripts) -> Scripts:
+    """place: rank and world size."""
     import torch
     from text_generation_shard.config import RankInfo, ShardConfig
     from text_generation_shard.distributed import RankGroup
@@ -71,7 +75,8 @@ def _play_model(rank: int, port: int, path: str, scripts: Scripts) -> Scripts:
 
     from tests.shard.engines import warmup_request
 
-    info = RankInfo(rank=rank, world_size=2, master_addr="127.0.0.1", master_port=port)
+    rank, world_size = place
+    info = RankInfo(rank=rank, world_size=world_size, master_addr="127.0.0.1", master_port=port)
     config = ShardConfig(model_path=path, num_threads=1)
     with torch.inference_mode():
         try:
@@ -84,4 +89,4 @@ def _play_model(rank: int, port: int, path: str, scripts: Scripts) -> Scripts:
                 answers.append([shard.step(request).SerializeToString() for request in requests])
             return answers
         finally:
-            RankGroup(rank=rank, world_size=2).leave()
+            RankGroup(rank=rank, world_size=world_size).leave()
