@@ -107,6 +107,7 @@ def _request_limits(config: RouterConfig, info: EngineInfo) -> RequestLimits:
         max_client_batch_size=config.max_client_batch_size,
         prefill_logprobs=config.enable_prefill_logprobs,
         vocab_size=info.vocab_size,
+        decoder_start_token_id=info.decoder_start_token_id,
     )
 
 

@@ -60,6 +60,7 @@ class FakeShard(shard_pb2_grpc.ShardServicer):
             max_position_embeddings=self.config.max_position_embeddings,
             world_size=self._world_size,
             rank=self._rank,
+            decoder_start_token_id=self.config.decoder_start_token_id,
         )
 
     async def Health(self, request: Any, context: Any) -> shard_pb2.HealthResponse:  # noqa: N802

@@ -1,14 +1,15 @@
 """What a shard without a model answers, and its check of the router.
 
-Its tokens are a function of all tokens before them, so whoever loses, repeats or mixes up a token
-gets another text. A strict one also keeps the cache as a real one would (what each place of each
-block holds) and checks before every step that the context it reads is there, that no block is
-written by two sequences, and every rule of proto/shard.proto.
+Its tokens are a function of all tokens before them (an encoder-decoder's, also of what its encoder
+read), so whoever loses, repeats or mixes up a token gets another text. A strict one also keeps the
+cache as a real one would (what each place of each block holds) and checks before every step that
+the context it reads is there, that no block is written by two sequences, and every rule of
+proto/shard.proto.
 """
 
 import zlib
 from array import array
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from text_generation_proto import shard_pb2
@@ -35,6 +36,8 @@ class FakeShardConfig:
 
     vocab_size: int = 1000
     max_position_embeddings: int = 4096
+    # If given, the fake is an encoder-decoder.
+    decoder_start_token_id: int | None = None
     # Used when the router leaves the size of the cache to the shard.
     num_blocks: int = 512
     # Seconds that a step takes, one after the other.
@@ -65,20 +68,32 @@ class _Slot:
         self.num_computed = admission.num_cached_tokens
         self.num_prompt = self.num_known - admission.num_emitted
         self.block_table = list(admission.block_ids)
+        self.encoder_table = list(admission.encoder_block_ids)
         self.top_n_tokens = admission.top_n_tokens
         self.prompt_logprobs = admission.prompt_logprobs
         self.num_admitted = self.num_known
         # Whether a step that should have computed part of it failed.
         self.is_lost = False
         # Hash of the tokens up to each position (strict: all of them, else only the last).
-        self.chain: list[int] = []
-        for token_id in admission.token_ids:
-            self.chain.append(_extend(self.chain[-1] if self.chain else 0, token_id))
+        # The same of what its encoder read, and whether that lies in its blocks.
+        self.encoder_chain = _chain(0, admission.encoder_token_ids)
+        self.is_encoded = False
+        self.chain = _chain(
+            self.encoder_chain[-1] if self.encoder_chain else 0, admission.token_ids
+        )
         self.last = self.chain[-1]
 
 
 def _extend(chain: int, token_id: int) -> int:
     return (chain * 6364136223846793005 + token_id + 1442695040888963407) & _MASK
+
+
+def _chain(last: int, token_ids: Iterable[int]) -> list[int]:
+    chain = []
+    for token_id in token_ids:
+        last = _extend(last, token_id)
+        chain.append(last)
+    return chain
 
 
 class ShardModel:
@@ -134,7 +149,7 @@ class ShardModel:
         """Keep count as if the step had been computed; what it should have made is lost."""
         for slot_id, num_tokens in zip(slots, request.work_num_tokens, strict=True):
             slot = self._slots[slot_id]
-            slot.is_lost = True
+            slot.is_lost = slot.is_encoded = True
             slot.num_computed += num_tokens
             if slot.num_computed == slot.num_known:
                 self._sample(slot)
@@ -251,9 +266,22 @@ class ShardModel:
             self._violated(f"slot {slot}: prompt log-probabilities of cached tokens")
         if admission.sampling.temperature <= 0:
             self._violated(f"slot {slot}: temperature {admission.sampling.temperature}")
+        self._check_encoder(admission)
+
+    def _check_encoder(self, admission: shard_pb2.Admission) -> None:
+        slot, num_tokens = admission.slot, len(admission.encoder_token_ids)
+        if (num_tokens > 0) != (self.config.decoder_start_token_id is not None):
+            self._violated(f"slot {slot} is admitted with {num_tokens} tokens for an encoder")
+        if num_tokens > self.max_total_tokens:
+            self._violated(f"slot {slot}: the encoder's {num_tokens} tokens are too many")
+        if len(admission.encoder_block_ids) != -(-num_tokens // self.block_size):
+            self._violated(f"slot {slot}: blocks for {num_tokens} tokens of the encoder")
+        if num_tokens and admission.prompt_logprobs:
+            self._violated(f"slot {slot}: log-probabilities of a start token")
 
     def _check_step(self, work_slots: list[int], work_num_tokens: list[int]) -> None:
         """Everything a step may do wrong, before anything is written; then write."""
+        self._encode(work_slots, sum(work_num_tokens))
         if not work_slots:
             self._violated("a step without work")
         if len(set(work_slots)) != len(work_slots):
@@ -266,8 +294,10 @@ class ShardModel:
             self._check_context(slot_id, num_tokens)
         holders: dict[int, int] = {}
         for slot in self._slots.values():
-            for block in slot.block_table:
+            for block in [*slot.block_table, *slot.encoder_table]:
                 holders[block] = holders.get(block, 0) + 1
+            if any(holders[block] > 1 for block in slot.encoder_table):
+                self._violated("a block of an encoder is shared")
         for slot_id, num_tokens in zip(work_slots, work_num_tokens, strict=True):
             slot = self._slots[slot_id]
             for position in range(slot.num_computed, slot.num_computed + num_tokens):
@@ -275,6 +305,24 @@ class ShardModel:
                 if holders[block] > 1:
                     self._violated(f"slot {slot_id} writes into shared block {block}")
                 self._cache[block, position % self.block_size] = slot.chain[position]
+
+    def _encode(self, work_slots: list[int], num_tokens: int) -> None:
+        """The encoders of this step's new sequences, all of which must have work in it."""
+        new = {slot_id for slot_id, slot in self._slots.items() if not slot.is_encoded}
+        if not new <= set(work_slots):
+            self._violated(f"slots {new - set(work_slots)} are admitted without work")
+        reading = [self._slots[slot_id] for slot_id in new]
+        num_read = sum(len(slot.encoder_chain) for slot in reading)
+        if (
+            sum(1 for slot in reading if slot.encoder_chain) > 1
+            and num_read + num_tokens > self.max_step_tokens
+        ):
+            self._violated(f"encoders of {num_read} tokens in a step of {self.max_step_tokens}")
+        for slot in reading:
+            slot.is_encoded = True
+            for position, chain in enumerate(slot.encoder_chain):
+                block = slot.encoder_table[position // self.block_size]
+                self._cache[block, position % self.block_size] = chain
 
     def _check_context(self, slot_id: int, num_tokens: int) -> None:
         """The work fits the sequence and its blocks, and the blocks hold what it reads."""
@@ -292,6 +340,15 @@ class ShardModel:
         for block in slot.block_table:
             if not 0 < block < self.num_blocks:
                 self._violated(f"slot {slot_id}: block {block} is out of range")
+        for block in slot.encoder_table:
+            if not 0 < block < self.num_blocks:
+                self._violated(f"slot {slot_id}: the encoder's block {block} is out of range")
+        for position, chain in enumerate(slot.encoder_chain):
+            block = slot.encoder_table[position // self.block_size]
+            if self._cache.get((block, position % self.block_size)) != chain:
+                slot.is_lost = True
+                if not is_after_failure:
+                    self._violated(f"slot {slot_id}: what its encoder read is gone")
         for position in range(slot.num_computed):
             place = (slot.block_table[position // self.block_size], position % self.block_size)
             if self._cache.get(place) != slot.chain[position]:

@@ -26,6 +26,9 @@ class RequestLimits:
     prefill_logprobs: bool
     # Token ids lie in [0, vocab_size).
     vocab_size: int
+    # What the decoder of an encoder-decoder begins with; its encoder reads the prompt. None for all
+    # other models.
+    decoder_start_token_id: int | None = None
 
 
 def check_stop_sequences(stop: list[str], limits: RequestLimits) -> None:

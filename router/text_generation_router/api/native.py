@@ -36,6 +36,8 @@ class NativeGeneration:
     """A validated request: one generation for each candidate."""
 
     prompt: Prompt
+    # Tokens that `prefill` shows: the prompt's, or an encoder-decoder's start token.
+    prefill_ids: tuple[int, ...]
     requests: tuple[GenerationRequest, ...]
     # Text to put before the output: the untruncated prompt, or nothing.
     text_before: str
@@ -81,8 +83,10 @@ async def prepare(
 
     prompt = Prompt(text=body.inputs, token_ids=tuple(token_ids))
     full_text = parameters.return_full_text
+    start = limits.decoder_start_token_id
     return NativeGeneration(
         prompt=prompt,
+        prefill_ids=prompt.token_ids if start is None else (start,),
         requests=tuple(
             _request(parameters, prompt, max_new_tokens, limits, grammar)
             for _ in range(num_candidates)
@@ -109,9 +113,14 @@ def _request(
         keep_stop_sequence=True,
         ignore_eos=parameters.ignore_eos,
         top_n_tokens=parameters.top_n_tokens or 0,
-        prompt_logprobs=parameters.decoder_input_details and limits.prefill_logprobs,
+        prompt_logprobs=parameters.decoder_input_details and _shows_prefill(limits),
         grammar=grammar,
     )
+
+
+def _shows_prefill(limits: RequestLimits) -> bool:
+    """The start token of an encoder-decoder is always told: it costs nothing to compute."""
+    return limits.prefill_logprobs or limits.decoder_start_token_id is not None
 
 
 def _check_parameters(

@@ -122,7 +122,7 @@ def _prefill(
     values = [None, *(shortest_float32(value) for value in logprobs)]
     return [
         PrefillToken(token_id, token_text(token_id), value)
-        for token_id, value in zip(wanted.prompt.token_ids, values, strict=True)
+        for token_id, value in zip(wanted.prefill_ids, values, strict=True)
     ]
 
 

@@ -28,8 +28,8 @@ class Detokenizer(Protocol):
         """Text that became certain with this token, special tokens included."""
 
 
-def new_detokenizer(vocabulary: Vocabulary, prompt_ids: Sequence[int]) -> Detokenizer:
-    """A detokenizer for what follows a prompt."""
+def new_detokenizer(vocabulary: Vocabulary, prompt_ids: Sequence[int] | None) -> Detokenizer:
+    """A detokenizer for what follows a prompt; None: the text begins with the first token."""
     if vocabulary.is_byte_level:
         return ByteLevelDetokenizer(vocabulary)
     return WindowDetokenizer(vocabulary, prompt_ids)
@@ -70,11 +70,10 @@ class WindowDetokenizer:
     The window begins where a piece began, never inside of a character.
     """
 
-    def __init__(self, vocabulary: Vocabulary, prompt_ids: Sequence[int]) -> None:
+    def __init__(self, vocabulary: Vocabulary, prompt_ids: Sequence[int] | None) -> None:
         self._vocabulary = vocabulary
-        self._pieces: deque[list[int]] = deque(
-            [_context(vocabulary, prompt_ids)], maxlen=_NUM_CONTEXT_PIECES
-        )
+        context = [] if prompt_ids is None else _context(vocabulary, prompt_ids)
+        self._pieces: deque[list[int]] = deque([context], maxlen=_NUM_CONTEXT_PIECES)
         self._before = self._pieces[0]
         self._text_before = vocabulary.decode(self._before)
         self._unfinished: list[int] = []

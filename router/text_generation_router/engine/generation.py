@@ -53,7 +53,8 @@ class Generation:
         self.num_tokens = 0
         self._vocabulary = vocabulary
         self._special_texts = vocabulary.special_texts
-        self._detokenizer = new_detokenizer(vocabulary, request.prompt_ids)
+        is_decoder = not sequence.encoder_ids
+        self._detokenizer = new_detokenizer(vocabulary, request.prompt_ids if is_decoder else None)
         self._stop_checker = (
             StopChecker(request.stop_sequences, keep=request.keep_stop_sequence)
             if any(request.stop_sequences)
@@ -62,7 +63,7 @@ class Generation:
         # The output so far without special tokens.
         self._text_parts: list[str] = []
         self._prompt_logprobs: list[float] | None = (
-            [float("nan")] * (len(request.prompt_ids) - 1) if request.prompt_logprobs else None
+            [float("nan")] * (sequence.num_prompt_tokens - 1) if request.prompt_logprobs else None
         )
         self._first_token_at: float | None = None
 
@@ -144,7 +145,7 @@ class Generation:
         return Finished(
             reason=reason,
             generated_text="".join(self._text_parts),
-            num_prompt_tokens=sequence.num_prompt_tokens,
+            num_prompt_tokens=sequence.num_input_tokens,
             num_cached_tokens=sequence.num_cached_tokens,
             num_generated_tokens=self.num_tokens,
             prompt_logprobs=self._prompt_logprobs,

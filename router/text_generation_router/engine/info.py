@@ -7,7 +7,7 @@ from text_generation_proto import shard_pb2
 
 from text_generation_router.config import RouterConfig
 from text_generation_router.scheduler.cost_model import CostSample
-from text_generation_router.scheduler.limits import SchedulerLimits
+from text_generation_router.scheduler.limits import SchedulerLimits, sequence_capacity
 
 _DEFAULT_MAX_STEP_TOKENS = 4096
 
@@ -94,6 +94,14 @@ class EngineInfo:
     weight_bytes: int
     # Why grammars cannot be enforced; empty if they can.
     grammar_refusal: str
+    # What the decoder of an encoder-decoder begins with; its encoder reads the prompt. None for all
+    # other models.
+    decoder_start_token_id: int | None = None
+
+    @property
+    def num_tables(self) -> int:
+        """Block tables of a sequence."""
+        return 1 if self.decoder_start_token_id is None else 2
 
     @property
     def max_batch_total_tokens(self) -> int:
@@ -134,7 +142,10 @@ def engine_info(
             f"the shards use blocks of {warmup.block_size} tokens, "
             f"--block-size asks for {config.block_size}"
         )
-    capacity = (warmup.num_blocks - 1) * warmup.block_size
+    decoder_start = _decoder_start(info)
+    capacity = sequence_capacity(
+        warmup.num_blocks, warmup.block_size, 1 if decoder_start is None else 2
+    )
     if config.max_total_tokens is not None and config.max_total_tokens > capacity:
         raise EngineStartError(
             f"--max-total-tokens ({config.max_total_tokens}) does not fit: the cache holds "
@@ -165,7 +176,12 @@ def engine_info(
         cache_bytes=warmup.cache_bytes,
         weight_bytes=warmup.weight_bytes,
         grammar_refusal=_grammar_refusal(config, warmup, eos_token_ids),
+        decoder_start_token_id=decoder_start,
     )
+
+
+def _decoder_start(info: shard_pb2.InfoResponse) -> int | None:
+    return info.decoder_start_token_id if info.HasField("decoder_start_token_id") else None
 
 
 def _grammar_refusal(
@@ -185,6 +201,7 @@ def scheduler_limits(config: EngineConfig, info: EngineInfo) -> SchedulerLimits:
         max_total_tokens=info.max_total_tokens,
         num_blocks=info.num_blocks,
         block_size=info.block_size,
+        num_tables=info.num_tables,
         target_step_ms=config.target_step_ms,
     )
 

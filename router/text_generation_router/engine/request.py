@@ -91,7 +91,8 @@ class Finished:
     num_prompt_tokens: int
     num_cached_tokens: int
     num_generated_tokens: int
-    # One per prompt token but the first; None unless asked for.
+    # One per prompt token but the first; None unless asked for. The prompt of an encoder-decoder's
+    # decoder is its start token alone, so there are none.
     prompt_logprobs: list[float] | None
     # From submission to the first step that computed it, and from there to the end.
     queue_time: float

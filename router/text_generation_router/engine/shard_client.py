@@ -27,6 +27,8 @@ _CHANNEL_OPTIONS = (
     ("grpc.max_reconnect_backoff_ms", 500),
 )
 _HEALTH_TIMEOUT = 2.0
+# What the ranks of one model must say alike.
+_EQUAL_FACTS = ("model_type", "dtype", "device_type", "vocab_size", "decoder_start_token_id")
 
 MessageT = TypeVar("MessageT")
 
@@ -231,7 +233,7 @@ class ShardGroup:
                     f"the shard at {rank.uds_path} is rank {info.rank} of {info.world_size}, "
                     f"expected rank {index} of {len(infos)}"
                 )
-            for name in ("model_type", "dtype", "device_type", "vocab_size"):
+            for name in _EQUAL_FACTS:
                 ours, theirs = getattr(infos[0], name), getattr(info, name)
                 if ours != theirs:
                     raise ShardUnavailableError(

@@ -69,6 +69,8 @@ def _admission(admission: Admission, request: GenerationRequest) -> shard_pb2.Ad
         top_n_tokens=request.top_n_tokens,
         prompt_logprobs=admission.prompt_logprobs,
         grammar=request.grammar,
+        encoder_token_ids=admission.sequence.encoder_ids,
+        encoder_block_ids=admission.encoder_block_ids,
     )
 
 

@@ -16,6 +16,8 @@ class SchedulerLimits:
     # Blocks of the cache, the scrap block included.
     num_blocks: int
     block_size: int
+    # Block tables of a sequence: an encoder-decoder has a second one, of what its encoder read.
+    num_tables: int = 1
     # Time that a step should take while somebody waits for a next token.
     target_step_ms: float
 
@@ -25,9 +27,16 @@ class SchedulerLimits:
                 f"max_step_tokens ({self.max_step_tokens}) must hold a decode of every slot and a "
                 f"block of prompt: at least {self.max_slots + self.block_size}"
             )
-        capacity = (self.num_blocks - 1) * self.block_size
+        capacity = sequence_capacity(self.num_blocks, self.block_size, self.num_tables)
         if self.max_total_tokens > capacity:
             raise ValueError(
                 f"max_total_tokens ({self.max_total_tokens}) does not fit into a cache of "
                 f"{capacity} tokens"
             )
+
+
+def sequence_capacity(num_blocks: int, block_size: int, num_tables: int) -> int:
+    """Tokens of a sequence that fits into a cache for certain, however they are spread over its
+    block tables: the last block of each may be all but empty. One block is scrap.
+    """
+    return max(0, num_blocks - num_tables) * block_size

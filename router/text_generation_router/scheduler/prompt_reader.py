@@ -54,7 +54,7 @@ class PromptReader:
         if sequence.num_emitted_tokens:
             sequence.needs_prompt_logprobs = False  # they came with the first token
         num_cached = len(self._find_prefix(sequence).blocks) * self._limits.block_size
-        sequence.deadline = self._deadline(sequence, sequence.num_known_tokens - num_cached)
+        sequence.deadline = self._deadline(sequence, sequence.num_unread_tokens - num_cached)
         self._queue.push(sequence)
 
     def reading_seconds(self, num_tokens: int, num_decodes: int) -> float:
@@ -89,13 +89,15 @@ class PromptReader:
                     continue
                 self.is_blocked = not self._fits(first, prefix)
                 num_found = len(prefix.blocks) * self._limits.block_size
-                num_tokens = self._chunk(first.num_known_tokens, num_found, budget)
+                room = self._room(first, budget, plan)
+                num_tokens = self._chunk(first.num_known_tokens, num_found, room)
                 if self.is_blocked or num_tokens == 0:
                     is_admitting = False
                     continue
                 sequence = first
                 self._admit(sequence, prefix, plan, now)
                 num_cached += num_found
+                budget -= len(sequence.encoder_ids)
             else:
                 break
             if num_tokens > 0:
@@ -114,6 +116,15 @@ class PromptReader:
         target_ms = limits.target_step_ms * (1.0 if num_decodes else _IDLE_FACTOR)
         tokens = self._cost_model.prefill_tokens_within(target_ms, num_decodes)
         return room if tokens is None else min(room, max(tokens, limits.block_size))
+
+    def _room(self, sequence: Sequence, budget: int, plan: StepPlan) -> int:
+        """What of the budget is left to a new sequence when its encoder has read its part. An
+        encoder reads at one go: where it needs more than there is, it is a step's only prompt.
+        """
+        room = budget - len(sequence.encoder_ids)
+        if sequence.encoder_ids and not plan.num_prefill_tokens:
+            room = max(room, self._limits.block_size)
+        return max(room, 0)
 
     def _deadline(self, sequence: Sequence, num_unread: int) -> float:
         seconds = self._cost_model.cost.per_prefill_token * num_unread / 1000
@@ -144,6 +155,7 @@ class PromptReader:
             return False
         cache = residents.cache
         own = residents.blocks_for(sequence.num_known_tokens) - len(prefix.blocks)
+        own += residents.blocks_for(len(sequence.encoder_ids))
         woken = sum(cache.is_idle(block) for block in prefix.blocks)
         others = residents.num_promised_blocks + len(residents)
         return own + woken + others <= cache.num_available
@@ -152,6 +164,7 @@ class PromptReader:
         self._queue.pop()
         self._residents.enter(sequence, prefix.blocks, now)
         assert sequence.slot is not None
+        plan.num_prefill_tokens += len(sequence.encoder_ids)
         plan.admissions.append(
             Admission(
                 sequence=sequence,
@@ -160,6 +173,7 @@ class PromptReader:
                 num_emitted=sequence.num_emitted_tokens,
                 num_cached_tokens=sequence.num_computed_tokens,
                 block_ids=prefix.blocks,
+                encoder_block_ids=list(sequence.encoder_table),
                 prompt_logprobs=sequence.needs_prompt_logprobs,
             )
         )

@@ -40,7 +40,7 @@ class WaitingQueue:
     def push(self, sequence: Sequence) -> None:
         heapq.heappush(self._heap, (sequence.deadline, sequence.sequence_id, sequence))
         self._num_waiting += 1
-        self._num_tokens += sequence.num_remaining_tokens
+        self._num_tokens += sequence.num_unread_tokens
 
     def peek(self) -> Sequence | None:
         """The first sequence that still waits."""
@@ -57,7 +57,7 @@ class WaitingQueue:
     def forget(self, sequence: Sequence) -> None:
         """Stop counting a waiting sequence that is about to end."""
         self._num_waiting -= 1
-        self._num_tokens -= sequence.num_remaining_tokens
+        self._num_tokens -= sequence.num_unread_tokens
 
     def sequences(self) -> list[Sequence]:
         """All that wait, in no order."""
@@ -67,4 +67,4 @@ class WaitingQueue:
         waiting = self.sequences()
         assert len({sequence.sequence_id for sequence in waiting}) == len(waiting), "queued twice"
         assert len(waiting) == self._num_waiting
-        assert sum(sequence.num_remaining_tokens for sequence in waiting) == self._num_tokens
+        assert sum(sequence.num_unread_tokens for sequence in waiting) == self._num_tokens

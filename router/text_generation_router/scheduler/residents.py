@@ -1,9 +1,10 @@
 """The sequences that hold a slot, with their slots and blocks.
 
 Order of effects, on the way in: blocks found in the prefix cache are referenced, a slot is taken,
-the sequence is listed. On the way out, the same in `leave`, which every way out passes: unlisted,
-blocks released, slot put on the list that the next step retires and at once free again. Retirements
-come before admissions within a step, so a slot may be retired and given anew by the same step.
+then the encoder's blocks, the sequence is listed. On the way out, the same in `leave`, which every
+way out passes: unlisted, blocks released, slot put on the list that the next step retires and at
+once free again. Retirements come before admissions within a step, so a slot may be retired and
+given anew by the same step.
 """
 
 import heapq
@@ -49,11 +50,15 @@ class Residents:
         return retired
 
     def enter(self, sequence: Sequence, cached_blocks: list[int], now: float) -> None:
-        """Give a waiting sequence a slot, its prefix in cached blocks."""
+        """Give a waiting sequence a slot, its prefix in cached blocks, and blocks for all that its
+        encoder reads. There must be enough.
+        """
         self.cache.take(cached_blocks)
         sequence.move_to(SequenceState.RUNNING)
         sequence.slot = heapq.heappop(self._free_slots)
         sequence.block_table = list(cached_blocks)
+        num_encoder_blocks = self.blocks_for(len(sequence.encoder_ids))
+        sequence.encoder_table = self.cache.allocate(num_encoder_blocks)
         sequence.num_named_blocks = len(cached_blocks)
         sequence.num_computed_tokens = len(cached_blocks) * self.block_size
         sequence.admitted_at = now
@@ -84,10 +89,12 @@ class Residents:
         if self.decoding.pop(sequence.sequence_id, None) is None:
             del self.prefilling[sequence.sequence_id]
         self.cache.release(sequence.block_table)
+        self.cache.release(sequence.encoder_table)
         self._retired_slots.append(sequence.slot)
         heapq.heappush(self._free_slots, sequence.slot)
         sequence.slot = None
         sequence.block_table = []
+        sequence.encoder_table = []
         sequence.num_named_blocks = 0
         sequence.num_computed_tokens = 0
 
@@ -101,7 +108,9 @@ class Residents:
     def check_integrity(self) -> None:
         """Raise AssertionError unless slots, blocks and counts agree."""
         residents = [*self.decoding.values(), *self.prefilling.values()]
-        self.cache.check_integrity([sequence.block_table for sequence in residents])
+        self.cache.check_integrity(
+            [*sequence.block_table, *sequence.encoder_table] for sequence in residents
+        )
         slots = [sequence.slot for sequence in residents if sequence.slot is not None]
         assert len(slots) == len(residents)
         assert sorted([*slots, *self._free_slots]) == list(range(self.max_slots)), "slots leaked"
@@ -111,8 +120,11 @@ class Residents:
             capacity = len(sequence.block_table) * self.block_size
             assert sequence.num_computed_tokens <= capacity
             assert sequence.num_known_tokens <= sequence.max_known_tokens
-            # Blocks that it still writes into belong to it alone.
+            num_encoder_blocks = self.blocks_for(len(sequence.encoder_ids))
+            assert len(sequence.encoder_table) == num_encoder_blocks
+            # Blocks that it still writes into belong to it alone, and so do its encoder's.
             own = sequence.block_table[sequence.num_computed_tokens // self.block_size :]
+            own = [*own, *sequence.encoder_table]
             assert writable.isdisjoint(own), "two sequences write into one block"
             writable.update(own)
         for sequence in self.decoding.values():

@@ -103,13 +103,15 @@ class Scheduler:
 
     def submit(self, sequence: Sequence) -> None:
         """Queue a new sequence. Raises ValueError if it could never fit."""
-        if sequence.max_known_tokens > self.limits.max_total_tokens:
+        if sequence.max_total_tokens > self.limits.max_total_tokens:
             raise ValueError(
-                f"sequence {sequence.sequence_id} may grow to {sequence.max_known_tokens} tokens, "
+                f"sequence {sequence.sequence_id} may grow to {sequence.max_total_tokens} tokens, "
                 f"max_total_tokens is {self.limits.max_total_tokens}"
             )
         if sequence.num_prompt_tokens < 1 or sequence.max_new_tokens < 1:
             raise ValueError("a sequence needs a prompt token and a new token at least")
+        if (len(sequence.encoder_ids) > 0) != (self.limits.num_tables == 2):
+            raise ValueError("an encoder-decoder's sequence, and only one, has encoder_ids")
         assert sequence.sequence_id not in self._sequences
         self._sequences[sequence.sequence_id] = sequence
         self._reader.enqueue(sequence)
@@ -172,14 +174,14 @@ class Scheduler:
         failed: list[FailedSequence] = []
         for sequence in list(self._sequences.values()):
             sequence.restart()
-            if sequence.max_known_tokens <= limits.max_total_tokens:
+            if sequence.max_total_tokens <= limits.max_total_tokens:
                 self._reader.enqueue(sequence)
                 continue
             sequence.move_to(SequenceState.ENDED)
             sequence.ending = Ending.FAILED
             del self._sequences[sequence.sequence_id]
             message = (
-                f"the request may grow to {sequence.max_known_tokens} tokens; the restarted "
+                f"the request may grow to {sequence.max_total_tokens} tokens; the restarted "
                 f"shards serve {limits.max_total_tokens}"
             )
             failed.append(FailedSequence(sequence, message))

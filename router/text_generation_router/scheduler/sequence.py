@@ -11,6 +11,9 @@ A token is *known* once a planned step samples it, though its id may still be on
     computed       |----------- num_computed_tokens (keys and values) ---|
 
 `num_computed_tokens` counts what the steps sent so far will have computed when they have run.
+
+All this is about the decoder. What the encoder of an encoder-decoder reads is `encoder_ids`: it is
+read whole by the step that admits the sequence, into blocks of a table of their own.
 """
 
 import enum
@@ -75,6 +78,8 @@ class Sequence:
     needs_prompt_logprobs: bool = False
     # Sequences share cached blocks only with sequences of the same salt.
     salt: bytes = b""
+    # What the encoder of an encoder-decoder reads; empty for all other models.
+    encoder_ids: tuple[int, ...] = ()
     # Seconds on the caller's clock.
     arrived_at: float
 
@@ -82,6 +87,7 @@ class Sequence:
     ending: Ending | None = None
     slot: int | None = None
     block_table: list[int] = field(default_factory=list)
+    encoder_table: list[int] = field(default_factory=list)
     num_computed_tokens: int = 0
     # Prompt tokens found in the prefix cache when it was first admitted.
     num_cached_tokens: int = 0
@@ -107,6 +113,16 @@ class Sequence:
         self.max_known_tokens = self.num_prompt_tokens + self.max_new_tokens
 
     @property
+    def num_input_tokens(self) -> int:
+        """Tokens of the prompt as a client knows it: the encoder's where there is one."""
+        return len(self.encoder_ids) or self.num_prompt_tokens
+
+    @property
+    def max_total_tokens(self) -> int:
+        """What it may grow to, as the limit of this name counts: input and output."""
+        return self.num_input_tokens + self.max_new_tokens
+
+    @property
     def num_pending_tokens(self) -> int:
         """Tokens that planned steps sample and whose ids have not arrived."""
         return self.num_known_tokens - len(self.token_ids)
@@ -119,6 +135,11 @@ class Sequence:
     def num_remaining_tokens(self) -> int:
         """Known tokens that no planned step computes yet."""
         return self.num_known_tokens - self.num_computed_tokens
+
+    @property
+    def num_unread_tokens(self) -> int:
+        """The same, and before it is admitted what its encoder has to read."""
+        return self.num_remaining_tokens + (len(self.encoder_ids) if self.slot is None else 0)
 
     def move_to(self, state: SequenceState) -> None:
         """Change state; raises `IllegalMoveError` naming both if the table has no such move."""
@@ -136,6 +157,7 @@ class Sequence:
             self.move_to(SequenceState.WAITING)
         self.slot = None
         self.block_table = []
+        self.encoder_table = []
         self.block_names = []
         self.num_computed_tokens = 0
         self.num_named_blocks = 0
@@ -143,13 +165,14 @@ class Sequence:
 
     def block_name(self, index: int, block_size: int) -> bytes:
         """Name of its full block `index`: a hash chained over (parent block, token ids), rooted in
-        the salt. Equal names mean equal tokens from the first on (BLAKE2b, 128 bits).
+        the salt and what the encoder reads, for a decoder's keys and values depend on it. Equal
+        names mean equal tokens from the first on (BLAKE2b, 128 bits).
 
         The block's token ids must be known on the host.
         """
         names = self.block_names
         while len(names) <= index:
-            parent = names[-1] if names else b"salt:" + self.salt
+            parent = names[-1] if names else self._root_name()
             start = len(names) * block_size
             tokens = self.token_ids[start : start + block_size]
             assert len(tokens) == block_size, "a name needs a full block of known token ids"
@@ -157,3 +180,7 @@ class Sequence:
                 hashlib.blake2b(parent + array("I", tokens).tobytes(), digest_size=16).digest()
             )
         return names[index]
+
+    def _root_name(self) -> bytes:
+        encoder = array("I", self.encoder_ids).tobytes()
+        return b"salt:" + self.salt + hashlib.blake2b(encoder, digest_size=16).digest()

@@ -18,6 +18,8 @@ class Admission:
     # Tokens whose keys and values lie in the blocks already.
     num_cached_tokens: int
     block_ids: list[int]
+    # Where the keys and values of what its encoder reads go.
+    encoder_block_ids: list[int]
     prompt_logprobs: bool
 
 
@@ -39,6 +41,7 @@ class StepPlan:
     sequences: list[Sequence] = field(default_factory=list)
     sampling: list[Sequence] = field(default_factory=list)
     num_decodes: int = 0
+    # Tokens of prompts, those that encoders read included.
     num_prefill_tokens: int = 0
     # Blocks that this step fills and that were named for it: (block, name).
     named_blocks: list[tuple[int, bytes]] = field(default_factory=list)

@@ -123,6 +123,15 @@ async def test_prompt_logprobs_need_the_flag(tokenizer: TokenizerPool) -> None:
     assert not wanted.requests[0].prompt_logprobs
 
 
+async def test_an_encoder_decoder_always_tells_its_start_token(tokenizer: TokenizerPool) -> None:
+    limits = {"decoder_start_token_id": 7}
+    wanted = await prepare(tokenizer, {"decoder_input_details": True}, limits=limits)
+    assert wanted.requests[0].prompt_logprobs
+    assert wanted.prefill_ids == (7,)
+    assert len(wanted.requests[0].prompt_ids) == 6, "what the encoder reads"
+    assert not (await prepare(tokenizer, {}, limits=limits)).requests[0].prompt_logprobs
+
+
 async def test_candidates_have_seeds_of_their_own(tokenizer: TokenizerPool) -> None:
     wanted = await prepare(tokenizer, {"best_of": 2, "do_sample": True})
     assert len({request.sampling.seed for request in wanted.requests}) == 2

@@ -160,6 +160,18 @@ def test_the_space_before_the_first_word_is_kept(kind):
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
+@given(text=TEXT)
+def test_the_output_of_an_encoder_decoder_begins_a_text(kind, text):
+    """It continues nothing: no space before its first word."""
+    tokenizer = TOKENIZERS[kind]()
+    token_ids = tokenizer.encode(text, add_special_tokens=False).ids
+    decoded = tokenizer.decode(token_ids, skip_special_tokens=False)
+    streamed = "".join(stream(tokenizer, None, token_ids))
+    assert decoded.startswith(streamed)
+    assert set(decoded[len(streamed) :]) <= {"\ufffd"}
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
 def test_special_tokens_are_kept(kind):
     tokenizer = TOKENIZERS[kind]()
     end = tokenizer.token_to_id("</s>")

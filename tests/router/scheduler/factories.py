@@ -7,12 +7,15 @@ from text_generation_proto import shard_pb2
 from text_generation_router.engine.request import GenerationRequest, SamplingParameters
 from text_generation_router.engine.wire import StepReply, step_outcome, step_request
 from text_generation_router.scheduler.cost_model import CostModel, CostSample
-from text_generation_router.scheduler.limits import SchedulerLimits
+from text_generation_router.scheduler.limits import SchedulerLimits, sequence_capacity
 from text_generation_router.scheduler.scheduler import Scheduler
 from text_generation_router.scheduler.sequence import Ending, Sequence
 from text_generation_router.scheduler.step_plan import AppliedStep, FailedSequence, StepPlan
 
 from tests.fakes.shard_model import FakeShardConfig, ShardModel
+
+# What the decoders of encoder-decoders begin with.
+START = 0
 
 
 def make_limits(**changes) -> SchedulerLimits:
@@ -80,7 +83,7 @@ class World:
         """Another shard, perhaps with a smaller cache; what was sent is lost."""
         limits = self.limits
         num_blocks = max(3, limits.num_blocks - num_fewer_blocks)
-        capacity = (num_blocks - 1) * limits.block_size
+        capacity = sequence_capacity(num_blocks, limits.block_size, limits.num_tables)
         self.limits = replace(
             limits,
             num_blocks=num_blocks,
@@ -119,6 +122,10 @@ class World:
         self.scheduler.check_integrity()
         if plan is not None:
             assert sum(plan.work_num_tokens) <= self.limits.max_step_tokens
+            num_encoder = sum(len(entry.sequence.encoder_ids) for entry in plan.admissions)
+            assert plan.num_prefill_tokens + plan.num_decodes == (
+                sum(plan.work_num_tokens) + num_encoder
+            )
             self.plans.append(plan)
             self.sent.append(step_request(plan, self.requests.__getitem__))
         return plan
@@ -144,14 +151,20 @@ class World:
 
 
 def expected_output(
-    prompt, num_tokens, *, eos_token_ids=(), vocab_size=1000, **options
+    prompt, num_tokens, *, eos_token_ids=(), encoder_ids=(), vocab_size=1000, **options
 ) -> list[int]:
     """What the fake shard generates after a prompt, alone and in one piece."""
+    tables = {}
+    if encoder_ids:
+        tables = {"num_tables": 2}
+        options = {"decoder_start_token_id": START, **options}
     world = World(
-        make_limits(max_total_tokens=4096, num_blocks=2000, max_step_tokens=4096),
+        make_limits(max_total_tokens=4096, num_blocks=2000, max_step_tokens=4096, **tables),
         vocab_size=vocab_size,
         **options,
     )
-    sequence = world.add(prompt, num_tokens, eos_token_ids=frozenset(eos_token_ids))
+    sequence = world.add(
+        prompt, num_tokens, eos_token_ids=frozenset(eos_token_ids), encoder_ids=tuple(encoder_ids)
+    )
     world.run()
     return sequence.token_ids[sequence.num_prompt_tokens :]

@@ -8,19 +8,21 @@ that they would have got alone.
 from hypothesis import HealthCheck, event, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from text_generation_router.scheduler.limits import sequence_capacity
 from text_generation_router.scheduler.sequence import Ending, SequenceState
 
 from tests.fakes.shard_model import FakeFailure, _extend
-from tests.router.scheduler.factories import World, make_cost_model, make_limits
+from tests.router.scheduler.factories import START, World, make_cost_model, make_limits
 
 VOCAB_SIZE = 12
 EOS = 3
 
 
-def alone(prompt, num_tokens, eos_token_ids):
+def alone(sequence, prompt, eos_token_ids):
     """The fake shard's answer, computed directly."""
+    num_tokens = sequence.max_new_tokens
     chain, tokens = 0, []
-    for token_id in prompt:
+    for token_id in [*sequence.encoder_ids, *prompt]:
         chain = _extend(chain, token_id)
     while len(tokens) < num_tokens:
         token_id = (chain >> 20) % VOCAB_SIZE
@@ -33,6 +35,8 @@ def alone(prompt, num_tokens, eos_token_ids):
 
 class SchedulerMachine(RuleBasedStateMachine):
     """Requests, steps, answers, cancellations, failures and restarts in any order."""
+
+    is_encoder_decoder = False
 
     @initialize(
         num_blocks=st.integers(9, 40),
@@ -48,17 +52,20 @@ class SchedulerMachine(RuleBasedStateMachine):
     def start(
         self, num_blocks, max_slots, block_size, extra_step_tokens, per_prefill_token, failures
     ):
+        num_tables = 2 if self.is_encoder_decoder else 1
         limits = make_limits(
             num_blocks=num_blocks,
             max_slots=max_slots,
             block_size=block_size,
+            num_tables=num_tables,
             max_step_tokens=max_slots + block_size + extra_step_tokens,
-            max_total_tokens=min(48, (num_blocks - 1) * block_size),
+            max_total_tokens=min(48, sequence_capacity(num_blocks, block_size, num_tables)),
         )
         self.world = World(
             limits,
             make_cost_model(per_prefill_token=per_prefill_token, per_decode=0.2),
             vocab_size=VOCAB_SIZE,
+            decoder_start_token_id=START if self.is_encoder_decoder else None,
             failures={
                 step: FakeFailure(items=tuple(items), is_alone=is_alone)
                 for step, items, is_alone in failures
@@ -75,12 +82,17 @@ class SchedulerMachine(RuleBasedStateMachine):
         own = data.draw(st.integers(0, 3))
         shared = min(shared, num_prompt)
         prompt = [1] * shared + [own] * (num_prompt - shared)
+        settings = {}
+        if self.is_encoder_decoder:
+            settings, prompt = {"encoder_ids": tuple(prompt)}, [START]
+        else:
+            settings["needs_prompt_logprobs"] = data.draw(st.integers(0, 9)) == 0
         sequence = self.world.add(
             prompt,
             max_new_tokens,
             salt=salt,
             eos_token_ids=data.draw(st.sampled_from([frozenset(), frozenset({EOS})])),
-            needs_prompt_logprobs=data.draw(st.integers(0, 9)) == 0,
+            **settings,
         )
         self.prompts[sequence.sequence_id] = prompt
 
@@ -158,15 +170,22 @@ class SchedulerMachine(RuleBasedStateMachine):
         for sequence_id, sequence in self.world.sequences.items():
             prompt = self.prompts[sequence_id]
             told = sequence.token_ids[len(prompt) :]
-            expected = alone(prompt, sequence.max_new_tokens, sequence.eos_token_ids)
+            expected = alone(sequence, prompt, sequence.eos_token_ids)
             assert sequence.token_ids[: len(prompt)] == prompt
             assert told == expected[: len(told)]
             if sequence.ending in (Ending.LENGTH, Ending.EOS_TOKEN):
                 assert told == expected
 
 
+class EncoderDecoderMachine(SchedulerMachine):
+    """The same for an encoder-decoder: the prompts are what its encoder reads."""
+
+    is_encoder_decoder = True
+
+
 TestScheduler = SchedulerMachine.TestCase
-TestScheduler.settings = settings(
+TestEncoderDecoder = EncoderDecoderMachine.TestCase
+TestScheduler.settings = TestEncoderDecoder.settings = settings(
     max_examples=60,
     stateful_step_count=60,
     deadline=None,
