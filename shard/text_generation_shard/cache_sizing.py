@@ -38,6 +38,8 @@ class CacheBudget:
     # Size of the cache that was asked for; None: what fits.
     max_cache_tokens: int | None
     available_bytes: int
+    # Block tables of a sequence, each of which may end in a block that is all but empty.
+    num_tables: int = 1
 
     @classmethod
     def of_request(
@@ -60,6 +62,7 @@ class CacheBudget:
             is_total_fixed=request.max_total_tokens > 0,
             max_cache_tokens=request.max_cache_tokens or None,
             available_bytes=available_bytes,
+            num_tables=2 if model.config.is_encoder_decoder else 1,
         )
 
 
@@ -81,7 +84,7 @@ def size_cache(budget: CacheBudget, *, activation_bytes: int, ranks: RankGroup) 
             f"{_mib(room)} MiB ({fitting * budget.block_size} tokens)"
         )
     num_blocks = min(fitting, wanted)
-    held = (num_blocks - 1) * budget.block_size
+    held = (num_blocks - budget.num_tables) * budget.block_size
     if held < 1 or (budget.is_total_fixed and held < budget.max_total_tokens):
         raise CapacityError(
             f"a KV cache of {max(0, held)} tokens does not hold one sequence of "
@@ -102,6 +105,7 @@ def _wanted_blocks(budget: CacheBudget) -> int:
     if budget.max_cache_tokens is not None:
         return budget.max_cache_tokens // budget.block_size
     blocks_per_sequence = -(-budget.max_total_tokens // budget.block_size)
+    blocks_per_sequence += budget.num_tables - 1
     return budget.max_slots * blocks_per_sequence * (100 + _PREFIX_HEADROOM) // 100
 
 

@@ -230,6 +230,8 @@ def _rejection(refused: list[RefusedSequence]) -> StepRejectedError:
 
 
 def _out_of_memory(error: Exception, batch: ScheduledBatch) -> StepRejectedError:
-    largest = max(batch.items, key=lambda item: (item.num_tokens, item.end))
+    largest = max(
+        batch.items, key=lambda item: (item.num_tokens + item.num_encoder_tokens, item.end)
+    )
     reason = str(error).splitlines()[0]
     return StepRejectedError(f"out of memory: {reason}", slots=(largest.slot,))

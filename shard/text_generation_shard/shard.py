@@ -112,6 +112,7 @@ class Shard:
             max_position_embeddings=model.config.max_position_embeddings,
             world_size=self._ranks.world_size,
             rank=self._ranks.rank,
+            decoder_start_token_id=model.config.decoder_start_token_id,
         )
 
     @property

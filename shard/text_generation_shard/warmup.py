@@ -34,6 +34,8 @@ _MIN_SAMPLES = 3
 _PROBE_BLOCK = 1
 # Context of the decode rows that are measured, where the limits allow it.
 _DECODE_CONTEXT = 256
+# What encoders have read for decode rows: more for each of them would take most of the warmup.
+_ENCODER_CONTEXT = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +103,11 @@ class _Probe:
         self._request = request
         self._ranks = ranks
         self._spec = loaded.model.cache_spec
-        self._max_context = min(
-            budget.max_total_tokens, max(request.max_step_tokens, _DECODE_CONTEXT)
-        )
+        self._is_encoder_decoder = loaded.model.config.is_encoder_decoder
+        self._max_context = budget.max_total_tokens
+        if not self._is_encoder_decoder:  # an encoder's text is never cut
+            longest = max(request.max_step_tokens, _DECODE_CONTEXT)
+            self._max_context = min(budget.max_total_tokens, longest)
         size = CacheSize(
             num_blocks=_PROBE_BLOCK + 1,
             block_size=request.block_size,
@@ -128,11 +132,18 @@ class _Probe:
     def activation_bytes(self, steps: list[MeasuredStep]) -> int:
         """Memory that the worst step needs for a moment, extrapolated from the largest run."""
         largest = max(step.tokens for step in steps)
-        worst = max(self._request.max_step_tokens, self._request.max_slots)
+        worst = max(self._worst_tokens, self._request.max_slots)
         if self._spec.device.type == "cuda":
             reserved = torch.cuda.max_memory_reserved(self._spec.device)
             return reserved - torch.cuda.memory_allocated(self._spec.device)
         return self._peak.growth() * max(1, -(-worst // largest))
+
+    @property
+    def _worst_tokens(self) -> int:
+        """Tokens of the largest step: one encoder alone may read more than others together."""
+        if self._is_encoder_decoder:
+            return max(self._request.max_step_tokens, self._max_context)
+        return self._request.max_step_tokens
 
     def _plan(self) -> Iterator[tuple[int, int]]:
         """(tokens, decode rows) of the steps, ascending in tokens; the worst comes last."""
@@ -141,8 +152,8 @@ class _Probe:
         for tokens, decodes in sizes:
             if tokens < max_tokens and decodes <= max_slots:
                 yield tokens, decodes
-        decodes = min(max_slots, max_tokens) - 1
-        yield max_tokens, decodes
+        decodes = 0 if self._is_encoder_decoder else min(max_slots, max_tokens) - 1
+        yield self._worst_tokens, decodes
 
     def _is_budget_spent(self, samples: list[MeasuredStep], tokens: int, elapsed: float) -> bool:
         """Whether the next step would take too long; all ranks answer alike."""
@@ -153,27 +164,65 @@ class _Probe:
         return self._ranks.maximum(elapsed + predicted > _BUDGET_S) > 0
 
     def _run(self, tokens: int, decodes: int) -> float:
-        """One step of `decodes` decode rows and one chunk for the rest; milliseconds."""
-        context = min(_DECODE_CONTEXT, self._max_context)
-        lengths = [context] * decodes
-        chunk = min(tokens - decodes, self._max_context)
-        if chunk:
-            lengths.append(chunk)
-        self._num_steps += 1
-        request = pb.StepRequest(step=self._num_steps)
-        for slot, length in enumerate(lengths):
-            num_tokens = 1 if slot < decodes else length
-            request.admissions.append(self._admission(slot, length, length - num_tokens))
-            request.work_slots.append(slot)
-            request.work_num_tokens.append(num_tokens)
+        """One step of `decodes` decode rows and prompts for the rest; milliseconds."""
+        if self._is_encoder_decoder:
+            request = self._encoder_step(tokens, decodes)
+        else:
+            request = self._decoder_step(tokens, decodes)
         started = time.perf_counter()
         self._engine.step(request)
         milliseconds = (time.perf_counter() - started) * 1000
         self._engine.reset()
         return milliseconds
 
-    def _admission(self, slot: int, length: int, num_cached: int) -> pb.Admission:
-        num_blocks = -(-length // self._request.block_size)
+    def _decoder_step(self, tokens: int, decodes: int) -> pb.StepRequest:
+        """Decode rows, and one chunk for the rest."""
+        context = min(_DECODE_CONTEXT, self._max_context)
+        lengths = [context] * decodes
+        chunk = min(tokens - decodes, self._max_context)
+        if chunk:
+            lengths.append(chunk)
+        request = self._new_step()
+        for slot, length in enumerate(lengths):
+            num_tokens = 1 if slot < decodes else length
+            request.admissions.append(self._admission(slot, length, length - num_tokens))
+            request.work_slots.append(slot)
+            request.work_num_tokens.append(num_tokens)
+        return request
+
+    def _encoder_step(self, tokens: int, decodes: int) -> pb.StepRequest:
+        """Decode rows, whose encoders read in a step before, and encoders for the rest."""
+        context = min(_DECODE_CONTEXT, self._max_context)
+        read = min(_ENCODER_CONTEXT, self._max_context)
+        before, request = self._new_step(), self._new_step()
+        for slot in range(decodes):
+            num_known = max(1, context - 1)
+            before.admissions.append(self._admission(slot, num_known, num_known - 1, read))
+            for step in (before, request):
+                step.work_slots.append(slot)
+                step.work_num_tokens.append(1)
+        self._engine.step(before)
+        unread = tokens - decodes
+        for slot in range(decodes, self._request.max_slots):
+            if unread < 2:
+                break
+            read = min(unread - 1, self._max_context)
+            request.admissions.append(self._admission(slot, 1, 0, read))
+            request.work_slots.append(slot)
+            request.work_num_tokens.append(1)
+            unread -= read + 1
+        return request
+
+    def _new_step(self) -> pb.StepRequest:
+        self._num_steps += 1
+        return pb.StepRequest(step=self._num_steps)
+
+    def _admission(
+        self, slot: int, length: int, num_cached: int, num_encoder_tokens: int = 0
+    ) -> pb.Admission:
+        block_size = self._request.block_size
+        # One token more than is known has room.
+        num_blocks = -(-(length + 1) // block_size)
         sampling = pb.SamplingParameters(temperature=1, top_p=1, typical_p=1, repetition_penalty=1)
         return pb.Admission(
             slot=slot,
@@ -181,6 +230,8 @@ class _Probe:
             num_cached_tokens=num_cached,
             block_ids=[_PROBE_BLOCK] * num_blocks,
             sampling=sampling,
+            encoder_token_ids=[0] * num_encoder_tokens,
+            encoder_block_ids=[_PROBE_BLOCK] * -(-num_encoder_tokens // block_size),
         )
 
 
@@ -200,6 +251,7 @@ def make_engine(
         block_size=size.block_size,
         vocab_size=model.config.vocab_size,
         sliding_windows=model.config.sliding_windows,
+        is_encoder_decoder=model.config.is_encoder_decoder,
     )
     cache = KVCache.allocate(
         model.cache_spec,

@@ -14,6 +14,9 @@ BLOCK_SIZE = 4
 HEAD_DIM = 8
 SOFT_CAP = 1.5
 SLOPES = torch.tensor([0.5, 0.1, 0.02, 0.3])
+DISTANCE_BIAS = torch.tensor(
+    [[0.3, -1.0, 2.0], [0.0, 0.5, -0.7], [1.0, 0.2, 0.1], [-2.0, 1.5, 0.4]]
+)
 
 
 def attend(query: Tensor, keys: Tensor, values: Tensor, window: Window, kind: str) -> Tensor:
@@ -31,6 +34,9 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, window: Window, kind: st
                 scores = (scores / SOFT_CAP).tanh() * SOFT_CAP
             elif kind == "alibi":
                 scores += SLOPES[head] * (torch.arange(first, position + 1) - position)
+            elif kind == "distance_bias":
+                distances = position - torch.arange(first, position + 1)
+                scores += DISTANCE_BIAS[head, distances.clamp(max=2)]
             weights = scores.softmax(0)
             output[token, head] = weights @ values[first : position + 1, kv]
     return output
@@ -48,7 +54,8 @@ def _first(window: Window, position: int) -> int:
     heads=st.sampled_from([(2, 1), (4, 2), (3, 3)]),
     latent_dim=st.sampled_from([None, None, 5]),
     window=st.sampled_from([None, 1, 5, AttentionChunk(1), AttentionChunk(6)]),
-    kind=st.sampled_from(["plain", "soft_cap", "alibi"]),
+    kind=st.sampled_from(["plain", "soft_cap", "alibi", "distance_bias"]),
+    is_sorted=st.booleans(),
     is_native=st.booleans(),
     seed=st.integers(0, 1000),
 )
@@ -58,6 +65,7 @@ def test_any_mixture(
     latent_dim: int | None,
     window: Window,
     kind: str,
+    is_sorted: bool,
     is_native: bool,
     seed: int,
 ) -> None:
@@ -67,7 +75,7 @@ def test_any_mixture(
             patch.setattr(library, "operators", lambda: None)
         patch.setattr(module, "MAX_GROUP_TOKENS", 20)
         patch.setattr(module, "_TILE_ROWS", 5)
-        check_mixture(requests, heads, latent_dim, window, kind, seed)
+        check_mixture(requests, heads, latent_dim, window, kind, is_sorted, seed)
 
 
 def check_mixture(
@@ -76,11 +84,14 @@ def check_mixture(
     latent_dim: int | None,
     window: Window,
     kind: str,
+    is_sorted: bool,
     seed: int,
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     num_heads, num_kv_heads = heads
-    decodes = sorted(before + 1 for length, before in requests if length == 1)
+    decodes = [before + 1 for length, before in requests if length == 1]
+    if is_sorted:
+        decodes.sort()
     chunks = [(length, length + before) for length, before in requests if length > 1]
     geometry = [(1, context) for context in decodes] + chunks
     max_blocks = -(-26 // BLOCK_SIZE)
@@ -127,6 +138,7 @@ def check_mixture(
         scale=HEAD_DIM**-0.5,
         soft_cap=SOFT_CAP if kind == "soft_cap" else None,
         alibi_slopes=SLOPES[:num_heads] if kind == "alibi" else None,
+        distance_bias=DISTANCE_BIAS[:num_heads] if kind == "distance_bias" else None,
     )
     row = 0
     for (length, _), (own_keys, own_values) in zip(geometry, contexts, strict=True):

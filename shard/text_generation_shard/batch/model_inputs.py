@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from text_generation_shard.batch.encoder_slots import EncoderInputs
 from text_generation_shard.ops.attention_window import Window
 from text_generation_shard.ops.paged_attention import AttentionPlan
 
@@ -15,7 +16,8 @@ class ModelInputs:
 
     token_ids: [tokens], int32; positions: [tokens], int64, index in the sequence; slot_mapping:
     [tokens], int64, place in the flattened cache where the token's key and value go; attention: a
-    plan for each window of the model; max_total_tokens: longest sequence that is served.
+    plan for each window of the model; max_total_tokens: longest sequence that is served; encoder:
+    of encoder-decoders, whose decoder all the rest is about.
     """
 
     token_ids: Tensor
@@ -23,3 +25,4 @@ class ModelInputs:
     slot_mapping: Tensor
     attention: Mapping[Window, AttentionPlan]
     max_total_tokens: int
+    encoder: EncoderInputs | None = None

@@ -16,6 +16,8 @@ class WorkItem:
     num_tokens: int
     # Whether the item reaches the last known token, so that the next one is sampled.
     is_sampled: bool
+    # What the sequence's encoder reads before, if this is its first item.
+    num_encoder_tokens: int = 0
 
     @property
     def end(self) -> int:

@@ -22,6 +22,7 @@ from text_generation_proto import shard_pb2 as pb
 from torch import Tensor
 
 from text_generation_shard.batch.block_tables import BlockTables
+from text_generation_shard.batch.encoder_slots import EncoderSlots, TokenIds
 from text_generation_shard.batch.model_inputs import ModelInputs
 from text_generation_shard.batch.sampling_table import SamplingTable
 from text_generation_shard.batch.scheduled_batch import ScheduledBatch, WorkItem
@@ -44,6 +45,7 @@ class SlotLimits:
     vocab_size: int
     # The windows of the model's layers, each once; None: a layer sees all tokens.
     sliding_windows: tuple[Window, ...] = (None,)
+    is_encoder_decoder: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -89,6 +91,15 @@ class SequenceSlots:
             block_size=limits.block_size,
             device=device,
         )
+        self._encoders: EncoderSlots | None = None
+        if limits.is_encoder_decoder:
+            self._encoders = EncoderSlots(
+                num_slots=limits.num_slots,
+                max_tokens=limits.max_total_tokens,
+                num_blocks=limits.num_blocks,
+                block_size=limits.block_size,
+                device=device,
+            )
 
     def __getitem__(self, slot: int) -> SlotState:
         return self._states[slot]
@@ -122,6 +133,8 @@ class SequenceSlots:
         new_blocks = list(request.work_num_new_blocks)
         if new_blocks and len(new_blocks) != len(slots):
             raise ProtocolError("work_num_new_blocks has not one entry for each of work_slots")
+        if self._encoders is not None:
+            self._encoders.require_work(slots)
         self._block_tables.append(slots if new_blocks else [], new_blocks, request.new_block_ids)
         return ScheduledBatch(tuple(map(self._work_item, slots, counts)))
 
@@ -154,6 +167,7 @@ class SequenceSlots:
                 for window in self._limits.sliding_windows
             },
             max_total_tokens=self._limits.max_total_tokens,
+            encoder=None if self._encoders is None else self._encoders.inputs(rows),
         )
 
     def sampling_rows(self, sampled: Sequence[WorkItem]) -> SamplingRows:
@@ -178,6 +192,8 @@ class SequenceSlots:
             state = self._states[item.slot]
             state.num_computed_tokens = item.end
             state.num_tokens += item.is_sampled
+        if self._encoders is not None:
+            self._encoders.finish_step()
 
     def _admit(self, admission: pb.Admission) -> str | None:
         """Fill one slot; returns why the sequence cannot be computed, if so."""
@@ -185,10 +201,11 @@ class SequenceSlots:
         slot = admission.slot
         token_ids = np.array(admission.token_ids, dtype=np.int64)
         num_prompt_tokens = len(token_ids) - admission.num_emitted
-        reason = None
-        if token_ids.max() >= self._limits.vocab_size:
-            reason = f"token id {token_ids.max()} lies outside the vocabulary"
-            token_ids[:] = 0
+        reason = self._clear_unknown(token_ids)
+        if self._encoders is not None:
+            encoder_ids = np.array(admission.encoder_token_ids, dtype=np.int64)
+            reason = self._clear_unknown(encoder_ids) or reason
+            self._encoders.admit(slot, encoder_ids, admission.encoder_block_ids)
         try:
             self._sampling.set(slot, admission.sampling, output_start=num_prompt_tokens)
         except SamplingParameterError as error:
@@ -206,6 +223,14 @@ class SequenceSlots:
         )
         return reason
 
+    def _clear_unknown(self, token_ids: TokenIds) -> str | None:
+        """Where a token lies outside the vocabulary: say which, and put others there."""
+        if token_ids.max() < self._limits.vocab_size:
+            return None
+        reason = f"token id {token_ids.max()} lies outside the vocabulary"
+        token_ids[:] = 0
+        return reason
+
     def _check_admission(self, admission: pb.Admission) -> None:
         slot, num_tokens = admission.slot, len(admission.token_ids)
         if slot >= self._limits.num_slots or slot in self._states:
@@ -214,6 +239,15 @@ class SequenceSlots:
             raise ProtocolError(
                 f"sequence {admission.sequence_id} has {num_tokens} tokens, not 1 to "
                 f"{self._limits.max_total_tokens}"
+            )
+        num_encoder_tokens = len(admission.encoder_token_ids)
+        if self._limits.is_encoder_decoder:
+            is_right = 0 < num_encoder_tokens <= self._limits.max_total_tokens
+        else:
+            is_right = num_encoder_tokens == 0
+        if not is_right:
+            raise ProtocolError(
+                f"sequence {admission.sequence_id} has {num_encoder_tokens} tokens for an encoder"
             )
         if admission.num_emitted >= num_tokens or admission.num_cached_tokens >= num_tokens:
             raise ProtocolError(
@@ -231,8 +265,13 @@ class SequenceSlots:
             )
         if not self._block_tables.holds(slot, end):
             raise ProtocolError(f"slot {slot}: no block for token {end - 1}")
+        encoders = self._encoders
         return WorkItem(
-            slot=slot, start=start, num_tokens=num_tokens, is_sampled=end == state.num_tokens
+            slot=slot,
+            start=start,
+            num_tokens=num_tokens,
+            is_sampled=end == state.num_tokens,
+            num_encoder_tokens=0 if encoders is None else encoders.num_unread(slot),
         )
 
     def _upload(self, values: "np.ndarray[tuple[int], np.dtype[np.int64]]") -> Tensor:

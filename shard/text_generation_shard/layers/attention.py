@@ -52,6 +52,7 @@ class SelfAttention:
         soft_cap: float | None = None,
         sliding_window: Window = None,
         alibi_slopes: Tensor | None = None,
+        distance_bias: Tensor | None = None,
         qk_norms: tuple[HeadNorm, HeadNorm] | None = None,
         norms_turned: bool = False,
         temperature: Temperature | None = None,
@@ -84,6 +85,7 @@ class SelfAttention:
         self._soft_cap = soft_cap
         self._window = sliding_window
         self._slopes = alibi_slopes
+        self._distance_bias = distance_bias
         self._qk_norms = qk_norms
         self._norms_turned = norms_turned
         self._temperature = temperature
@@ -109,6 +111,7 @@ class SelfAttention:
             scale=self._scale,
             soft_cap=self._soft_cap,
             alibi_slopes=self._slopes,
+            distance_bias=self._distance_bias,
         )
         return self._output(attended.flatten(1))
 

@@ -41,6 +41,8 @@ class ModelConfig:
     tie_word_embeddings: bool
     # Data type of the stored weights, where the checkpoint names one.
     dtype: str | None
+    # What the decoder of an encoder-decoder begins with; None for all other models.
+    decoder_start_token_id: int | None = None
 
     @classmethod
     def from_hf(cls, config: Mapping[str, Any]) -> Self:
@@ -81,6 +83,11 @@ class ModelConfig:
             "tie_word_embeddings": fields.boolean("tie_word_embeddings", default=False),
             "dtype": fields.optional_text("dtype") or fields.optional_text("torch_dtype"),
         }
+
+    @property
+    def is_encoder_decoder(self) -> bool:
+        """Whether an encoder reads the prompt."""
+        return self.decoder_start_token_id is not None
 
     @property
     def sliding_windows(self) -> LayerWindows:

@@ -46,6 +46,8 @@ from text_generation_shard.models.opt import OPTConfig, opt
 from text_generation_shard.models.phi import PhiConfig, phi
 from text_generation_shard.models.phimoe import PhiMoeConfig, phimoe
 from text_generation_shard.models.starcoder2 import Starcoder2Config, starcoder2
+from text_generation_shard.models.t5 import t5
+from text_generation_shard.models.t5_config import MT5Config, T5Config
 from text_generation_shard.weights.reader import CheckpointReader, WeightScope
 from text_generation_shard.weights.storage import DENSE, WeightStorage
 
@@ -68,6 +70,9 @@ class Family:
     # For the table of supported models.
     notes: str = ""
 
+
+# The embedding under other names, and a table that T5 was published with and never used.
+_T5_BUFFERS = r"coder\.embed_tokens\.weight$|EncDecAttention\.relative_attention_bias\.weight$"
 
 # By `model_type` of config.json; the most used first.
 FAMILIES: Mapping[str, Family] = MappingProxyType(
@@ -232,6 +237,20 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             notes="rotary or ALiBi",
         ),
         "mpt": Family(architecture="MptForCausalLM", config=MPTConfig, build=mpt, notes="ALiBi"),
+        "t5": Family(
+            architecture="T5ForConditionalGeneration",
+            config=T5Config,
+            build=t5,
+            buffers=_T5_BUFFERS,
+            notes="encoder-decoder; T5, T5 1.1 and FLAN-T5",
+        ),
+        "mt5": Family(
+            architecture="MT5ForConditionalGeneration",
+            config=MT5Config,
+            build=t5,
+            buffers=_T5_BUFFERS,
+            notes="encoder-decoder; also mT0",
+        ),
     }
 )
 

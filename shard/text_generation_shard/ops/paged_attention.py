@@ -83,7 +83,7 @@ def plan_attention(
 
     block_tables: [requests, max_blocks], int32. query_lengths, context_lengths: per request, the
     tokens computed now and the tokens up to and with the last of them. Requests with one query
-    token come first, in ascending order of context.
+    token come first, best in ascending order of context.
     """
     return AttentionPlan(block_tables, query_lengths, context_lengths, block_size, sliding_window)
 
@@ -98,6 +98,7 @@ def paged_attention(
     scale: float,
     soft_cap: float | None = None,
     alibi_slopes: Tensor | None = None,
+    distance_bias: Tensor | None = None,
 ) -> Tensor:
     """Attention of every query row over its own context, which the cache holds already.
 
@@ -106,7 +107,9 @@ def paged_attention(
     Query heads i * g .. (i + 1) * g - 1 read KV head i, with g = num_heads / num_kv_heads.
     A score is scale * q . k; with soft_cap c it becomes c * tanh(score / c) (Gemma 2). With
     alibi_slopes, float32 [num_heads], slope * (key position - query position) is added to it (Press
-    et al., 2022). Returns [tokens, num_heads, value_dim].
+    et al., 2022). With distance_bias, float32 [num_heads, distances], the entry of the distance
+    query position - key position is added, the last one for all that are farther (T5). At most one
+    of the three is given. Returns [tokens, num_heads, value_dim].
     """
     native = native_operators(query)
     if native is None:
@@ -119,6 +122,7 @@ def paged_attention(
             scale=scale,
             soft_cap=soft_cap,
             alibi_slopes=alibi_slopes,
+            distance_bias=distance_bias,
         )
     return native.attend(
         query if query[0].is_contiguous() else query.contiguous(),
@@ -131,4 +135,5 @@ def paged_attention(
         scale,
         soft_cap or 0.0,
         alibi_slopes,
+        distance_bias,
     )

@@ -115,11 +115,12 @@ def reference_attention(
     scale: float,
     soft_cap: float | None = None,
     alibi_slopes: Tensor | None = None,
+    distance_bias: Tensor | None = None,
 ) -> Tensor:
     """Arguments and result as `paged_attention` has them."""
-    assert soft_cap is None or alibi_slopes is None
+    assert sum(each is not None for each in (soft_cap, alibi_slopes, distance_bias)) <= 1
     keys, values = key_cache.flatten(0, 1), value_cache.flatten(0, 1)
-    scores = _Scores(scale, soft_cap, alibi_slopes)
+    scores = _Scores(scale, soft_cap, alibi_slopes, distance_bias)
     output = query.new_empty((*query.shape[:2], values.shape[-1]))
     for group in plan.decode_groups:
         gathered = _gather(keys, values, group.places, workspace)
@@ -164,6 +165,20 @@ class _Scores:
     soft_cap: float | None
     # float32 [num_heads]
     alibi_slopes: Tensor | None
+    # float32 [num_heads, distances]
+    distance_bias: Tensor | None
+
+    def bias(self, distances: Tensor, num_kv_heads: int) -> Tensor | None:
+        """What is added to the scores, float32 [num_kv_heads, group, rows, keys]; None: nothing.
+
+        distances: int64 [rows, keys], position of the key less that of the query.
+        """
+        if self.alibi_slopes is not None:
+            return self.alibi_slopes.view(num_kv_heads, -1, 1, 1) * distances.float()
+        if self.distance_bias is not None:
+            columns = distances.neg().clamp_(0, self.distance_bias.shape[1] - 1)
+            return self.distance_bias[:, columns].view(num_kv_heads, -1, *distances.shape)
+        return None
 
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, bias: Tensor | None
@@ -241,18 +256,14 @@ def _attend_decodes(
     num_rows, num_heads, head_dim = query.shape
     num_kv_heads = context.keys.shape[1]
     width = len(group.places) // num_rows
-    bias = None
-    if scores.alibi_slopes is not None:
-        columns = torch.arange(width, device=query.device)
-        distances = (columns - (group.lengths[:, None] - 1)).float()
-        slopes = scores.alibi_slopes.view(num_kv_heads, -1, 1)
-        bias = slopes * distances[:, None, None, :]
+    distances = torch.arange(width, device=query.device) - (group.lengths[:, None] - 1)
+    bias = scores.bias(distances, num_kv_heads)
     attended = scores.attend(
         query.view(num_rows, num_kv_heads, num_heads // num_kv_heads, head_dim),
         context.keys.view(num_rows, width, num_kv_heads, head_dim).transpose(1, 2),
         context.values.view(num_rows, width, num_kv_heads, -1).transpose(1, 2),
         group.mask,
-        bias,
+        None if bias is None else bias.permute(2, 0, 1, 3),
     )
     return attended.reshape(num_rows, num_heads, -1)
 
@@ -279,10 +290,6 @@ def _attend_chunk(
         begin = first_visible(window, tile)
         rows = slice(chunk.rows.start + offset, chunk.rows.start + offset + size)
         query_positions, key_positions = positions[tile:end, None], positions[begin:end]
-        bias = None
-        if scores.alibi_slopes is not None:
-            distances = (key_positions - query_positions).float()
-            bias = scores.alibi_slopes.view(num_kv_heads, -1, 1, 1) * distances
         grouped = query[rows].view(size, num_kv_heads, -1, head_dim).permute(1, 2, 0, 3)
         seen = slice(begin - chunk.first, end - chunk.first)
         attended = scores.attend(
@@ -290,7 +297,7 @@ def _attend_chunk(
             _per_query_head(context.keys[seen], grouped.shape[1]),
             _per_query_head(context.values[seen], grouped.shape[1]),
             visible(window, query_positions, key_positions),
-            bias,
+            scores.bias(key_positions - query_positions, num_kv_heads),
         )
         output[rows] = attended.permute(2, 0, 1, 3).flatten(1, 2)
 

@@ -66,6 +66,7 @@ class Operators(Protocol):
         scale: float,
         soft_cap: float,
         alibi_slopes: Tensor | None,
+        distance_bias: Tensor | None,
     ) -> Tensor:
         """Causal attention over the paged cache, see `AttentionCall` in `csrc/kernels.h`."""
 

@@ -87,6 +87,13 @@ inline void adjust_scores(const AttentionCall& call, int64_t query_head, int64_t
     const float slope = call.alibi_slopes[query_head];
     for (int64_t i = 0; i < count; ++i) scores[i] += slope * static_cast<float>(distance + i);
   }
+  if (call.distance_bias != nullptr) {
+    const float* bias = call.distance_bias + query_head * call.distances;
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t back = -(distance + i);  // negative for keys that the query does not see
+      scores[i] += bias[back < 0 ? 0 : back < call.distances ? back : call.distances - 1];
+    }
+  }
 }
 
 // One row of scores becomes weights e^(score - greatest), as the running softmax needs them.

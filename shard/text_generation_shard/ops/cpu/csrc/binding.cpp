@@ -185,7 +185,7 @@ class Operators {
   Tensor attend(const Tensor& query, const Tensor& keys, const Tensor& values,
                 const Tensor& block_tables, const Tensor& first_rows, const Tensor& contexts,
                 int64_t sliding_window, int64_t attention_chunk, double scale, double soft_cap,
-                const OptionalTensor& alibi_slopes) const {
+                const OptionalTensor& alibi_slopes, const OptionalTensor& distance_bias) const {
     const Cache cache = cache_of(keys, values);
     const int64_t requests = contexts.numel();
     TORCH_CHECK(query.dim() == 3 && query.scalar_type() == at::kFloat &&
@@ -201,14 +201,21 @@ class Operators {
     if (alibi_slopes.has_value()) {
       check_dense(*alibi_slopes, "alibi_slopes", at::kFloat, query.size(1));
     }
+    if (distance_bias.has_value()) {
+      check_dense(*distance_bias, "distance_bias", at::kFloat, -1);
+      TORCH_CHECK(distance_bias->dim() == 2 && distance_bias->size(0) == query.size(1) &&
+                      distance_bias->size(1) > 0,
+                  "distance_bias must be [num_heads, distances], got ", distance_bias->sizes());
+    }
     Tensor out = at::empty({query.size(0), query.size(1), cache.value_dim}, query.options());
     kernels_.attend({query.const_data_ptr<float>(), query.stride(0), query.size(1), cache,
                      block_tables.const_data_ptr<int32_t>(), block_tables.size(1), requests,
                      first_rows.const_data_ptr<int64_t>(), contexts.const_data_ptr<int64_t>(),
                      sliding_window, attention_chunk, static_cast<float>(scale),
                      static_cast<float>(soft_cap),
-                     data_of<float>(alibi_slopes), out.mutable_data_ptr<float>(),
-                     at::get_num_threads()});
+                     data_of<float>(alibi_slopes), data_of<float>(distance_bias),
+                     distance_bias.has_value() ? distance_bias->size(1) : 0,
+                     out.mutable_data_ptr<float>(), at::get_num_threads()});
     return out;
   }
 

@@ -110,6 +110,8 @@ struct AttentionCall {
   float scale;
   float soft_cap;             // c: a score becomes c tanh(score / c); 0: none
   const float* alibi_slopes;  // [num_heads]: slope * (key - query position) is added; or null
+  const float* distance_bias;  // [num_heads, distances]: by query - key position; or null
+  int64_t distances;           // farther ones take the last entry
   float* out;  // [rows, num_heads, value_dim]
   int num_threads;
 };
