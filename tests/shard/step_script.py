@@ -1,6 +1,6 @@
 """Writes step requests as a router would, without seeing a result: the way steps are sent ahead."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,10 +49,12 @@ class StepScript:
         *,
         sequence_id: int | None = None,
         block_ids: Iterable[int] = (),
+        encoder_ids: Sequence[int] = (),
         **settings: Any,
     ) -> None:
         """With the next step; the sequence's id is the slot's number unless said otherwise."""
         token_ids, block_ids = list(token_ids), list(block_ids)
+        num_encoder_blocks = -(-len(encoder_ids) // self.block_size)
         identity = slot if sequence_id is None else sequence_id
         settings.setdefault("sampling", sampling())
         admission = pb.Admission(
@@ -60,6 +62,8 @@ class StepScript:
             sequence_id=identity,
             token_ids=token_ids,
             block_ids=block_ids,
+            encoder_token_ids=encoder_ids,
+            encoder_block_ids=[self._take_block() for _ in range(num_encoder_blocks)],
             **settings,
         )
         self._next.admissions.append(admission)

@@ -11,6 +11,7 @@ from text_generation_shard.ops.cpu import library
 
 from tests.shard.checkpoints import Checkpoint
 from tests.shard.engines import record, running_shard
+from tests.shard.models.encoder_decoders import ENCODER_DECODERS
 from tests.shard.models.families import (
     MODELS,
     NUM_GREEDY,
@@ -151,4 +152,5 @@ def test_four_ranks(name: str, reference: Callable[[str], Reference], four_ranks
 
 
 def test_every_family_is_tested() -> None:
-    assert {name.split("-")[0] for name in MODELS} == set(FAMILIES)
+    names = [*MODELS, *ENCODER_DECODERS]
+    assert {name.split("-")[0] for name in names} == set(FAMILIES)
