@@ -11,7 +11,7 @@ DEMO_MODEL_NAME = "tgi-demo"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _CONVERTIBLE = ("*.bin", "*.pt")
 # What config.json calls the number of query heads, from family to family.
-_HEAD_COUNTS = ("num_attention_heads", "n_head", "n_heads")
+_HEAD_COUNTS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
 
 
 @dataclass(frozen=True)

@@ -229,7 +229,7 @@ def test_a_missing_model_is_one_line_and_exit_code_1(start):
     assert launched.messages() == ["--model-id /no/such/model: there is no such directory"]
 
 
-@pytest.mark.parametrize("name", ["num_attention_heads", "n_head", "n_heads"])
+@pytest.mark.parametrize("name", ["num_attention_heads", "n_head", "n_heads", "num_heads"])
 def test_shards_that_do_not_divide_the_heads_are_one_line_and_none_is_started(start, model, name):
     (model / "config.json").write_text(json.dumps({name: 8}))
     launched = start("--num-shard", "3", FAKE_SHARD="broken")

@@ -26,6 +26,7 @@ def size(
     is_total_fixed: bool = True,
     max_cache_tokens: int | None = None,
     max_slots: int = 3,
+    num_tables: int = 1,
 ) -> CacheSize:
     """With memory for so many tokens, the scrap block included."""
     overhead = SPEC.workspace_bytes(max_total_tokens)
@@ -37,6 +38,7 @@ def size(
         is_total_fixed=is_total_fixed,
         max_cache_tokens=max_cache_tokens,
         available_bytes=room_tokens * TOKEN_BYTES + overhead + 1000,
+        num_tables=num_tables,
     )
     return size_cache(budget, activation_bytes=1000, ranks=RankGroup())
 
@@ -48,6 +50,13 @@ def test_never_more_than_running_sequences_and_their_prefixes_need() -> None:
         max_total_tokens=64,
         cache_bytes=16 * 16 * TOKEN_BYTES,
     )
+
+
+def test_two_tables_may_each_end_in_a_block_that_is_all_but_empty() -> None:
+    assert size(room_tokens=10**9, num_tables=2, max_slots=1).num_blocks == 1 + (4 + 1) * 5 // 4
+    assert size(room_tokens=6 * 16, num_tables=2).max_total_tokens == 64
+    with pytest.raises(CapacityError, match="48 tokens does not hold one sequence of 64"):
+        size(room_tokens=5 * 16, num_tables=2)
 
 
 def test_what_fits() -> None:

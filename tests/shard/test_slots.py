@@ -1,6 +1,7 @@
 """The step log's rules: what a request may name, and what a refused sequence leaves behind."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -77,6 +78,79 @@ VIOLATIONS: dict[str, Callable[[SequenceSlots], object]] = {
 def test_violations_of_the_protocol(slots: SequenceSlots, violation: str) -> None:
     with pytest.raises(ProtocolError):
         VIOLATIONS[violation](slots)
+
+
+@pytest.fixture
+def encoder_slots() -> SequenceSlots:
+    """Slots of an encoder-decoder, all of them empty."""
+    limits = SlotLimits(
+        num_slots=3,
+        max_total_tokens=12,
+        num_blocks=9,
+        block_size=4,
+        vocab_size=100,
+        is_encoder_decoder=True,
+    )
+    return SequenceSlots(limits, torch.device("cpu"))
+
+
+def with_encoder(slot: int, num_tokens: int, blocks: list[int], **changes: Any) -> pb.Admission:
+    found = admission(slot, 1)
+    found.encoder_token_ids.extend(range(50, 50 + num_tokens))
+    found.encoder_block_ids.extend(blocks)
+    found.MergeFrom(pb.Admission(**changes))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("num_tokens", "blocks"), [(0, []), (13, [1, 2, 3, 4]), (5, [1]), (5, [1, 9]), (5, [1, 0])]
+)
+def test_violations_of_the_protocol_by_encoders(
+    num_tokens: int, blocks: list[int], encoder_slots: SequenceSlots
+) -> None:
+    with pytest.raises(ProtocolError):
+        encoder_slots.admit([with_encoder(0, num_tokens, blocks)])
+
+
+def test_encoders_are_of_encoder_decoders(slots: SequenceSlots) -> None:
+    with pytest.raises(ProtocolError, match="5 tokens for an encoder"):
+        slots.admit([with_encoder(1, 5, [3, 4])])
+
+
+def test_an_encoder_must_read_in_the_step_that_admits(encoder_slots: SequenceSlots) -> None:
+    encoder_slots.admit([with_encoder(0, 5, [3, 1]), with_encoder(2, 2, [7])])
+    with pytest.raises(ProtocolError, match="not all have work"):
+        encoder_slots.schedule(work(0, 1, [2]))
+
+
+def test_where_encoders_write_and_what_decoders_see(encoder_slots: SequenceSlots) -> None:
+    encoder_slots.admit([with_encoder(0, 5, [3, 1]), with_encoder(2, 2, [7])])
+    request = pb.StepRequest(
+        work_slots=[2, 0], work_num_tokens=[1, 1], work_num_new_blocks=[1, 1], new_block_ids=[4, 2]
+    )
+    batch = encoder_slots.schedule(request)
+    assert [item.num_encoder_tokens for item in batch.items] == [2, 5]
+    inputs = encoder_slots.model_inputs(batch.in_row_order()).encoder
+    assert inputs is not None
+    assert inputs.token_ids.tolist() == [50, 51, 50, 51, 52, 53, 54]
+    assert list(inputs.lengths) == [2, 5]
+    assert inputs.slot_mapping.tolist() == [28, 29, 12, 13, 14, 15, 4]
+    assert inputs.attention.context_lengths == [2, 5]
+    assert inputs.attention.block_tables[:, :2].tolist() == [[7, 0], [3, 1]]
+    encoder_slots.advance(batch, torch.tensor([8, 9]))
+    batch = encoder_slots.schedule(pb.StepRequest(work_slots=[0, 2], work_num_tokens=[1, 1]))
+    inputs = encoder_slots.model_inputs(batch.in_row_order()).encoder
+    assert inputs is not None
+    assert list(inputs.lengths) == [] and len(inputs.token_ids) == 0
+    assert inputs.attention.context_lengths == [5, 2]
+
+
+def test_an_encoder_reads_no_token_outside_the_vocabulary(encoder_slots: SequenceSlots) -> None:
+    bad = with_encoder(0, 3, [1], encoder_token_ids=[100])
+    refused = encoder_slots.admit([bad, with_encoder(1, 3, [2])])
+    assert [(entry.slot, entry.reason) for entry in refused] == [
+        (0, "token id 100 lies outside the vocabulary")
+    ]
 
 
 def test_tokens_without_a_block(slots: SequenceSlots) -> None:

@@ -22,6 +22,15 @@ from text_generation_router.scheduler.sequence import Ending, Sequence
 _REASONS = {Ending.LENGTH: FinishReason.LENGTH, Ending.EOS_TOKEN: FinishReason.EOS_TOKEN}
 
 
+def _text_before(request: GenerationRequest, sequence: Sequence) -> tuple[int, ...] | None:
+    """Tokens that the output continues. What an encoder-decoder says begins a text and loses a
+    space in front; not so under a grammar, for which that space counts.
+    """
+    if not sequence.encoder_ids:
+        return request.prompt_ids
+    return () if request.grammar else None
+
+
 class Generation:
     """Owned by the engine. `sequence` is the scheduler's; here it is only read."""
 
@@ -53,8 +62,7 @@ class Generation:
         self.num_tokens = 0
         self._vocabulary = vocabulary
         self._special_texts = vocabulary.special_texts
-        is_decoder = not sequence.encoder_ids
-        self._detokenizer = new_detokenizer(vocabulary, request.prompt_ids if is_decoder else None)
+        self._detokenizer = new_detokenizer(vocabulary, _text_before(request, sequence))
         self._stop_checker = (
             StopChecker(request.stop_sequences, keep=request.keep_stop_sequence)
             if any(request.stop_sequences)

@@ -97,11 +97,8 @@ class EngineInfo:
     # What the decoder of an encoder-decoder begins with; its encoder reads the prompt. None for all
     # other models.
     decoder_start_token_id: int | None = None
-
-    @property
-    def num_tables(self) -> int:
-        """Block tables of a sequence."""
-        return 1 if self.decoder_start_token_id is None else 2
+    # Block tables of a sequence.
+    num_tables: int = 1
 
     @property
     def max_batch_total_tokens(self) -> int:
@@ -142,10 +139,9 @@ def engine_info(
             f"the shards use blocks of {warmup.block_size} tokens, "
             f"--block-size asks for {config.block_size}"
         )
-    decoder_start = _decoder_start(info)
-    capacity = sequence_capacity(
-        warmup.num_blocks, warmup.block_size, 1 if decoder_start is None else 2
-    )
+    is_encoder_decoder = info.HasField("decoder_start_token_id")
+    num_tables = 2 if is_encoder_decoder else 1
+    capacity = sequence_capacity(warmup.num_blocks, warmup.block_size, num_tables)
     if config.max_total_tokens is not None and config.max_total_tokens > capacity:
         raise EngineStartError(
             f"--max-total-tokens ({config.max_total_tokens}) does not fit: the cache holds "
@@ -176,12 +172,9 @@ def engine_info(
         cache_bytes=warmup.cache_bytes,
         weight_bytes=warmup.weight_bytes,
         grammar_refusal=_grammar_refusal(config, warmup, eos_token_ids),
-        decoder_start_token_id=decoder_start,
+        num_tables=num_tables,
+        decoder_start_token_id=info.decoder_start_token_id if is_encoder_decoder else None,
     )
-
-
-def _decoder_start(info: shard_pb2.InfoResponse) -> int | None:
-    return info.decoder_start_token_id if info.HasField("decoder_start_token_id") else None
 
 
 def _grammar_refusal(

@@ -216,14 +216,13 @@ class Engine:
 
     def _submit(self, request: GenerationRequest, sink: OutputSink) -> GenerationHandle:
         start = self.info.decoder_start_token_id
-        is_decoder = start is None
         sequence = Sequence(
             sequence_id=next(self._sequence_ids),
-            token_ids=list(request.prompt_ids) if is_decoder else [start],
-            encoder_ids=() if is_decoder else request.prompt_ids,
+            token_ids=list(request.prompt_ids) if start is None else [start],
+            encoder_ids=() if start is None else request.prompt_ids,
             max_new_tokens=request.max_new_tokens,
             eos_token_ids=frozenset() if request.ignore_eos else self._eos_token_ids,
-            needs_prompt_logprobs=request.prompt_logprobs and is_decoder,
+            needs_prompt_logprobs=request.prompt_logprobs and start is None,
             arrived_at=self._clock(),
         )
         try:

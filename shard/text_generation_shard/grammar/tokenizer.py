@@ -1,5 +1,6 @@
 """llguidance's view of the vocabulary: the bytes of every token, as a tree to walk along."""
 
+import json
 import logging
 import time
 from collections.abc import Sequence
@@ -43,9 +44,29 @@ def load_grammar_tokenizer(
     from llguidance import LLTokenizer
 
     try:
+        text = _with_known_decoder(text)
         tokenizer = LLTokenizer(text, n_vocab=vocab_size, eos_token=list(eos_token_ids))
     except ValueError as error:
         return GrammarTokenizer(error=f"{path.name}: {' '.join(str(error).split())}")
     seconds = round(time.monotonic() - started, 3)
     logger.info("Prepared grammars", extra={"fields": {"seconds": seconds}})
     return GrammarTokenizer(tokenizer)
+
+
+def _with_known_decoder(text: str) -> str:
+    """A tokenizer.json that llguidance reads. It has no word for a decoder that is Metaspace alone
+    (T5): every token is its text, with a space for each replacement. Raises ValueError for what is
+    not JSON.
+    """
+    if '"Metaspace"' not in text:
+        return text
+    tokenizer = json.loads(text)
+    decoder = tokenizer.get("decoder") or {}
+    if decoder.get("type") != "Metaspace":
+        return text
+    space = {"type": "Replace", "pattern": {"String": decoder["replacement"]}, "content": " "}
+    tokenizer["decoder"] = {
+        "type": "Sequence",
+        "decoders": [space, {"type": "ByteFallback"}, {"type": "Fuse"}],
+    }
+    return json.dumps(tokenizer)

@@ -48,7 +48,7 @@ class EncoderAttention:
         `BidirectionalBias`. Returns x's shape.
         """
         heads = self._qkv(x).view(len(x), 3, -1, self._shape.head_dim)
-        texts = heads.split(list(lengths))
+        texts = heads.split_with_sizes(list(lengths))
         attended = [self._attend(*each) for each in zip(texts, diagonals, strict=True)]
         return self._output(torch.cat(attended).flatten(1))
 

@@ -13,9 +13,10 @@ from text_generation_shard.errors import CapacityError, CheckpointError
 from text_generation_shard.layers.relative_bias import Buckets
 from text_generation_shard.models.t5_config import MT5Config, T5Config
 from text_generation_shard.ops.cpu import library
+from text_generation_shard.shard import Shard
 from transformers.models.t5.modeling_t5 import T5Attention
 
-from tests.shard.engines import record, running_shard
+from tests.shard.engines import record, running_shard, warmup_request
 from tests.shard.models.encoder_decoders import (
     COMMON,
     ENCODER_DECODERS,
@@ -82,7 +83,7 @@ def test_parity(
     model.check(scripts, results)
 
 
-def check_logits(model: Reference, text: int, shard) -> None:
+def check_logits(model: Reference, text: int, shard: Shard) -> None:
     """Of every step, and of the output read again in chunks."""
     greedy = model.greedy(text)
     expected = model.checkpoint.logits(TEXTS[text], [START, *greedy])
@@ -136,6 +137,22 @@ def test_bfloat16(
     model = Reference(write_encoder_decoder(name, tmp_path, torch.bfloat16))
     with running_shard(tmp_path) as shard:
         assert alone_script(0).play(shard.step) == {0: model.greedy(0)}
+
+
+def test_warmup_measures_the_longest_text_and_several_short_ones(
+    reference: Callable[[str], Reference],
+) -> None:
+    path = reference("t5").checkpoint.path
+    for total, step in ((400, 64), (40, 200)):
+        warmup = warmup_request(max_slots=20, max_total_tokens=total, max_step_tokens=step)
+        with running_shard(path, warmup=warmup) as shard:
+            response = shard.warm_up(warmup)
+        assert response.max_total_tokens == total
+        assert set(zip(response.measured_tokens, response.measured_decodes, strict=True)) >= {
+            (1, 1),
+            (16, 0),
+            (8, 8),
+        }
 
 
 def test_float16_is_refused_by_name(reference: Callable[[str], Reference]) -> None:
