@@ -62,7 +62,7 @@ class CacheBudget:
             is_total_fixed=request.max_total_tokens > 0,
             max_cache_tokens=request.max_cache_tokens or None,
             available_bytes=available_bytes,
-            num_tables=2 if model.config.is_encoder_decoder else 1,
+            num_tables=1 if model.config.decoder_start_token_id is None else 2,
         )
 
 

@@ -34,8 +34,6 @@ _MIN_SAMPLES = 3
 _PROBE_BLOCK = 1
 # Context of the decode rows that are measured, where the limits allow it.
 _DECODE_CONTEXT = 256
-# What encoders have read for decode rows: more for each of them would take most of the warmup.
-_ENCODER_CONTEXT = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +101,7 @@ class _Probe:
         self._request = request
         self._ranks = ranks
         self._spec = loaded.model.cache_spec
-        self._is_encoder_decoder = loaded.model.config.is_encoder_decoder
+        self._is_encoder_decoder = loaded.model.config.decoder_start_token_id is not None
         self._max_context = budget.max_total_tokens
         if not self._is_encoder_decoder:  # an encoder's text is never cut
             longest = max(request.max_step_tokens, _DECODE_CONTEXT)
@@ -191,13 +189,14 @@ class _Probe:
         return request
 
     def _encoder_step(self, tokens: int, decodes: int) -> pb.StepRequest:
-        """Decode rows, whose encoders read in a step before, and encoders for the rest."""
+        """Decode rows, and encoders for the rest. Encoders of decode rows read in a step before, a
+        token each: more would take most of the warmup.
+        """
         context = min(_DECODE_CONTEXT, self._max_context)
-        read = min(_ENCODER_CONTEXT, self._max_context)
         before, request = self._new_step(), self._new_step()
         for slot in range(decodes):
             num_known = max(1, context - 1)
-            before.admissions.append(self._admission(slot, num_known, num_known - 1, read))
+            before.admissions.append(self._admission(slot, num_known, num_known - 1, 1))
             for step in (before, request):
                 step.work_slots.append(slot)
                 step.work_num_tokens.append(1)
@@ -251,7 +250,7 @@ def make_engine(
         block_size=size.block_size,
         vocab_size=model.config.vocab_size,
         sliding_windows=model.config.sliding_windows,
-        is_encoder_decoder=model.config.is_encoder_decoder,
+        is_encoder_decoder=model.config.decoder_start_token_id is not None,
     )
     cache = KVCache.allocate(
         model.cache_spec,

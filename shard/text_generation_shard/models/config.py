@@ -85,11 +85,6 @@ class ModelConfig:
         }
 
     @property
-    def is_encoder_decoder(self) -> bool:
-        """Whether an encoder reads the prompt."""
-        return self.decoder_start_token_id is not None
-
-    @property
     def sliding_windows(self) -> LayerWindows:
         """The windows that layers have, each once."""
         return tuple(dict.fromkeys(self.layer_windows))

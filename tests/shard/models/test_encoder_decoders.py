@@ -29,10 +29,11 @@ from tests.shard.models.encoder_decoders import (
     reread_script,
     write_encoder_decoder,
 )
-from tests.shard.models.rank_pair import play_on_two_ranks
+from tests.shard.models.rank_groups import play_models_on_ranks
 from tests.shard.step_script import StepScript
 
 ALL = range(len(TEXTS))
+ON_RANKS = [*((name, 2) for name in ENCODER_DECODERS), ("t5-1.1", 4)]
 
 
 class Reference:
@@ -100,28 +101,33 @@ def check_logits(model: Reference, text: int, shard: Shard) -> None:
 
 
 @pytest.fixture(scope="module")
-def two_ranks(
+def answers(
     reference: Callable[[str], Reference],
-) -> Mapping[str, list[list[pb.StepResult]] | str]:
-    """The answers of one pair of processes for all models."""
-    return play_on_two_ranks(
-        {
+) -> Callable[[int], Mapping[str, list[list[pb.StepResult]] | str]]:
+    """By the number of ranks, those of one group of processes for all models that are tried."""
+
+    def play(world_size: int) -> Mapping[str, list[list[pb.StepResult]] | str]:
+        models = {
             name: (
                 reference(name).checkpoint.path,
                 [script.requests for script in reference(name).scripts()],
             )
-            for name in ENCODER_DECODERS
+            for name, count in ON_RANKS
+            if count == world_size
         }
-    )
+        return play_models_on_ranks(models, world_size=world_size)
+
+    return cache(play)
 
 
-@pytest.mark.parametrize("name", ENCODER_DECODERS)
-def test_two_ranks(
+@pytest.mark.parametrize(("name", "world_size"), ON_RANKS)
+def test_several_ranks(
     name: str,
+    world_size: int,
     reference: Callable[[str], Reference],
-    two_ranks: Mapping[str, list[list[pb.StepResult]] | str],
+    answers: Callable[[int], Mapping[str, list[list[pb.StepResult]] | str]],
 ) -> None:
-    results = two_ranks[name]
+    results = answers(world_size)[name]
     assert not isinstance(results, str), results
     reference(name).check(reference(name).scripts(), results)
 
