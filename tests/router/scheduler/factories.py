@@ -82,7 +82,7 @@ class World:
     def restart(self, num_fewer_blocks: int = 0) -> list[FailedSequence]:
         """Another shard, perhaps with a smaller cache; what was sent is lost."""
         limits = self.limits
-        num_blocks = max(3, limits.num_blocks - num_fewer_blocks)
+        num_blocks = max(limits.num_tables + 2, limits.num_blocks - num_fewer_blocks)
         capacity = sequence_capacity(num_blocks, limits.block_size, limits.num_tables)
         self.limits = replace(
             limits,
