@@ -104,11 +104,12 @@ class FactRoutes:
         model_id = self._service.model.model_id
         return ModelEntry(id=model_id, owned_by=model_id)
 
-    async def metrics(self, request: web.Request) -> web.Response:  # noqa: ARG002
-        """Prometheus text."""
+    async def metrics(self, request: web.Request) -> web.Response:
+        """Prometheus text, or OpenMetrics for whoever accepts it."""
+        text_format = exposition.negotiate(",".join(request.headers.getall("accept", [])))
         return web.Response(
-            body=exposition.render(self._service.registry),
-            headers={"content-type": exposition.CONTENT_TYPE},
+            body=exposition.render(self._service.registry, text_format),
+            headers={"content-type": text_format.content_type},
         )
 
 

@@ -47,6 +47,16 @@ class EngineMetrics:
         self._forward = seconds(
             "tgi_batch_forward_duration", "Time of the model's forward pass, in seconds"
         )
+        self._decode = seconds(
+            "tgi_batch_decode_duration",
+            "Time of a step in the shard around the forward pass (inputs, sampling), in seconds",
+        )
+        self._concat = Counter(
+            "tgi_batch_concat",
+            "Steps that joined new requests to running ones",
+            ["reason"],
+            registry=registry,
+        )
         self._next_size = Histogram(
             "tgi_batch_next_size",
             "Requests that a step admitted",
@@ -73,7 +83,10 @@ class EngineMetrics:
         self._success.labels(method).inc()
         self._duration.labels(method).observe(stats.duration)
         self._forward.labels(method).observe(stats.forward_duration)
+        self._decode.labels(method).observe(stats.shard_duration - stats.forward_duration)
         if stats.num_admitted:
+            if stats.num_decodes:
+                self._concat.labels("chunking").inc()
             self._next_size.observe(stats.num_admitted)
         now = self._clock()
         if stats.num_decodes and self._last_tokens_at is not None:

@@ -67,3 +67,14 @@ async def test_metrics_count_a_request_once() -> None:
     assert 'tgi_request_failure{err="validation"} 3' in lines
     assert "tgi_request_duration_count 4" in lines
     assert not any("_total" in line.split("{")[0] or "_created" in line for line in lines)
+
+
+async def test_metrics_in_the_format_that_is_asked_for() -> None:
+    async with (
+        running_app() as app,
+        app.session.get("/metrics", headers={"accept": "application/openmetrics-text"}) as response,
+    ):
+        assert response.headers["content-type"].startswith("application/openmetrics-text;")
+        text = await response.text()
+    assert "# TYPE tgi_request_count unknown\ntgi_request_count 0\n" in text
+    assert text.endswith("# EOF\n")
