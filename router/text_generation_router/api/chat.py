@@ -38,6 +38,7 @@ _UNSUPPORTED = (
     "documents",
     "function_call",
     "functions",
+    "moderation",
     "tool_prompt",
     "web_search_options",
 )
@@ -134,6 +135,8 @@ def refuse_unsupported(body: ChatBody) -> None:
             raise ValidationError(f"`{field}` is not supported by this server", param=field)
     if body.modalities not in (None, ["text"]):
         raise ValidationError("`modalities` can only be text", param="modalities")
+    if body.verbosity not in (None, "medium"):
+        raise ValidationError("`verbosity` can only be medium", param="verbosity")
     if body.add_generation_prompt is False:
         raise ValidationError(
             "`add_generation_prompt` cannot be false: use `continue_final_message`",

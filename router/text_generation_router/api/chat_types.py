@@ -81,6 +81,8 @@ class ChatBody(SamplingFields, kw_only=True):
     function_call: Any = None
     functions: Any = None
     modalities: list[str] | None = None
+    moderation: Any = None
+    verbosity: str | None = None
     web_search_options: Any = None
 
 

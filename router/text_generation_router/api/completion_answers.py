@@ -38,11 +38,11 @@ def build_answer(
         system_fingerprint=identity.system_fingerprint,
         choices=[
             _choice(wanted, i, generation, special_texts)
-            for i, generation in enumerate(generations)
+            for i, generation in enumerate(_chosen(wanted, generations))
         ],
         usage=usage(
             [generation.end for generation in generations],
-            choices_per_prompt=wanted.choices_per_prompt,
+            choices_per_prompt=wanted.candidates_per_prompt,
         ),
     )
 
@@ -106,6 +106,20 @@ def _chunk(identity: AnswerIdentity, choices: list[CompletionChoice]) -> Complet
         model=identity.model,
         system_fingerprint=identity.system_fingerprint,
     )
+
+
+def _chosen(
+    wanted: CompletionGeneration, generations: Sequence[Generation]
+) -> Sequence[Generation]:
+    """Of each prompt's candidates those with the highest mean log-probability, the best first."""
+    if wanted.candidates_per_prompt == wanted.choices_per_prompt:
+        return generations
+    chosen: list[Generation] = []
+    for start in range(0, len(generations), wanted.candidates_per_prompt):
+        candidates = generations[start : start + wanted.candidates_per_prompt]
+        ranked = sorted(candidates, key=lambda candidate: candidate.mean_logprob, reverse=True)
+        chosen += ranked[: wanted.choices_per_prompt]
+    return chosen
 
 
 def _choice(

@@ -8,16 +8,16 @@ from text_generation_router.api.openai_types import SamplingFields, UnsignedInt3
 
 
 class CompletionBody(SamplingFields, kw_only=True):
-    """The request. The last group would change the answer and is refused, not ignored."""
+    """The request. `suffix` would change the answer and is refused, not ignored."""
 
     # A text, texts, token ids, or lists of token ids.
     prompt: str | list[str | UnsignedInt32 | list[UnsignedInt32]]
     echo: bool | None = None
     logprobs: UnsignedInt32 | None = None
-
     best_of: UnsignedInt32 | None = None
-    suffix: str | None = None
     response_format: Any = None
+
+    suffix: str | None = None
 
 
 class CompletionLogprobs(Struct):

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import msgspec
+
 from text_generation_router.api.completion_types import CompletionBody
 from text_generation_router.api.errors import BatchSizeError, SuffixError, ValidationError
 from text_generation_router.api.generation import Prompt
@@ -13,18 +15,22 @@ from text_generation_router.api.limits import (
     resolve_max_new_tokens,
 )
 from text_generation_router.api.openai_sampling import choice_samplings, stop_sequences
-from text_generation_router.engine.request import GenerationRequest
+from text_generation_router.engine.request import GenerationRequest, SamplingParameters
 from text_generation_router.grammar.compiler import GrammarCompiler
 from text_generation_router.prompt.tokenizer import TokenizerPool
 
 
 @dataclass(frozen=True, kw_only=True)
 class CompletionGeneration:
-    """A validated request: choice i belongs to prompt i // choices_per_prompt."""
+    """A validated request: request i belongs to prompt i // candidates_per_prompt, choice i to
+    prompt i // choices_per_prompt.
+    """
 
     prompts: tuple[Prompt, ...]
     requests: tuple[GenerationRequest, ...]
+    # `n`, and `best_of`: of so many generations the `n` most likely ones are the choices.
     choices_per_prompt: int
+    candidates_per_prompt: int
     # Put the prompt before its completion.
     echo: bool
     # How many candidates per token `logprobs` lists; None for no `logprobs`.
@@ -50,7 +56,7 @@ async def prepare(
             param="prompt",
         )
     _refuse_unsupported(body)
-    samplings = choice_samplings(body, limits)
+    samplings = _candidate_samplings(body, limits)
     stop = stop_sequences(body, limits)
     top_n_tokens = body.logprobs or 0
     check_top_n_tokens(top_n_tokens, limits, "logprobs")
@@ -81,7 +87,8 @@ async def prepare(
     return CompletionGeneration(
         prompts=prompts,
         requests=tuple(requests),
-        choices_per_prompt=len(samplings),
+        choices_per_prompt=body.n or 1,
+        candidates_per_prompt=len(samplings),
         echo=bool(body.echo),
         logprobs=body.logprobs,
     )
@@ -104,12 +111,27 @@ def _prompts(body: CompletionBody) -> list[str | list[int]]:
 def _refuse_unsupported(body: CompletionBody) -> None:
     if body.suffix is not None:
         raise SuffixError("`suffix` is not supported by this server", param="suffix")
-    if body.best_of is not None and body.best_of != (body.n or 1):
-        raise ValidationError("`best_of` other than `n` is not supported", param="best_of")
     if body.echo and body.logprobs is not None:
         raise ValidationError(
             "`echo` together with `logprobs` is not supported by this server yet", param="echo"
         )
+
+
+def _candidate_samplings(body: CompletionBody, limits: RequestLimits) -> list[SamplingParameters]:
+    """One for each of `best_of` candidates, or of `n` choices where they are the same."""
+    num_choices = len(choice_samplings(body, limits))
+    best_of = num_choices if body.best_of is None else body.best_of
+    highest = max(num_choices, min(limits.max_best_of, limits.max_client_batch_size))
+    if not num_choices <= best_of <= highest:
+        raise ValidationError(
+            f"`best_of` must be between `n` ({num_choices}) and {highest}. Given: {best_of}",
+            param="best_of",
+        )
+    if body.stream and best_of > num_choices:
+        raise ValidationError(
+            "`best_of` greater than `n` is not supported when streaming", param="best_of"
+        )
+    return choice_samplings(msgspec.structs.replace(body, n=best_of), limits)
 
 
 async def _tokenize(
@@ -120,6 +142,11 @@ async def _tokenize(
     if isinstance(prompt, str):
         token_ids = await tokenizer.token_ids(prompt, add_special_tokens=True)
         return Prompt(text=prompt, token_ids=tuple(token_ids))
+    if len(prompt) > limits.max_input_tokens:
+        raise ValidationError(
+            f"`prompt` must have at most {limits.max_input_tokens} tokens. Given: {len(prompt)}",
+            param="prompt",
+        )
     unknown = next((token_id for token_id in prompt if token_id >= limits.vocab_size), None)
     if unknown is not None:
         raise ValidationError(

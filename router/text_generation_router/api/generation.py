@@ -45,6 +45,11 @@ class Generation:
         assert self.finished is not None
         return self.finished
 
+    @property
+    def mean_logprob(self) -> float:
+        """How likely the model found it, per token; by this `best_of` chooses."""
+        return sum(output.logprob for output in self.tokens) / max(len(self.tokens), 1)
+
 
 class GenerationCollector:
     """An `OutputSink` that waits for the end of one generation."""

@@ -19,9 +19,10 @@ from text_generation_router.api.messages_types import (
     MessagesBody,
     MessagesTool,
     MessagesToolChoice,
+    OutputConfig,
 )
 
-_UNSUPPORTED = ("container", "mcp_servers", "output_config", "output_format")
+_UNSUPPORTED = ("container", "diagnostics", "inference_geo", "mcp_servers", "output_format")
 
 
 def chat_body(body: CountTokensBody) -> ChatBody:
@@ -39,6 +40,9 @@ def chat_body(body: CountTokensBody) -> ChatBody:
         chat.parallel_tool_calls = False
     if body.thinking is not None:
         chat.chat_template_kwargs = {"enable_thinking": body.thinking.type != "disabled"}
+    if body.output_config is not None:
+        chat.response_format = _response_format(body.output_config)
+        chat.reasoning_effort = body.output_config.effort
     if isinstance(body, MessagesBody):
         chat.max_tokens = body.max_tokens
         chat.temperature = body.temperature
@@ -46,6 +50,18 @@ def chat_body(body: CountTokensBody) -> ChatBody:
         chat.top_p = body.top_p
         chat.stop = body.stop_sequences
     return chat
+
+
+def _response_format(wanted: OutputConfig) -> Any:
+    """A schema is given flatly here, and under `json_schema` in a chat."""
+    if wanted.format is None:
+        return None
+    if wanted.format.get("type") != "json_schema":
+        raise ValidationError(
+            "`output_config.format.type` must be json_schema", param="output_config"
+        )
+    schema = {key: value for key, value in wanted.format.items() if key != "type"}
+    return {"type": "json_schema", "json_schema": schema}
 
 
 def _messages(body: CountTokensBody) -> list[Message]:

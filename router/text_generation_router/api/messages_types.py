@@ -56,6 +56,13 @@ class Thinking(Struct, kw_only=True):
     type: Literal["enabled", "adaptive", "disabled"]
 
 
+class OutputConfig(Struct, kw_only=True):
+    """The form of the answer, as a JSON Schema, and how much the model is to think."""
+
+    format: dict[str, Any] | None = None
+    effort: str | None = None
+
+
 class CountTokensBody(Struct, kw_only=True):
     """What makes a prompt. The last group would change the answer and is refused."""
 
@@ -65,10 +72,12 @@ class CountTokensBody(Struct, kw_only=True):
     tools: list[MessagesTool] | None = None
     tool_choice: MessagesToolChoice | None = None
     thinking: Thinking | None = None
+    output_config: OutputConfig | None = None
 
     container: Any = None
+    diagnostics: Any = None
+    inference_geo: str | None = None
     mcp_servers: Any = None
-    output_config: Any = None
     output_format: Any = None
 
 

@@ -24,7 +24,7 @@ def best_candidate(generations: Sequence[Generation]) -> int:
     """The index of the candidate with the highest mean log-probability; the first of equals."""
     if len(generations) == 1:
         return 0
-    return max(range(len(generations)), key=lambda i: _mean_logprob(generations[i]))
+    return max(range(len(generations)), key=lambda i: generations[i].mean_logprob)
 
 
 def build_answer(
@@ -88,11 +88,6 @@ class NativeStreamEncoder:
             self._wanted.seed(0),
             finished.num_prompt_tokens,
         )
-
-
-def _mean_logprob(generation: Generation) -> float:
-    logprobs = [output.logprob for output in generation.tokens]
-    return sum(logprobs) / max(len(logprobs), 1)
 
 
 def _other_candidate(

@@ -20,10 +20,15 @@ from text_generation_router.api.responses_types import (
 )
 
 _UNSUPPORTED = (
+    "access_programs",
     "background",
+    "background_options",
+    "context_management",
     "conversation",
+    "image",
     "include",
     "max_tool_calls",
+    "moderation",
     "previous_response_id",
     "prompt",
     "store",
@@ -49,6 +54,7 @@ def chat_body(body: ResponsesBody) -> ChatBody:
         parallel_tool_calls=body.parallel_tool_calls,
         response_format=_response_format(body),
         reasoning_effort=None if body.reasoning is None else body.reasoning.effort,
+        verbosity=None if body.text is None else body.text.verbosity,
     )
 
 

@@ -68,10 +68,15 @@ class ResponsesBody(Struct, kw_only=True):
     metadata: dict[str, str] | None = None
     stream: bool | None = None
 
+    access_programs: Any = None
     background: bool | None = None
+    background_options: Any = None
+    context_management: Any = None
     conversation: Any = None
+    image: Any = None
     include: list[str] | None = None
     max_tool_calls: int | None = None
+    moderation: Any = None
     previous_response_id: str | None = None
     prompt: Any = None
     store: bool | None = None

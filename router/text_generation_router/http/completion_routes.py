@@ -69,7 +69,7 @@ class CompletionRoutes:
             body=msgspec.json.encode(answer),
             content_type="application/json",
             headers=service.answer_headers(
-                texts, ends, times, choices_per_prompt=wanted.choices_per_prompt
+                texts, ends, times, choices_per_prompt=wanted.candidates_per_prompt
             ),
         )
 

@@ -3,6 +3,7 @@
 import msgspec
 from aiohttp import web
 
+from text_generation_router.api.errors import ValidationError
 from text_generation_router.http.errors import UnknownModelError
 from text_generation_router.http.service import Service
 from text_generation_router.observability import exposition
@@ -57,6 +58,7 @@ class FactRoutes:
         router.add_get("/v1/models", self.models)
         # A model's name may have slashes.
         router.add_get("/v1/models/{model:.+}", self.model)
+        router.add_post("/v1/embeddings", self.embeddings)
         router.add_get("/metrics", self.metrics)
 
     async def health(self, request: web.Request) -> web.Response:  # noqa: ARG002
@@ -99,6 +101,11 @@ class FactRoutes:
         if asked not in (entry.id, "tgi"):
             raise UnknownModelError(f"the model {asked!r} is not served here; {entry.id!r} is")
         return _json(entry)
+
+    async def embeddings(self, request: web.Request) -> web.Response:  # noqa: ARG002
+        """Refused with a reason; a path that is not found tells OpenAI's clients nothing."""
+        model_id = self._service.model.model_id
+        raise ValidationError(f"{model_id!r} generates text, it has no embeddings", param="model")
 
     def _entry(self) -> ModelEntry:
         model_id = self._service.model.model_id

@@ -116,6 +116,7 @@ OPERATIONS = (
         CountTokensBody,
         TokenCount,
     ),
+    _post("/v1/embeddings", _OPENAI, "Refused: the model has none", dict[str, Any], None),
     _get("/v1/models", _OPENAI, "The one model, in a list", ModelList),
     _get("/v1/models/{model}", _OPENAI, "The model by its name", ModelEntry),
     _post("/generate", _TGI, "Generated text", GenerateBody, GenerateAnswer),

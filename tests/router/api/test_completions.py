@@ -81,7 +81,11 @@ async def test_null_is_absent_everywhere(tokenizer: TokenizerPool) -> None:
         ({"prompt": [261]}, ValidationError, "prompt"),
         ({"prompt": ["a"] * 5}, BatchSizeError, "prompt"),
         ({"suffix": ""}, SuffixError, "suffix"),
-        ({"best_of": 2}, ValidationError, "best_of"),
+        ({"best_of": 3}, ValidationError, "best_of"),
+        ({"best_of": 0}, ValidationError, "best_of"),
+        ({"n": 3, "best_of": 2}, ValidationError, "best_of"),
+        ({"best_of": 2, "stream": True}, ValidationError, "best_of"),
+        ({"prompt": [76] * 401}, ValidationError, "prompt"),
         ({"echo": True, "logprobs": 1}, ValidationError, "echo"),
         ({"logprobs": 6}, ValidationError, "logprobs"),
         ({"max_tokens": 0}, ValidationError, "max_tokens"),
@@ -113,6 +117,19 @@ async def test_choices_are_in_the_order_of_prompts(tokenizer: TokenizerPool) -> 
     ]
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (20, 8)
     assert answer.usage.prompt_tokens_details.cached_tokens == 8
+
+
+async def test_the_most_likely_of_best_of_are_the_choices(tokenizer: TokenizerPool) -> None:
+    wanted = await wanted_for(tokenizer, prompt=["a", "b"], best_of=2, seed=5)
+    assert [request.sampling.seed for request in wanted.requests] == [5, 6, 5, 6]
+    generations = [
+        make_generation([make_token(str(i), logprob=logprob), EOS])
+        for i, logprob in enumerate([-3.0, -1.0, -2.0, -4.0])
+    ]
+    answer = build_answer(wanted, IDENTITY, generations, SPECIAL)
+    assert [(choice.index, choice.text) for choice in answer.choices] == [(0, "1"), (1, "2")]
+    # Every candidate's tokens were generated, a prompt was read once.
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (20, 8)
 
 
 async def test_a_stream_in_bytes(tokenizer: TokenizerPool) -> None:

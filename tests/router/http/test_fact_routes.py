@@ -69,6 +69,17 @@ async def test_metrics_count_a_request_once() -> None:
     assert not any("_total" in line.split("{")[0] or "_created" in line for line in lines)
 
 
+async def test_embeddings_are_refused_with_a_reason() -> None:
+    async with (
+        running_app() as app,
+        app.session.post("/v1/embeddings", json={"model": "m", "input": "x"}) as response,
+    ):
+        assert response.status == 422
+        error = (await response.json())["error"]
+    assert (error["param"], error["code"]) == ("model", "validation")
+    assert "has no embeddings" in error["message"]
+
+
 async def test_metrics_in_the_format_that_is_asked_for() -> None:
     async with (
         running_app() as app,

@@ -156,3 +156,17 @@ async def test_errors_have_anthropic_s_shape() -> None:
     async with served(api_key="Other") as (client, _):
         with pytest.raises(anthropic.AuthenticationError):
             await ask(client)
+
+
+async def test_output_config_gives_a_schema() -> None:
+    wanted = {"type": "json_schema", "schema": {"type": "object", "properties": {"a": {}}}}
+    least = {"model": "m", "max_tokens": 9, "messages": MESSAGES}
+    async with running_app() as app:
+        body = {**least, "output_config": {"format": wanted, "effort": "low"}}
+        async with app.session.post("/v1/messages", json=body) as response:
+            assert response.status == 200, await response.text()
+        assert '"a"' in app.engine.generations[0].request.grammar
+        body = {**least, "output_config": {"format": {"type": "xml"}}}
+        async with app.session.post("/v1/messages", json=body) as response:
+            assert response.status == 400
+            assert "`output_config.format.type`" in await response.text()
