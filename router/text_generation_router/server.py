@@ -114,6 +114,7 @@ class Server:
             service.streams.stop()
             await runner.cleanup()
             service.tokenizer.close()
+            service.templates.close()
             service.grammars.close()
 
     async def _until_over(self, engine: Engine) -> int:

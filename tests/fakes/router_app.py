@@ -117,4 +117,5 @@ async def running_app(engine: Any = None, **changes: Any) -> AsyncIterator[Runni
     finally:
         await server.close()
         service.tokenizer.close()
+        service.templates.close()
         service.grammars.close()

@@ -1,6 +1,5 @@
 """OpenAI's chat dialect: from `ChatBody` to generation requests."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +26,7 @@ from text_generation_router.prompt.chat_template import ChatTemplateError
 from text_generation_router.prompt.conversation import (
     ChatTemplates,
     Conversation,
+    TemplateVariableError,
     ToolsUnsupportedError,
 )
 from text_generation_router.prompt.tokenizer import TokenizerPool
@@ -35,15 +35,12 @@ from text_generation_router.prompt.tokenizer import TokenizerPool
 _UNSUPPORTED = (
     "audio",
     "chat_template",
-    "documents",
     "function_call",
     "functions",
     "moderation",
     "tool_prompt",
     "web_search_options",
 )
-# Names that a template is rendered with anyway.
-_RESERVED_VARIABLES = frozenset({"messages", "tools", "add_generation_prompt"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +75,7 @@ async def prepare(
     check_positive(asked, field)
 
     choice = read_tool_choice(body)
-    text = render(body, templates)
+    text = await render(body, templates)
     token_ids = tuple(await tokenizer.token_ids(text, add_special_tokens=False))
     if not token_ids:
         raise ValidationError("`messages` give an empty prompt", param="messages")
@@ -109,7 +106,7 @@ async def prepare(
     )
 
 
-def render(body: ChatBody, templates: ChatTemplates) -> str:
+async def render(body: ChatBody, templates: ChatTemplates) -> str:
     """The text of the prompt."""
     if not body.messages:
         raise ValidationError("`messages` cannot be empty", param="messages")
@@ -117,11 +114,16 @@ def render(body: ChatBody, templates: ChatTemplates) -> str:
     conversation = Conversation(
         messages=template_messages(body.messages),
         tools=template_tools(tools) if tools else None,
+        documents=body.documents,
         continue_last=_continues_last(body),
+        add_generation_prompt=body.add_generation_prompt is not False,
         variables=_template_variables(body),
     )
     try:
-        return templates.render(conversation)
+        return await templates.render(conversation)
+    except TemplateVariableError as error:
+        field = "documents" if error.name == "documents" else "chat_template_kwargs"
+        raise ValidationError(f"`{field}`: {error}", param=field) from error
     except ChatTemplateError as error:
         raise TemplateError(str(error), param="messages") from error
     except ToolsUnsupportedError as error:
@@ -137,9 +139,9 @@ def refuse_unsupported(body: ChatBody) -> None:
         raise ValidationError("`modalities` can only be text", param="modalities")
     if body.verbosity not in (None, "medium"):
         raise ValidationError("`verbosity` can only be medium", param="verbosity")
-    if body.add_generation_prompt is False:
+    if body.add_generation_prompt and body.continue_final_message:
         raise ValidationError(
-            "`add_generation_prompt` cannot be false: use `continue_final_message`",
+            "`add_generation_prompt` and `continue_final_message` exclude each other",
             param="add_generation_prompt",
         )
     if read_format(body.response_format, "response_format") is None:
@@ -180,16 +182,13 @@ def _continues_last(body: ChatBody) -> bool:
             "`continue_final_message` needs a last message of the assistant with text",
             param="continue_final_message",
         )
-    return can_continue if body.continue_final_message is None else body.continue_final_message
+    if body.continue_final_message is None:
+        return can_continue and body.add_generation_prompt is None
+    return body.continue_final_message
 
 
 def _template_variables(body: ChatBody) -> dict[str, Any]:
     variables = dict(body.chat_template_kwargs or {})
-    taken: Sequence[str] = sorted(_RESERVED_VARIABLES & variables.keys())
-    if taken:
-        raise ValidationError(
-            f"`chat_template_kwargs` cannot set {taken[0]!r}", param="chat_template_kwargs"
-        )
     if body.reasoning_effort is not None:
         variables["reasoning_effort"] = body.reasoning_effort
     return variables

@@ -70,14 +70,14 @@ class ChatBody(SamplingFields, kw_only=True):
     tool_prompt: str | None = None
     parallel_tool_calls: bool | None = None
     response_format: Any = None
+    add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
+    documents: list[dict[str, Any]] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     reasoning_effort: str | None = None
 
-    add_generation_prompt: bool | None = None
     audio: Any = None
     chat_template: Any = None
-    documents: Any = None
     function_call: Any = None
     functions: Any = None
     modalities: list[str] | None = None

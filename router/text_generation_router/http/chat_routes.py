@@ -61,7 +61,7 @@ class ChatRoutes:
         """The rendered prompt and its tokens."""
         body = await self._decoder.read(request)
         chat.refuse_unsupported(body)
-        text = chat.render(body, self._service.templates)
+        text = await chat.render(body, self._service.templates)
         spans = await self._service.tokenizer.spans(text, add_special_tokens=False)
         tokens = [SimpleToken(s.token_id, s.text, s.start, s.stop) for s in spans]
         answer = ChatTokens(tokens, text)

@@ -55,7 +55,7 @@ class MessagesRoutes:
         """The length of the prompt that a request would have."""
         body = messages.chat_body(await self._count_decoder.read(request))
         chat.refuse_unsupported(body)
-        text = chat.render(body, self._service.templates)
+        text = await chat.render(body, self._service.templates)
         token_ids = await self._service.tokenizer.token_ids(text, add_special_tokens=False)
         return web.Response(
             body=msgspec.json.encode(TokenCount(len(token_ids))), content_type="application/json"

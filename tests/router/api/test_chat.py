@@ -95,6 +95,30 @@ async def test_templates_get_their_variables(tokenizer: TokenizerPool) -> None:
     assert wanted.prompt.text == "False low"
 
 
+async def test_documents_reach_a_template_that_shows_them(tokenizer: TokenizerPool) -> None:
+    documents = [{"title": "t", "text": "x"}]
+    template = "{% for d in documents %}[{{ d.title }}: {{ d.text }}]{% endfor %}"
+    wanted = await prepare(tokenizer, template=template, documents=documents)
+    assert wanted.prompt.text == "[t: x]"
+
+
+async def test_the_prompt_may_end_before_the_model_s_turn(tokenizer: TokenizerPool) -> None:
+    closed = await prepare(tokenizer, add_generation_prompt=False)
+    assert closed.prompt.text == "<|im_start|>user\nHi<|im_end|>\n"
+    messages = [*MESSAGES, {"role": "assistant", "content": "So"}]
+    opened = await prepare(tokenizer, messages=messages, add_generation_prompt=True)
+    assert opened.prompt.text.endswith("So<|im_end|>\n<|im_start|>assistant\n")
+
+
+async def test_switches_that_the_template_does_not_have_switch_nothing(
+    tokenizer: TokenizerPool,
+) -> None:
+    wanted = await prepare(
+        tokenizer, chat_template_kwargs={"enable_thinking": False}, reasoning_effort="low"
+    )
+    assert wanted.prompt == (await prepare(tokenizer)).prompt
+
+
 async def test_tools_are_shown_and_parsed(tokenizer: TokenizerPool) -> None:
     wanted = await prepare(tokenizer, tools=[TOOL], parallel_tool_calls=False)
     assert '"name": "f"' in wanted.prompt.text
@@ -130,7 +154,14 @@ async def test_no_tools_are_shown(tokenizer: TokenizerPool, fields: dict[str, An
         ({"modalities": ["text", "audio"]}, "modalities"),
         ({"web_search_options": {}}, "web_search_options"),
         ({"tool_prompt": "use them"}, "tool_prompt"),
-        ({"add_generation_prompt": False}, "add_generation_prompt"),
+        (
+            {"add_generation_prompt": True, "continue_final_message": True},
+            "add_generation_prompt",
+        ),
+        ({"documents": [{"title": "t", "text": "x"}]}, "documents"),
+        ({"chat_template_kwargs": {"tenperature": 1}}, "chat_template_kwargs"),
+        ({"chat_template_kwargs": {"bos_token": "x"}}, "chat_template_kwargs"),
+        ({"chat_template_kwargs": {"raise_exception": "x"}}, "chat_template_kwargs"),
         ({"continue_final_message": True}, "continue_final_message"),
         ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs"),
         ({"stop": ["a"] * 5}, "stop"),

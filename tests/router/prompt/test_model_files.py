@@ -77,7 +77,7 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
         read_prompt_files(write(tmp_path, tokenizer_config__json="{"))
 
 
-def test_named_templates(tmp_path: Path) -> None:
+async def test_named_templates(tmp_path: Path) -> None:
     named = [
         {"name": "default", "template": "plain"},
         {"name": "tool_use", "template": "{{ tools }} <tool_call>"},
@@ -85,19 +85,21 @@ def test_named_templates(tmp_path: Path) -> None:
     files = read_prompt_files(write(tmp_path, tokenizer_config__json={"chat_template": named}))
     templates = ChatTemplates(files)
     tools = [{"type": "function", "function": {"name": "f"}}]
-    assert templates.render(CONVERSATION) == "plain"
+    assert await templates.render(CONVERSATION) == "plain"
     with_tools = Conversation(messages=CONVERSATION.messages, tools=tools)
-    assert "'f'" in templates.render(with_tools)
+    assert "'f'" in await templates.render(with_tools)
 
 
 @pytest.mark.parametrize(
     ("template", "reason"),
     [("plain", "does not support tools"), ("{{ tools }}", "not supported yet")],
 )
-def test_tools_need_a_template_for_them(template: str, reason: str) -> None:
+async def test_tools_need_a_template_for_them(template: str, reason: str) -> None:
     templates = ChatTemplates(PromptFiles(chat_templates={"default": template}))
     with pytest.raises(ToolsUnsupportedError, match=reason):
-        templates.render(Conversation(messages=CONVERSATION.messages, tools=[{"type": "function"}]))
+        await templates.render(
+            Conversation(messages=CONVERSATION.messages, tools=[{"type": "function"}])
+        )
 
 
 def test_a_template_that_does_not_compile_stops_the_start() -> None:
