@@ -1,10 +1,15 @@
 """Wire types of POST /v1/chat/completions and /chat_tokenize."""
 
-from typing import Any
+from typing import Annotated, Any
 
-from msgspec import UNSET, Struct, UnsetType, field
+from msgspec import UNSET, Meta, Struct, UnsetType, field
 
-from text_generation_router.api.openai_types import SamplingFields, UnsignedInt32, Usage
+from text_generation_router.api.openai_types import (
+    MAX_LIST_LENGTH,
+    SamplingFields,
+    UnsignedInt32,
+    Usage,
+)
 
 
 class ContentPart(Struct, kw_only=True):
@@ -61,7 +66,7 @@ class Tool(Struct, kw_only=True):
 class ChatBody(SamplingFields, kw_only=True):
     """The request. The last group would change the answer and is refused, not ignored."""
 
-    messages: list[Message]
+    messages: Annotated[list[Message], Meta(max_length=MAX_LIST_LENGTH)]
     max_completion_tokens: UnsignedInt32 | None = None
     logprobs: bool | None = None
     top_logprobs: UnsignedInt32 | None = None

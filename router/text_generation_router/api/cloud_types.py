@@ -8,6 +8,8 @@ from msgspec import Meta, Struct
 from text_generation_router.api.native_types import GenerateParameters
 
 Shape = Literal["inputs", "messages", "prompt"]
+# Each is a generation of its own.
+_MAX_PROMPTS = 1024
 _Byte = Annotated[int, Meta(ge=0, le=255)]
 
 
@@ -35,7 +37,7 @@ def _is_given(value: msgspec.Raw) -> bool:
 class VertexBody(Struct):
     """POST /vertex; an instance is a `VertexInputs` or a chat request."""
 
-    instances: list[msgspec.Raw]
+    instances: Annotated[list[msgspec.Raw], Meta(max_length=_MAX_PROMPTS)]
 
 
 class VertexInputs(Struct):
@@ -70,7 +72,7 @@ class InferBody(Struct, kw_only=True):
     """POST /v2/models/.../infer."""
 
     id: str | None = None
-    inputs: list[InferInput]
+    inputs: Annotated[list[InferInput], Meta(max_length=_MAX_PROMPTS)]
     outputs: list[InferOutputName] | None = None
     parameters: GenerateParameters | None = None
 

@@ -11,6 +11,9 @@ from text_generation_router.api.numbers import shortest_float32, to_float32
 
 StructT = TypeVar("StructT", bound=msgspec.Struct)
 
+# Every token's text is searched for what may become a stop sequence.
+_MAX_STOP_CHARACTERS = 1024
+
 
 @dataclass(frozen=True, kw_only=True)
 class RequestLimits:
@@ -32,7 +35,7 @@ class RequestLimits:
 
 
 def check_stop_sequences(stop: list[str], limits: RequestLimits) -> None:
-    """Bound the number; an empty string would stop everything at once and is refused."""
+    """Bound number and lengths; an empty string would stop everything at once and is refused."""
     if len(stop) > limits.max_stop_sequences:
         raise ValidationError(
             f"`stop` supports up to {limits.max_stop_sequences} sequences. Given: {len(stop)}",
@@ -40,6 +43,12 @@ def check_stop_sequences(stop: list[str], limits: RequestLimits) -> None:
         )
     if "" in stop:
         raise ValidationError("`stop` must not contain an empty string", param="stop")
+    longest = max(map(len, stop), default=0)
+    if longest > _MAX_STOP_CHARACTERS:
+        raise ValidationError(
+            f"`stop` supports up to {_MAX_STOP_CHARACTERS} characters a sequence. Given: {longest}",
+            param="stop",
+        )
 
 
 def check_top_n_tokens(value: int, limits: RequestLimits, field: str) -> None:

@@ -1,11 +1,11 @@
 """Wire types of Anthropic's Messages dialect: POST /v1/messages and /v1/messages/count_tokens."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
-from text_generation_router.api.openai_types import UnsignedInt32
+from text_generation_router.api.openai_types import MAX_LIST_LENGTH, ModelName, UnsignedInt32
 
 
 class InputBlock(Struct, kw_only=True):
@@ -66,8 +66,8 @@ class OutputConfig(Struct, kw_only=True):
 class CountTokensBody(Struct, kw_only=True):
     """What makes a prompt. The last group would change the answer and is refused."""
 
-    model: str
-    messages: list[InputMessage]
+    model: ModelName
+    messages: Annotated[list[InputMessage], Meta(max_length=MAX_LIST_LENGTH)]
     system: str | list[InputBlock] | None = None
     tools: list[MessagesTool] | None = None
     tool_choice: MessagesToolChoice | None = None

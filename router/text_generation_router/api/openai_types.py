@@ -5,6 +5,11 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 UnsignedInt32 = Annotated[int, Meta(ge=0, le=2**32 - 1)]
+# Echoed in every chunk of a stream.
+ModelName = Annotated[str, Meta(max_length=256)]
+# More than any client has; what is in a list is walked through on the event loop.
+MAX_LIST_LENGTH = 4096
+LogitBias = Annotated[dict[str, float], Meta(max_length=1024)]
 
 
 class StreamOptions(Struct, kw_only=True):
@@ -19,7 +24,7 @@ class SamplingFields(Struct, kw_only=True):
     null is the same as absent everywhere.
     """
 
-    model: str | None = None
+    model: ModelName | None = None
     temperature: float | None = None
     top_p: float | None = None
     n: UnsignedInt32 | None = None
@@ -31,7 +36,7 @@ class SamplingFields(Struct, kw_only=True):
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     # Token id, as a string, to what is added to its score.
-    logit_bias: dict[str, float] | None = None
+    logit_bias: LogitBias | None = None
 
     top_k: int | None = None
     min_p: float | None = None

@@ -1,10 +1,10 @@
 """Wire types of POST /v1/responses, without a store: each request brings its whole conversation."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from msgspec import UNSET, Struct, UnsetType, field
+from msgspec import UNSET, Meta, Struct, UnsetType, field
 
-from text_generation_router.api.openai_types import UnsignedInt32
+from text_generation_router.api.openai_types import MAX_LIST_LENGTH, ModelName, UnsignedInt32
 
 
 class InputPart(Struct, kw_only=True):
@@ -54,8 +54,8 @@ class Reasoning(Struct, kw_only=True):
 class ResponsesBody(Struct, kw_only=True):
     """The request. The last group would change the answer and is refused, not ignored."""
 
-    input: str | list[InputItem]
-    model: str | None = None
+    input: str | Annotated[list[InputItem], Meta(max_length=MAX_LIST_LENGTH)]
+    model: ModelName | None = None
     instructions: str | None = None
     max_output_tokens: UnsignedInt32 | None = None
     temperature: float | None = None

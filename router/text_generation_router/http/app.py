@@ -24,13 +24,13 @@ from text_generation_router.http.fact_routes import FactRoutes
 from text_generation_router.http.malformed import MalformedRequestFilter
 from text_generation_router.http.messages_routes import MessagesRoutes
 from text_generation_router.http.native_routes import NativeRoutes
+from text_generation_router.http.operations import HEALTH_PATHS
 from text_generation_router.http.responses_routes import ResponsesRoutes
 from text_generation_router.http.service import Service
 
 logger = logging.getLogger("text_generation_router.http")
 
 
-_HEALTH_PATHS = frozenset({"/health", "/ping", "/v2/health/live", "/v2/health/ready"})
 _ALLOWED_HEADERS = "content-type,authorization,x-api-key,anthropic-version"
 _VARY = "origin, access-control-request-method, access-control-request-headers"
 
@@ -108,9 +108,7 @@ def _gate_middleware(
 
 
 def _is_health(request: web.Request) -> bool:
-    if request.method not in ("GET", "HEAD"):
-        return False
-    return request.path == "/" or request.path in _HEALTH_PATHS
+    return request.method in ("GET", "HEAD") and request.path in HEALTH_PATHS
 
 
 def _has_key(request: web.Request, expected: bytes) -> bool:

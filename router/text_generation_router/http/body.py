@@ -11,6 +11,11 @@ from text_generation_router.http.errors import BodyError
 BodyT = TypeVar("BodyT")
 
 _JSON_TYPE = re.compile(r"application/([a-z0-9!#$&^_.-]+\+)?json")
+# An escape in JSON: a whole surrogate pair, half of one (the group), or any other.
+_ESCAPE = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|u([dD][89a-fA-F][0-9a-fA-F]{2})|.)",
+    re.DOTALL,
+)
 # msgspec ends its messages with the place: "... - at `$.parameters.top_k`".
 _PLACE = re.compile(r"^(?P<detail>.*) - at `\$\.?(?P<path>.*)`$", re.DOTALL)
 
@@ -49,9 +54,16 @@ class BodyDecoder(Generic[BodyT]):
                 422, f"Failed to deserialize the JSON body into the target type: {_placed(error)}"
             ) from error
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise BodyError(
-                400, f"Failed to parse the request body as JSON: {error or 'too deep'}"
-            ) from error
+            reason = _lone_surrogate(body) or str(error) or "too deep"
+            raise BodyError(400, f"Failed to parse the request body as JSON: {reason}") from error
+
+
+def _lone_surrogate(body: bytes) -> str | None:
+    """The fault of text that is JSON but no Unicode, which the parser would call truncated."""
+    for match in _ESCAPE.finditer(body):
+        if match[1]:
+            return f"\\u{match[1].decode()} is half of a surrogate pair (byte {match.start()})"
+    return None
 
 
 def _placed(error: msgspec.ValidationError) -> str:

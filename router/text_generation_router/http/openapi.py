@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -23,6 +23,8 @@ _ERRORS = {
     "429": "Too much is waiting; `Retry-After` says how long",
     "503": "The server is draining",
 }
+# Of these, what is wrong with a body as such is told as plain text by TGI's own routes.
+_BODY_ERRORS = ("400", "413", "415", "422")
 
 
 class NativeError(msgspec.Struct):
@@ -46,6 +48,20 @@ class OpenAIError(msgspec.Struct):
 
     error: OpenAIErrorDetail
     error_type: str
+
+
+class AnthropicErrorDetail(msgspec.Struct):
+    """`error` of an error under /v1/messages."""
+
+    type: str
+    message: str
+
+
+class AnthropicError(msgspec.Struct):
+    """An error under /v1/messages."""
+
+    error: AnthropicErrorDetail
+    type: Literal["error"] = "error"
 
 
 class _Schemas:
@@ -89,7 +105,7 @@ def build_document(version: str) -> dict[str, Any]:
 
 
 def _all_types(operations: Sequence[Operation]) -> list[Any]:
-    found: list[Any] = [NativeError, OpenAIError, VertexInputs]
+    found: list[Any] = [NativeError, OpenAIError, AnthropicError, VertexInputs]
     for operation in operations:
         for kind in (operation.body, operation.answer, operation.event):
             if kind is not None:
@@ -121,19 +137,39 @@ def _responses(operation: Operation, schemas: _Schemas) -> dict[str, Any]:
     if operation.answer is not None:
         content["application/json"] = {"schema": schemas.of(operation.answer)}
     if operation.event is not None:
-        content["text/event-stream"] = {"schema": schemas.of(operation.event)}
+        # What goes wrong after the status was sent is an event too.
+        events = (operation.event, _error_kind(operation.path))
+        content["text/event-stream"] = {"schema": schemas.of(events)}
     if operation.content_type is not None:
         content[operation.content_type] = {"schema": {}}
     success: dict[str, Any] = {"description": "The answer"}
     if content:
         success["content"] = content
     responses = {"200": success}
-    if operation.body is not None:
-        kind = OpenAIError if operation.path.startswith("/v1/") else NativeError
-        error = {"application/json": {"schema": schemas.of(kind)}}
-        for status, description in _ERRORS.items():
-            responses[status] = {"description": description, "content": error}
+    for status, description in _errors(operation).items():
+        content = {"application/json": {"schema": schemas.of(_error_kind(operation.path))}}
+        if status in _BODY_ERRORS and not operation.path.startswith("/v1/"):
+            content["text/plain"] = {"schema": {"type": "string"}}
+        responses[status] = {"description": description, "content": content}
     return responses
+
+
+def _errors(operation: Operation) -> dict[str, str]:
+    """Statuses and what they mean, besides 200."""
+    if operation.body is not None:
+        return _ERRORS
+    errors = {} if operation.is_health else {"401": _ERRORS["401"]}
+    if operation.is_health or operation.path.endswith("/ready"):
+        errors["503"] = "Requests are not answered now"
+    if operation.path == "/v1/models/{model}":
+        errors["404"] = "No such model"
+    return errors
+
+
+def _error_kind(path: str) -> type[msgspec.Struct]:
+    if path.startswith("/v1/messages"):
+        return AnthropicError
+    return OpenAIError if path.startswith("/v1/") else NativeError
 
 
 def _identifier(operation: Operation) -> str:

@@ -42,6 +42,9 @@ from text_generation_router.api.responses_types import (
 )
 from text_generation_router.http.fact_routes import Info, ModelEntry, ModelList
 
+# Open without a key: who watches a server has none.
+HEALTH_PATHS = frozenset({"/", "/health", "/ping", "/v2/health/live", "/v2/health/ready"})
+
 
 @dataclass(frozen=True, kw_only=True)
 class Operation:
@@ -58,6 +61,11 @@ class Operation:
     event: Any = None
     # The content type of an answer that is not JSON.
     content_type: str | None = None
+
+    @property
+    def is_health(self) -> bool:
+        """Whether it answers without a key, and 503 while requests are not answered."""
+        return self.method == "get" and self.path in HEALTH_PATHS
 
 
 def _post(
