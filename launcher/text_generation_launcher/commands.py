@@ -85,6 +85,7 @@ def router_config(
         port=config.port,
         cors_allow_origin=config.cors_allow_origin,
         api_key=config.api_key,
+        api_key_file=config.api_key_file,
         validation_workers=config.validation_workers,
         graceful_termination_timeout=config.graceful_termination_timeout,
         json_output=True,

@@ -152,6 +152,7 @@ class LauncherConfig:
     port: int = same_as(RouterConfig, "port")
     cors_allow_origin: tuple[str, ...] = same_as(RouterConfig, "cors_allow_origin")
     api_key: str | None = same_as(RouterConfig, "api_key")
+    api_key_file: str | None = same_as(RouterConfig, "api_key_file")
     validation_workers: int = same_as(RouterConfig, "validation_workers")
     graceful_termination_timeout: float = option(
         90.0,

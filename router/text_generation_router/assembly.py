@@ -13,6 +13,7 @@ from text_generation_router.config import VERSION, RouterConfig
 from text_generation_router.engine.info import EngineInfo
 from text_generation_router.engine.loop import Engine
 from text_generation_router.grammar.compiler import GrammarCompiler
+from text_generation_router.http.api_keys import ApiKeyError, ApiKeys, read_api_keys
 from text_generation_router.http.preparation_gate import PreparationGate
 from text_generation_router.http.service import ServedModel, Service
 from text_generation_router.http.sse import OpenStreams
@@ -82,7 +83,7 @@ def build_service(
         gate=PreparationGate(),
         max_concurrent_requests=config.max_concurrent_requests,
         validation_workers=config.validation_workers,
-        api_key=config.api_key,
+        api_keys=_api_keys(config),
         cors_allow_origin=config.cors_allow_origin,
         payload_limit=config.payload_limit,
     )
@@ -95,6 +96,13 @@ def _eos_token_ids(files: PromptFiles, tokenizer: Tokenizer) -> frozenset[int]:
     name = files.special_tokens.get("eos_token")
     token_id = None if name is None else tokenizer.token_to_id(name)
     return files.eos_token_ids | ({token_id} if token_id is not None else frozenset())
+
+
+def _api_keys(config: RouterConfig) -> ApiKeys:
+    try:
+        return read_api_keys(config.api_key, config.api_key_file)
+    except ApiKeyError as error:
+        raise StartError(str(error)) from error
 
 
 def _request_limits(config: RouterConfig, info: EngineInfo) -> RequestLimits:

@@ -88,7 +88,12 @@ class RouterConfig:
     cors_allow_origin: tuple[str, ...] = option(
         (), help="Allowed CORS origin, repeatable (default: any)."
     )
-    api_key: str | None = option(None, help="Key that clients must send as a bearer token.")
+    api_key: str | None = option(
+        None, help="Key that clients must send as a bearer token, or several with commas between."
+    )
+    api_key_file: str | None = option(
+        None, help="File with further keys, one a line; # begins a comment."
+    )
     validation_workers: int = option(2, help="Threads that tokenize.")
     graceful_termination_timeout: float = option(
         90.0, help="Seconds that running requests may take to finish after SIGTERM."

@@ -10,6 +10,7 @@ from aiohttp.test_utils import TestServer
 from prometheus_client import CollectorRegistry
 from text_generation_router.api.limits import RequestLimits
 from text_generation_router.grammar.compiler import GrammarCompiler
+from text_generation_router.http.api_keys import ApiKeys
 from text_generation_router.http.app import build_app
 from text_generation_router.http.preparation_gate import PreparationGate
 from text_generation_router.http.service import ServedModel, Service
@@ -84,7 +85,7 @@ def make_service(engine: Any, *, template: str | None = CHATML, **changes: Any) 
         "gate": PreparationGate(),
         "max_concurrent_requests": 128,
         "validation_workers": 1,
-        "api_key": None,
+        "api_keys": ApiKeys(),
         "cors_allow_origin": (),
         "payload_limit": 100_000,
     }

@@ -49,6 +49,7 @@ FOR_ROUTER = {
     "port": 8081,
     "cors_allow_origin": ("https://a", "https://b"),
     "api_key": "secret",
+    "api_key_file": "/keys",
     "validation_workers": 4,
     "graceful_termination_timeout": 5.5,
 }

@@ -51,6 +51,7 @@ TABLE = {
     "otlp_service_name": "text-generation-inference.router",
     "cors_allow_origin": (),
     "api_key": None,
+    "api_key_file": None,
     "watermark_gamma": None,
     "watermark_delta": None,
     "ngrok": False,

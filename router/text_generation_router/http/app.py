@@ -3,13 +3,13 @@
 From outside to inside: CORS headers on every response, preflight answers, the API key, errors.
 """
 
-import hmac
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+from text_generation_router.http.api_keys import ApiKeys
 from text_generation_router.http.chat_routes import ChatRoutes
 from text_generation_router.http.cloud_routes import CloudRoutes
 from text_generation_router.http.completion_routes import CompletionRoutes
@@ -21,6 +21,7 @@ from text_generation_router.http.errors import (
     is_unexpected,
 )
 from text_generation_router.http.fact_routes import FactRoutes
+from text_generation_router.http.login import is_asked_by_browser, login_page
 from text_generation_router.http.malformed import MalformedRequestFilter
 from text_generation_router.http.messages_routes import MessagesRoutes
 from text_generation_router.http.native_routes import NativeRoutes
@@ -38,7 +39,7 @@ _VARY = "origin, access-control-request-method, access-control-request-headers"
 def build_app(service: Service) -> web.Application:
     """The application of one router; it serves when its runner does."""
     app = web.Application(
-        middlewares=[_errors_middleware(), _gate_middleware(service.api_key)],
+        middlewares=[_errors_middleware(), _gate_middleware(service.api_keys)],
         client_max_size=service.payload_limit,
         handler_args={"access_log": None, "logger": _server_logger()},
     )
@@ -85,11 +86,7 @@ def _errors_middleware() -> Middleware:
     return errors
 
 
-def _gate_middleware(
-    api_key: str | None,
-) -> Middleware:
-    expected = None if api_key is None else api_key.encode()
-
+def _gate_middleware(api_keys: ApiKeys) -> Middleware:
     @web.middleware
     async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
         """Preflights pass without a key and reach no route; all but health need the key."""
@@ -100,9 +97,11 @@ def _gate_middleware(
                     "access-control-allow-headers": _ALLOWED_HEADERS,
                 }
             )
-        if expected is not None and not _is_health(request) and not _has_key(request, expected):
-            raise UnauthorizedError("the API key is missing or wrong")
-        return await handler(request)
+        if not api_keys.are_required or _is_health(request) or _has_key(request, api_keys):
+            return await handler(request)
+        if is_asked_by_browser(request):
+            return login_page()
+        raise UnauthorizedError("the API key is missing or wrong")
 
     return gate
 
@@ -111,12 +110,12 @@ def _is_health(request: web.Request) -> bool:
     return request.method in ("GET", "HEAD") and request.path in HEALTH_PATHS
 
 
-def _has_key(request: web.Request, expected: bytes) -> bool:
+def _has_key(request: web.Request, api_keys: ApiKeys) -> bool:
     """As a bearer token, or where Anthropic's clients have it."""
     scheme, _, given = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer":
         given = request.headers.get("x-api-key", "")
-    return hmac.compare_digest(given.strip().encode("utf-8", "surrogateescape"), expected)
+    return api_keys.open_with(given.strip())
 
 
 def _cors_signal(

@@ -1,32 +1,29 @@
-"""The API's own description: the OpenAPI document, and a page to read and to try it."""
-
-from importlib import resources
+"""The API's own description: the OpenAPI document, a page to read and to try it, and a page to try
+the model.
+"""
 
 import msgspec
 from aiohttp import web
 
 from text_generation_router.http.openapi import build_document
+from text_generation_router.http.pages import Page
 from text_generation_router.http.service import Service
-
-_PAGE = "docs.html"
-# The page is one file and talks to this server only.
-_POLICY = (
-    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
-)
 
 
 class DocsRoutes:
-    """Both texts are made when they are first asked for, then kept: start-up does not wait."""
+    """The document is made when it is first asked for, then kept: start-up does not wait."""
 
     def __init__(self, service: Service) -> None:
         self._version = service.model.version
         self._document: bytes | None = None
-        self._page: bytes | None = None
+        self._docs = Page("docs.html")
+        self._playground = Page("playground.html")
 
     def add_to(self, router: web.UrlDispatcher) -> None:
         """Register the routes."""
         router.add_get("/api-doc/openapi.json", self.document)
-        router.add_get("/docs", self.page)
+        router.add_get("/docs", self.docs)
+        router.add_get("/playground", self.playground)
 
     async def document(self, request: web.Request) -> web.Response:  # noqa: ARG002
         """OpenAPI 3.1."""
@@ -34,13 +31,10 @@ class DocsRoutes:
             self._document = msgspec.json.encode(build_document(self._version))
         return web.Response(body=self._document, content_type="application/json")
 
-    async def page(self, request: web.Request) -> web.Response:  # noqa: ARG002
+    async def docs(self, request: web.Request) -> web.Response:  # noqa: ARG002
         """Plain HTML; it reads the document."""
-        if self._page is None:
-            self._page = resources.files(__package__).joinpath(_PAGE).read_bytes()
-        return web.Response(
-            body=self._page,
-            content_type="text/html",
-            charset="utf-8",
-            headers={"content-security-policy": _POLICY},
-        )
+        return self._docs.response()
+
+    async def playground(self, request: web.Request) -> web.Response:  # noqa: ARG002
+        """Plain HTML; it chats with the model."""
+        return self._playground.response()

@@ -10,6 +10,7 @@ from text_generation_router.api.generation import GenerationEngine
 from text_generation_router.api.limits import RequestLimits
 from text_generation_router.engine.request import Finished
 from text_generation_router.grammar.compiler import GrammarCompiler
+from text_generation_router.http.api_keys import ApiKeys
 from text_generation_router.http.preparation_gate import PreparationGate
 from text_generation_router.http.sse import OpenStreams
 from text_generation_router.observability.metrics import RequestMetrics
@@ -50,7 +51,7 @@ class Service:
     gate: PreparationGate
     max_concurrent_requests: int
     validation_workers: int
-    api_key: str | None
+    api_keys: ApiKeys
     cors_allow_origin: Sequence[str]
     payload_limit: int
 

@@ -2,13 +2,15 @@
 
 import re
 
+import pytest
 from aiohttp import web
 from openapi_spec_validator import OpenAPIV31SpecValidator
+from text_generation_router.http.api_keys import ApiKeys
 from text_generation_router.http.app import build_app
 from text_generation_router.http.openapi import build_document
 
 from tests.fakes.engine import FakeEngine
-from tests.fakes.router_app import make_service, running_app
+from tests.fakes.router_app import MODEL_ID, make_service, running_app
 
 
 def routes(app: web.Application) -> set[tuple[str, str]]:
@@ -35,6 +37,7 @@ async def test_the_document_has_every_route() -> None:
     }
     assert documented == routes(build_app(service))
     service.tokenizer.close()
+    service.templates.close()
 
 
 async def test_the_schemas_are_those_that_parse() -> None:
@@ -43,9 +46,32 @@ async def test_the_schemas_are_those_that_parse() -> None:
     assert schemas["GenerateParameters"]["properties"]["top_k"]["anyOf"][0]["type"] == "integer"
 
 
-async def test_the_page_needs_nothing_from_elsewhere() -> None:
-    async with running_app() as app, app.session.get("/docs") as response:
+@pytest.mark.parametrize(
+    ("path", "links"), [("/docs", ["api-doc/openapi.json", "playground"]), ("/playground", [])]
+)
+async def test_a_page_needs_nothing_from_elsewhere(path: str, links: list[str]) -> None:
+    async with running_app() as app, app.session.get(path) as response:
         assert response.content_type == "text/html"
+        assert "default-src 'none'" in response.headers["content-security-policy"]
         page = await response.text()
     assert re.findall(r"""(?:https?:)?//[\w.]+""", page) == []
-    assert re.findall(r'(?:src|href)="([^"]*)"', page) == ["api-doc/openapi.json"]
+    assert re.findall(r'(?:src|href)="([^"]*)"', page) == links
+
+
+@pytest.mark.parametrize("path", ["/docs", "/playground"])
+async def test_without_a_key_a_browser_gets_a_form_and_no_page(path: str) -> None:
+    browser = {"accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+    async with running_app(api_keys=ApiKeys(["k"])) as app:
+        async with app.session.get(path, headers=browser) as response:
+            form = await response.text()
+            assert (response.status, response.content_type) == (401, "text/html")
+            assert "needs an API key" in form
+            assert MODEL_ID not in form
+        async with app.session.get(path) as response:
+            assert (response.status, response.content_type) == (401, "application/json")
+        async with app.session.get("/info", headers=browser) as response:
+            assert (response.status, response.content_type) == (401, "application/json")
+        key = {**browser, "authorization": "Bearer k"}
+        async with app.session.get(path, headers=key) as response:
+            assert response.status == 200
+            assert await response.text() != form

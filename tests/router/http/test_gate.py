@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from text_generation_router.http.api_keys import ApiKeys
 
 from tests.fakes.router_app import running_app
 
@@ -103,7 +104,7 @@ async def test_unknown_routes() -> None:
 
 
 async def test_the_api_key_closes_all_but_health() -> None:
-    async with running_app(api_key="Secret") as app:
+    async with running_app(api_keys=ApiKeys(["Secret"])) as app:
         for method, path in [
             ("POST", "/"),
             ("POST", "/generate"),
@@ -139,7 +140,7 @@ async def test_the_api_key_closes_all_but_health() -> None:
 )
 async def test_which_keys_open(value: str, status: int) -> None:
     async with (
-        running_app(api_key="Secret") as app,
+        running_app(api_keys=ApiKeys(["Secret"])) as app,
         app.session.get("/info", headers={"authorization": value}) as response,
     ):
         assert response.status == status
@@ -166,7 +167,7 @@ async def test_cors_allows_any_origin_by_default() -> None:
 
 
 async def test_preflights_need_no_key_and_reach_no_route() -> None:
-    async with running_app(api_key="k") as app:
+    async with running_app(api_keys=ApiKeys(["k"])) as app:
         for path in ("/generate", "/nope"):
             async with app.session.options(path) as response:
                 assert (response.status, await response.read()) == (200, b"")

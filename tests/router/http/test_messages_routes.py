@@ -7,6 +7,7 @@ from typing import Any
 import anthropic
 import pytest
 from text_generation_router.engine.request import GenerationError, OverloadedError
+from text_generation_router.http.api_keys import ApiKeys
 
 from tests.fakes.engine import END, FakeEngine
 from tests.fakes.router_app import RunningApp, running_app
@@ -36,7 +37,7 @@ async def ask(client: anthropic.AsyncAnthropic, **options: Any) -> Any:
 
 
 async def test_a_message() -> None:
-    async with served(api_key="Secret") as (client, app):
+    async with served(api_keys=ApiKeys(["Secret"])) as (client, app):
         message = await ask(client, system="Be brief.", extra_body={"temperature": 0.5, "top_k": 3})
         (generation,) = app.engine.generations
     assert [block.text for block in message.content] == ["Hello world"]
@@ -153,7 +154,7 @@ async def test_errors_have_anthropic_s_shape() -> None:
         with pytest.raises(anthropic.APIStatusError, match="boom"):
             async for _event in await ask(client, stream=True):
                 pass
-    async with served(api_key="Other") as (client, _):
+    async with served(api_keys=ApiKeys(["Other"])) as (client, _):
         with pytest.raises(anthropic.AuthenticationError):
             await ask(client)
 
