@@ -33,6 +33,9 @@ def template_tools(tools: Sequence[Tool]) -> list[dict[str, Any]]:
 
 
 def _message(message: Message, place: str) -> dict[str, Any]:
+    for name in ("audio", "function_call"):
+        if getattr(message, name) is not None:
+            raise ValidationError(f"`{place}.{name}` is not supported", param=f"{place}.{name}")
     if message.content is None and not message.tool_calls:
         raise ValidationError(f"`{place}.content` is missing", param=f"{place}.content")
     shown: dict[str, Any] = {

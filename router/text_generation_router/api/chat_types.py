@@ -45,6 +45,10 @@ class Message(Struct, kw_only=True):
     tool_call_id: str | None = None
     reasoning_content: str | None = None
 
+    # Would change the prompt, and are refused.
+    audio: Any = None
+    function_call: Any = None
+
 
 class FunctionDefinition(Struct, kw_only=True):
     """A function that the model may call; TGI also knows `parameters` as `arguments`."""

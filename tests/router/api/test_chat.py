@@ -142,6 +142,10 @@ async def test_no_tools_are_shown(tokenizer: TokenizerPool, fields: dict[str, An
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
             "messages[0].content",
         ),
+        (
+            {"messages": [{"role": "assistant", "content": "x", "function_call": {"name": "f"}}]},
+            "messages[0].function_call",
+        ),
         ({"max_tokens": 0}, "max_tokens"),
         ({"max_completion_tokens": 500}, "max_completion_tokens"),
         ({"top_logprobs": 6}, "top_logprobs"),
