@@ -54,6 +54,7 @@ class NullShard(shard_pb2_grpc.ShardServicer):
             max_position_embeddings=self._max_length,
             world_size=1,
             rank=0,
+            supports_prefix_cache=True,
         )
 
     async def Health(  # noqa: N802

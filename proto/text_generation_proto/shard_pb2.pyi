@@ -12,7 +12,7 @@ class InfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class InfoResponse(_message.Message):
-    __slots__ = ("model_type", "dtype", "device_type", "vocab_size", "max_position_embeddings", "world_size", "rank", "decoder_start_token_id")
+    __slots__ = ("model_type", "dtype", "device_type", "vocab_size", "max_position_embeddings", "world_size", "rank", "decoder_start_token_id", "supports_prefix_cache")
     MODEL_TYPE_FIELD_NUMBER: _ClassVar[int]
     DTYPE_FIELD_NUMBER: _ClassVar[int]
     DEVICE_TYPE_FIELD_NUMBER: _ClassVar[int]
@@ -21,6 +21,7 @@ class InfoResponse(_message.Message):
     WORLD_SIZE_FIELD_NUMBER: _ClassVar[int]
     RANK_FIELD_NUMBER: _ClassVar[int]
     DECODER_START_TOKEN_ID_FIELD_NUMBER: _ClassVar[int]
+    SUPPORTS_PREFIX_CACHE_FIELD_NUMBER: _ClassVar[int]
     model_type: str
     dtype: str
     device_type: str
@@ -29,7 +30,8 @@ class InfoResponse(_message.Message):
     world_size: int
     rank: int
     decoder_start_token_id: int
-    def __init__(self, model_type: _Optional[str] = ..., dtype: _Optional[str] = ..., device_type: _Optional[str] = ..., vocab_size: _Optional[int] = ..., max_position_embeddings: _Optional[int] = ..., world_size: _Optional[int] = ..., rank: _Optional[int] = ..., decoder_start_token_id: _Optional[int] = ...) -> None: ...
+    supports_prefix_cache: bool
+    def __init__(self, model_type: _Optional[str] = ..., dtype: _Optional[str] = ..., device_type: _Optional[str] = ..., vocab_size: _Optional[int] = ..., max_position_embeddings: _Optional[int] = ..., world_size: _Optional[int] = ..., rank: _Optional[int] = ..., decoder_start_token_id: _Optional[int] = ..., supports_prefix_cache: _Optional[bool] = ...) -> None: ...
 
 class HealthRequest(_message.Message):
     __slots__ = ()

@@ -58,7 +58,7 @@ class CacheBudget:
             spec=model.cache_spec,
             block_size=request.block_size,
             max_slots=request.max_slots,
-            max_total_tokens=request.max_total_tokens or longest,
+            max_total_tokens=request.max_total_tokens or model.config.default_total_tokens,
             is_total_fixed=request.max_total_tokens > 0,
             max_cache_tokens=request.max_cache_tokens or None,
             available_bytes=available_bytes,
@@ -74,9 +74,17 @@ def size_cache(budget: CacheBudget, *, activation_bytes: int, ranks: RankGroup) 
     """
     block_bytes = budget.block_size * budget.spec.token_bytes
     workspace = budget.spec.workspace_bytes(budget.max_total_tokens)
-    room = budget.available_bytes - activation_bytes - workspace
-    fitting = ranks.minimum(max(0, room // block_bytes))
+    states = budget.spec.slots_bytes(budget.max_slots)
+    room = budget.available_bytes - activation_bytes - workspace - states
+    if states and ranks.minimum(room) < 0:
+        raise CapacityError(
+            f"the recurrent states of {budget.max_slots} sequences need {_mib(states)} MiB, but "
+            f"there is room for {_mib(room + states)} MiB: lower --max-batch-size or "
+            "--max-concurrent-requests, or free memory"
+        )
     wanted = _wanted_blocks(budget) + 1
+    # Blocks that hold nothing (no layer has keys and values) only count tokens.
+    fitting = ranks.minimum(max(0, room // block_bytes)) if block_bytes else wanted
     if budget.max_cache_tokens is not None and fitting < wanted:
         raise CapacityError(
             f"--max-batch-total-tokens ({budget.max_cache_tokens}) needs "
@@ -96,7 +104,7 @@ def size_cache(budget: CacheBudget, *, activation_bytes: int, ranks: RankGroup) 
         num_blocks=num_blocks,
         block_size=budget.block_size,
         max_total_tokens=min(budget.max_total_tokens, held),
-        cache_bytes=num_blocks * block_bytes,
+        cache_bytes=num_blocks * block_bytes + states,
     )
 
 
@@ -106,7 +114,8 @@ def _wanted_blocks(budget: CacheBudget) -> int:
         return budget.max_cache_tokens // budget.block_size
     blocks_per_sequence = -(-budget.max_total_tokens // budget.block_size)
     blocks_per_sequence += budget.num_tables - 1
-    return budget.max_slots * blocks_per_sequence * (100 + _PREFIX_HEADROOM) // 100
+    headroom = _PREFIX_HEADROOM if budget.spec.recurrent is None else 0
+    return budget.max_slots * blocks_per_sequence * (100 + headroom) // 100
 
 
 def _mib(num_bytes: int) -> int:

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from text_generation_shard.ops.paged_attention import MAX_GROUP_TOKENS, Workspace
+from text_generation_shard.recurrent_state import RecurrentSpec, RecurrentStates
 
 SCRAP_BLOCK = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KVCacheSpec:
-    """What one rank's layers keep for every token."""
+    """What one rank's layers keep for every token and, where they are recurrent, every sequence."""
 
     num_layers: int
     num_kv_heads: int
@@ -26,6 +27,11 @@ class KVCacheSpec:
     device: torch.device
     # Latent attention: values are the first so many dimensions of the keys. None: they lie apart.
     latent_dim: int | None = None
+    recurrent: RecurrentSpec | None = None
+
+    def slots_bytes(self, num_slots: int) -> int:
+        """Bytes of the recurrent states of so many sequences."""
+        return 0 if self.recurrent is None else num_slots * self.recurrent.slot_bytes
 
     @property
     def token_bytes(self) -> int:
@@ -60,25 +66,35 @@ class LayerCache:
 
 @dataclass(frozen=True, slots=True)
 class KVCache:
-    """All layers' keys and values. Owns the memory; the router owns what lies where."""
+    """All layers' keys and values. Owns the memory; the router owns what lies where.
+
+    states: of the recurrent layers, by slot; None where there are none.
+    """
 
     layers: tuple[LayerCache, ...]
     num_blocks: int
     block_size: int
     num_bytes: int
+    states: RecurrentStates | None = None
 
     @classmethod
     def allocate(
-        cls, spec: KVCacheSpec, *, num_blocks: int, block_size: int, max_total_tokens: int
+        cls,
+        spec: KVCacheSpec,
+        *,
+        num_blocks: int,
+        block_size: int,
+        max_total_tokens: int,
+        num_slots: int,
     ) -> "KVCache":
-        """Zeroed memory for `num_blocks` blocks, the scrap block included."""
+        """Zeroed memory: blocks, the scrap block included, and states of so many slots."""
         workspace = Workspace(*_keys_and_values(spec, spec.workspace_tokens(max_total_tokens)))
         layers = tuple(
             LayerCache(*_keys_and_values(spec, num_blocks, block_size), workspace)
             for _ in range(spec.num_layers)
         )
-        num_bytes = num_blocks * block_size * spec.token_bytes
-        return cls(layers, num_blocks, block_size, num_bytes)
+        num_bytes = num_blocks * block_size * spec.token_bytes + spec.slots_bytes(num_slots)
+        return cls(layers, num_blocks, block_size, num_bytes, _states(spec, num_slots))
 
 
 def _keys_and_values(spec: KVCacheSpec, *shape: int) -> tuple[Tensor, Tensor]:
@@ -89,11 +105,23 @@ def _keys_and_values(spec: KVCacheSpec, *shape: int) -> tuple[Tensor, Tensor]:
     return keys, _zeros(keys.shape, spec)
 
 
-def _zeros(shape: tuple[int, ...], spec: KVCacheSpec) -> Tensor:
+def _states(spec: KVCacheSpec, num_slots: int) -> RecurrentStates | None:
+    recurrent = spec.recurrent
+    if recurrent is None:
+        return None
+    conv, ssm = (
+        (recurrent.num_layers, num_slots, depth, recurrent.num_channels)
+        for depth in (recurrent.num_past_inputs, recurrent.state_size)
+    )
+    return RecurrentStates(_zeros(conv, spec, recurrent.dtype), _zeros(ssm, spec, torch.float32))
+
+
+def _zeros(shape: tuple[int, ...], spec: KVCacheSpec, dtype: torch.dtype | None = None) -> Tensor:
     """Zeros; on CPU the kernel hands out the pages on first use, so that a large cache costs
     neither start-up time nor memory before it is needed.
     """
-    if spec.device.type != "cpu":
-        return torch.zeros(shape, dtype=spec.dtype, device=spec.device)
-    num_bytes = torch.Size(shape).numel() * spec.dtype.itemsize
-    return torch.from_numpy(np.zeros(num_bytes, dtype=np.uint8)).view(spec.dtype).view(shape)
+    dtype = spec.dtype if dtype is None else dtype
+    if spec.device.type != "cpu" or 0 in shape:
+        return torch.zeros(shape, dtype=dtype, device=spec.device)
+    num_bytes = torch.Size(shape).numel() * dtype.itemsize
+    return torch.from_numpy(np.zeros(num_bytes, dtype=np.uint8)).view(dtype).view(shape)

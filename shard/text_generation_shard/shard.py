@@ -113,6 +113,7 @@ class Shard:
             world_size=self._ranks.world_size,
             rank=self._ranks.rank,
             decoder_start_token_id=model.config.decoder_start_token_id,
+            supports_prefix_cache=model.cache_spec.recurrent is None,
         )
 
     @property

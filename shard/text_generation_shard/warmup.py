@@ -102,10 +102,13 @@ class _Probe:
         self._ranks = ranks
         self._spec = loaded.model.cache_spec
         self._is_encoder_decoder = loaded.model.config.decoder_start_token_id is not None
+        # A recurrent layer computes a token alike after one and after many.
+        decode_context = _DECODE_CONTEXT if self._spec.recurrent is None else 1
         self._max_context = budget.max_total_tokens
         if not self._is_encoder_decoder:  # an encoder's text is never cut
-            longest = max(request.max_step_tokens, _DECODE_CONTEXT)
+            longest = max(request.max_step_tokens, decode_context)
             self._max_context = min(budget.max_total_tokens, longest)
+        self._decode_context = min(decode_context, self._max_context)
         size = CacheSize(
             num_blocks=_PROBE_BLOCK + 1,
             block_size=request.block_size,
@@ -134,7 +137,9 @@ class _Probe:
         if self._spec.device.type == "cuda":
             reserved = torch.cuda.max_memory_reserved(self._spec.device)
             return reserved - torch.cuda.memory_allocated(self._spec.device)
-        return self._peak.growth() * max(1, -(-worst // largest))
+        # States are counted where the cache is sized; those in use here are part of the growth.
+        states = self._spec.slots_bytes(max(step.decodes + 1 for step in steps))
+        return max(0, self._peak.growth() - states) * max(1, -(-worst // largest))
 
     @property
     def _worst_tokens(self) -> int:
@@ -175,8 +180,7 @@ class _Probe:
 
     def _decoder_step(self, tokens: int, decodes: int) -> pb.StepRequest:
         """Decode rows, and one chunk for the rest."""
-        context = min(_DECODE_CONTEXT, self._max_context)
-        lengths = [context] * decodes
+        lengths = [self._decode_context] * decodes
         chunk = min(tokens - decodes, self._max_context)
         if chunk:
             lengths.append(chunk)
@@ -192,10 +196,9 @@ class _Probe:
         """Decode rows, and encoders for the rest. Encoders of decode rows read in a step before, a
         token each: more would take most of the warmup.
         """
-        context = min(_DECODE_CONTEXT, self._max_context)
         before, request = self._new_step(), self._new_step()
         for slot in range(decodes):
-            num_known = max(1, context - 1)
+            num_known = max(1, self._decode_context - 1)
             before.admissions.append(self._admission(slot, num_known, num_known - 1, 1))
             for step in (before, request):
                 step.work_slots.append(slot)
@@ -251,12 +254,14 @@ def make_engine(
         vocab_size=model.config.vocab_size,
         sliding_windows=model.config.sliding_windows,
         is_encoder_decoder=model.config.decoder_start_token_id is not None,
+        can_share_prefixes=model.cache_spec.recurrent is None,
     )
     cache = KVCache.allocate(
         model.cache_spec,
         num_blocks=size.num_blocks,
         block_size=size.block_size,
         max_total_tokens=size.max_total_tokens,
+        num_slots=request.max_slots,
     )
     slots = SequenceSlots(limits, model.cache_spec.device)
     grammars = GrammarTable(grammar_tokenizer, request.max_slots)

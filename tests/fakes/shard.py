@@ -61,6 +61,7 @@ class FakeShard(shard_pb2_grpc.ShardServicer):
             world_size=self._world_size,
             rank=self._rank,
             decoder_start_token_id=self.config.decoder_start_token_id,
+            supports_prefix_cache=self.config.supports_prefix_cache,
         )
 
     async def Health(self, request: Any, context: Any) -> shard_pb2.HealthResponse:  # noqa: N802

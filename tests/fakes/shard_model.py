@@ -38,6 +38,7 @@ class FakeShardConfig:
     max_position_embeddings: int = 4096
     # If given, the fake is an encoder-decoder.
     decoder_start_token_id: int | None = None
+    supports_prefix_cache: bool = True
     # Used when the router leaves the size of the cache to the shard.
     num_blocks: int = 512
     # Seconds that a step takes, one after the other.
@@ -260,6 +261,8 @@ class ShardModel:
             self._violated(f"slot {slot} is admitted with {num_tokens} tokens")
         if num_cached >= num_tokens or num_cached % self.block_size:
             self._violated(f"slot {slot}: {num_cached} of {num_tokens} tokens are cached")
+        if num_cached and not self.config.supports_prefix_cache:
+            self._violated(f"slot {slot} begins with another sequence's tokens")
         if num_cached > len(admission.block_ids) * self.block_size:
             self._violated(f"slot {slot}: cached tokens without blocks")
         if admission.prompt_logprobs and num_cached:

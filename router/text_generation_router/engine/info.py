@@ -99,6 +99,8 @@ class EngineInfo:
     decoder_start_token_id: int | None = None
     # Block tables of a sequence.
     num_tables: int = 1
+    # Whether sequences may begin with tokens that another has computed.
+    has_prefix_cache: bool = True
 
     @property
     def max_batch_total_tokens(self) -> int:
@@ -174,6 +176,7 @@ def engine_info(
         grammar_refusal=_grammar_refusal(config, warmup, eos_token_ids),
         num_tables=num_tables,
         decoder_start_token_id=info.decoder_start_token_id if is_encoder_decoder else None,
+        has_prefix_cache=info.supports_prefix_cache,
     )
 
 
@@ -196,6 +199,7 @@ def scheduler_limits(config: EngineConfig, info: EngineInfo) -> SchedulerLimits:
         block_size=info.block_size,
         num_tables=info.num_tables,
         target_step_ms=config.target_step_ms,
+        has_prefix_cache=info.has_prefix_cache,
     )
 
 

@@ -20,6 +20,9 @@ class SchedulerLimits:
     num_tables: int = 1
     # Time that a step should take while somebody waits for a next token.
     target_step_ms: float
+    # Whether a sequence may begin with blocks that another has filled. Not where the model keeps a
+    # state that grows with no block; blocks then count tokens, and hold nothing.
+    has_prefix_cache: bool = True
 
     def __post_init__(self) -> None:
         if self.max_step_tokens < self.max_slots + self.block_size:

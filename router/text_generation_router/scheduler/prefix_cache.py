@@ -18,7 +18,9 @@ from text_generation_router.scheduler.block_allocator import BlockAllocator
 class PrefixCache:
     """Owns the names and, through its allocator, every block."""
 
-    def __init__(self, num_blocks: int) -> None:
+    def __init__(self, num_blocks: int, *, keeps_names: bool = True) -> None:
+        """keeps_names: False where no block may be used by another sequence: nothing is found."""
+        self.keeps_names = keeps_names
         self._allocator = BlockAllocator(num_blocks)
         self._block_of: dict[bytes, int] = {}
         self._name_of: dict[int, bytes] = {}
@@ -66,8 +68,10 @@ class PrefixCache:
         return self._allocator.allocate(count)
 
     def name(self, block: int, name: bytes) -> bool:
-        """Name a used block; False (and no effect) if another block holds the name already."""
-        if name in self._block_of:
+        """Name a used block; False (and no effect) if names are not kept, or another block holds
+        the name already.
+        """
+        if not self.keeps_names or name in self._block_of:
             return False
         assert block not in self._name_of, f"block {block} has another name"
         self._block_of[name] = block

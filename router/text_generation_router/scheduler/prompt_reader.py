@@ -135,7 +135,7 @@ class PromptReader:
         at least one must be computed to sample from.
         """
         blocks: list[int] = []
-        if sequence.needs_prompt_logprobs:
+        if sequence.needs_prompt_logprobs or not self._residents.cache.keeps_names:
             return _Prefix(blocks, None)
         block_size = self._limits.block_size
         for index in range((len(sequence.token_ids) - 1) // block_size):

@@ -89,7 +89,7 @@ class Scheduler:
         self._queue = WaitingQueue()
         self._residents = Residents(
             max_slots=limits.max_slots,
-            cache=PrefixCache(limits.num_blocks),
+            cache=PrefixCache(limits.num_blocks, keeps_names=limits.has_prefix_cache),
             block_size=limits.block_size,
         )
         self._reader = PromptReader(limits, self.cost_model, self._queue, self._residents)

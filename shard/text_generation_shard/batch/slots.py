@@ -29,6 +29,7 @@ from text_generation_shard.batch.scheduled_batch import ScheduledBatch, WorkItem
 from text_generation_shard.errors import ProtocolError
 from text_generation_shard.ops.attention_window import Window
 from text_generation_shard.ops.paged_attention import plan_attention
+from text_generation_shard.ops.sequence_rows import SequenceRows
 from text_generation_shard.sampling.parameters import SamplingParameterError
 from text_generation_shard.sampling.sampler import SamplingRows
 
@@ -46,6 +47,8 @@ class SlotLimits:
     # The windows of the model's layers, each once; None: a layer sees all tokens.
     sliding_windows: tuple[Window, ...] = (None,)
     is_encoder_decoder: bool = False
+    # Whether a sequence may begin with tokens of another: not where layers are recurrent.
+    can_share_prefixes: bool = True
 
 
 @dataclass(slots=True, kw_only=True)
@@ -150,7 +153,8 @@ class SequenceSlots:
         first_rows = lengths.cumsum() - lengths
         offsets = np.repeat(starts - first_rows, lengths)
         token_slots = self._upload(np.repeat(slots, lengths))
-        block_tables = self._block_tables.rows(self._upload(slots))
+        row_slots = self._upload(slots)
+        block_tables = self._block_tables.rows(row_slots)
         positions = self._upload(np.arange(len(offsets)) + offsets)
         return ModelInputs(
             token_ids=self._tokens[token_slots, positions],
@@ -168,6 +172,12 @@ class SequenceSlots:
             },
             max_total_tokens=self._limits.max_total_tokens,
             encoder=None if self._encoders is None else self._encoders.inputs(rows),
+            sequences=SequenceRows(
+                slots=row_slots,
+                first_rows=torch.from_numpy(np.append(first_rows, len(offsets))),
+                num_decodes=int((lengths == 1).sum()),
+                new_slots=self._upload(slots[starts == 0]),
+            ),
         )
 
     def sampling_rows(self, sampled: Sequence[WorkItem]) -> SamplingRows:
@@ -253,6 +263,11 @@ class SequenceSlots:
             raise ProtocolError(
                 f"sequence {admission.sequence_id}: emitted and cached tokens must be fewer than "
                 f"its {num_tokens}"
+            )
+        if admission.num_cached_tokens and not self._limits.can_share_prefixes:
+            raise ProtocolError(
+                f"sequence {admission.sequence_id}: this model's state cannot be taken from a "
+                "prefix cache"
             )
 
     def _work_item(self, slot: int, num_tokens: int) -> WorkItem:

@@ -89,6 +89,11 @@ class ModelConfig:
         """The windows that layers have, each once."""
         return tuple(dict.fromkeys(self.layer_windows))
 
+    @property
+    def default_total_tokens(self) -> int:
+        """Longest sequence that is served unless another one is asked for."""
+        return self.max_position_embeddings
+
     def with_rope(self, kind: Literal["linear", "dynamic"], factor: float) -> Self:
         """The same model with the scaling that --rope-scaling and --rope-factor ask for.
 

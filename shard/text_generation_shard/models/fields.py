@@ -40,6 +40,10 @@ class Fields:
         """The same, with values for keys that are not there at all."""
         return Fields({**defaults, **self._values}, self._renamed)
 
+    def equals(self, key: str, value: Any) -> bool:
+        """Whether the key has this value."""
+        return bool(self._value(key, None) == value)
+
     def integer(self, key: str, default: int | None = None) -> int:
         """A positive integer."""
         value = self.count(key, default)

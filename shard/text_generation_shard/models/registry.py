@@ -34,6 +34,8 @@ from text_generation_shard.models.llama_config import (
     Qwen2Config,
     Qwen3Config,
 )
+from text_generation_shard.models.mamba import Mamba
+from text_generation_shard.models.mamba_config import FalconMambaConfig, MambaConfig
 from text_generation_shard.models.mixtral import mixtral
 from text_generation_shard.models.mixture_config import (
     MixtralConfig,
@@ -250,6 +252,18 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             build=t5,
             buffers=_T5_BUFFERS,
             notes="encoder-decoder; also mT0",
+        ),
+        "mamba": Family(
+            architecture="MambaForCausalLM",
+            config=MambaConfig,
+            build=Mamba,
+            notes="state space; no prefix cache",
+        ),
+        "falcon_mamba": Family(
+            architecture="FalconMambaForCausalLM",
+            config=FalconMambaConfig,
+            build=Mamba,
+            notes="state space; no prefix cache",
         ),
     }
 )

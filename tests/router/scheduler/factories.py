@@ -58,7 +58,9 @@ class World:
     def __init__(self, limits: SchedulerLimits, cost_model=None, **shard_options) -> None:
         self.limits = limits
         self.scheduler = Scheduler(limits, cost_model or make_cost_model())
-        self.shard_config = FakeShardConfig(**shard_options)
+        self.shard_config = FakeShardConfig(
+            supports_prefix_cache=limits.has_prefix_cache, **shard_options
+        )
         self.shard = self._new_shard()
         self.now = 0.0
         self.plans: list[StepPlan] = []

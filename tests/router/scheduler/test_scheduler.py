@@ -178,6 +178,19 @@ def test_equal_prompts_at_the_same_time_share_what_is_computed_once():
     assert world.plans[1].num_prefill_tokens == 3 * 2, "they share right in the next step"
 
 
+def test_without_a_prefix_cache_nothing_is_shared_and_nobody_waits_for_it():
+    world = World(make_limits(max_step_tokens=64, has_prefix_cache=False))
+    world.add(prompt=range(10), max_new_tokens=12)
+    world.run()
+    sequences = [world.add(prompt=range(22), max_new_tokens=2) for _ in range(2)]
+    world.plans.clear()
+    world.run()
+    assert [sequence.num_cached_tokens for sequence in sequences] == [0, 0]
+    assert world.plans[0].num_prefill_tokens == 2 * 22
+    assert [output(sequence) for sequence in sequences] == [expected_output(range(22), 2)] * 2
+    assert world.scheduler.stats().num_cached_blocks == 0
+
+
 def test_prompt_logprobs_bypass_the_cache_until_they_have_come():
     world = World(make_limits())
     world.add(prompt=range(18), max_new_tokens=1)

@@ -41,6 +41,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     @initialize(
         num_blocks=st.integers(9, 40),
         max_slots=st.integers(1, 6),
+        has_prefix_cache=st.booleans(),
         block_size=st.sampled_from([1, 2, 4]),
         extra_step_tokens=st.integers(0, 30),
         per_prefill_token=st.sampled_from([0.0, 0.5, 3.0]),
@@ -50,12 +51,20 @@ class SchedulerMachine(RuleBasedStateMachine):
         ),
     )
     def start(
-        self, num_blocks, max_slots, block_size, extra_step_tokens, per_prefill_token, failures
+        self,
+        num_blocks,
+        max_slots,
+        has_prefix_cache,
+        block_size,
+        extra_step_tokens,
+        per_prefill_token,
+        failures,
     ):
         num_tables = 2 if self.is_encoder_decoder else 1
         limits = make_limits(
             num_blocks=num_blocks,
             max_slots=max_slots,
+            has_prefix_cache=has_prefix_cache,
             block_size=block_size,
             num_tables=num_tables,
             max_step_tokens=max_slots + block_size + extra_step_tokens,

@@ -35,6 +35,8 @@ class Model:
     # Which of transformers' attentions is the reference.
     attention: str = "eager"
     auto_class: str = "AutoModelForCausalLM"
+    # Whether a sequence can begin with tokens that another has computed.
+    shares_prefixes: bool = True
 
 
 def plain(config: str, **settings: Any) -> Model:
@@ -89,6 +91,7 @@ TOKENS = {
 }
 GPT = {**TOKENS, "n_embd": 48, "n_layer": 2, "n_head": 4, "n_positions": 256}
 BLOOM = {**TOKENS, "hidden_size": 48, "n_layer": 2}
+MAMBA = {**TOKENS, "hidden_size": 48, "num_hidden_layers": 2, "state_size": 8}
 MPT = {**TOKENS, "d_model": 48, "n_layers": 2, "n_heads": 4, "max_seq_len": 256}
 
 DBRX = {
@@ -240,6 +243,21 @@ MODELS: dict[str, Model] = {
         ffn_hidden_size=96,
     ),
     "mpt": Model("MptConfig", MPT),
+    "mamba": Model("MambaConfig", {**MAMBA, "state_size": 16}, shares_prefixes=False),
+    "mamba-biased": Model(
+        "MambaConfig",
+        {
+            **MAMBA,
+            "use_bias": True,
+            "use_conv_bias": False,
+            "conv_kernel": 3,
+            "expand": 3,
+            "time_step_rank": 5,
+            "tie_word_embeddings": False,
+        },
+        shares_prefixes=False,
+    ),
+    "falcon_mamba": Model("FalconMambaConfig", MAMBA, shares_prefixes=False),
     "mpt-six-heads": Model("MptConfig", {**MPT, "n_heads": 6, "attn_config": {"clip_qkv": 2.0}}),
 }
 
@@ -279,10 +297,11 @@ def greedy_script(chunk: int, num_tokens: int = NUM_GREEDY) -> StepScript:
     return script
 
 
-def crowded_script(greedy: list[int]) -> StepScript:
+def crowded_script(greedy: list[int], *, shares_prefixes: bool = True) -> StepScript:
     """What a busy server does: sequences 0 to 4 of different lengths in mixed steps.
 
-    greedy: the continuation of PROMPT. Sequence 3 is preempted; 4 finds 12 tokens of 0's prompt.
+    greedy: the continuation of PROMPT. Sequence 3 is preempted; 4 finds 12 tokens of 0's prompt,
+    if it may.
     """
     script = StepScript()
     script.admit(0, PROMPT)
@@ -294,9 +313,10 @@ def crowded_script(greedy: list[int]) -> StepScript:
     script.step({0: 1, 3: 19, 1: 1, 2: 1})
     script.decode([3, 0, 2, 1], 2)
     script.retire(3)
-    blocks = script.retire(0)[:3]
-    script.admit(4, [*PROMPT[:12], *OTHER[:9]], block_ids=blocks, num_cached_tokens=12)
-    script.step({1: 1, 4: 9})
+    blocks = script.retire(0)[: 3 * shares_prefixes]
+    num_cached = 4 * len(blocks)
+    script.admit(4, PROMPTS[4], block_ids=blocks, num_cached_tokens=num_cached)
+    script.step({1: 1, 4: len(PROMPTS[4]) - num_cached})
     script.admit(5, [*PROMPT, *greedy[:3]], sequence_id=3, num_emitted=3)
     script.step({5: 13, 4: 1, 2: 1})
     script.step({5: 9, 4: 1, 1: 1})

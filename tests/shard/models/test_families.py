@@ -30,12 +30,14 @@ CHUNKS = (100, 7, 2)
 class Reference:
     """A checkpoint, and what transformers makes of it."""
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: Checkpoint, *, shares_prefixes: bool) -> None:
         self.checkpoint = checkpoint
+        self.shares_prefixes = shares_prefixes
         self.greedy = cache(lambda slot, count: checkpoint.greedy(PROMPTS[slot], count))
 
     def scripts(self) -> list[StepScript]:
-        return [greedy_script(CHUNKS[1]), crowded_script(self.greedy(0, NUM_GREEDY))]
+        crowded = crowded_script(self.greedy(0, NUM_GREEDY), shares_prefixes=self.shares_prefixes)
+        return [greedy_script(CHUNKS[1]), crowded]
 
     def check(self, scripts: list[StepScript], results: list[list[pb.StepResult]]) -> None:
         alone, crowded = (
@@ -54,7 +56,12 @@ def _count(sequence: int, tokens: list[int]) -> int:
 @pytest.fixture(scope="session")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Reference]:
     """By name, each made once."""
-    return cache(lambda name: Reference(write_model(name, tmp_path_factory.mktemp(name))))
+
+    def make(name: str) -> Reference:
+        checkpoint = write_model(name, tmp_path_factory.mktemp(name))
+        return Reference(checkpoint, shares_prefixes=MODELS[name].shares_prefixes)
+
+    return cache(make)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -63,12 +70,13 @@ def test_parity(name: str, reference: Callable[[str], Reference]) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["gemma2", "cohere2", "bloom", "gptj", "deepseek_v3", "llama4_text"]
+    "name",
+    ["gemma2", "cohere2", "bloom", "gptj", "deepseek_v3", "llama4_text", "mamba", "falcon_mamba"],
 )
 def test_parity_without_native_operators(
     name: str, reference: Callable[[str], Reference], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Soft caps, windows, ALiBi and the like by torch alone."""
+    """Soft caps, windows, ALiBi, scans and the like by torch alone."""
     monkeypatch.setattr(library, "operators", lambda: None)
     check_parity(reference(name))
 

@@ -70,6 +70,32 @@ class Operators(Protocol):
     ) -> Tensor:
         """Causal attention over the paged cache, see `AttentionCall` in `csrc/kernels.h`."""
 
+    def causal_conv(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        past: Tensor,
+        slots: Tensor,
+        first_rows: Tensor,
+    ) -> Tensor:
+        """As `ops.causal_conv`; changes past. slots, first_rows: int64."""
+
+    def selective_scan(
+        self,
+        values: Tensor,
+        steps: Tensor,
+        gates: Tensor,
+        writes: Tensor,
+        reads: Tensor,
+        rates: Tensor,
+        skip: Tensor,
+        states: Tensor,
+        slots: Tensor,
+        first_rows: Tensor,
+    ) -> Tensor:
+        """As `ops.selective_scan`; changes states. slots, first_rows: int64."""
+
 
 def instruction_sets() -> tuple[str, ...]:
     """Those that both the processor and the library have, best first; loads the library."""

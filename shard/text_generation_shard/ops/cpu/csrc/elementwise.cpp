@@ -13,17 +13,6 @@ void for_lanes(int64_t size, const Body& body) {
   if (first < size) body(first, static_cast<int>(size - first));
 }
 
-Float16x load_some(const float* p, int count) {
-  return count == kLanes ? load(p) : load_first(p, count);
-}
-void store_some(float* p, Float16x x, int count) {
-  if (count == kLanes) {
-    store(p, x);
-  } else {
-    store_first(p, x, count);
-  }
-}
-
 void norm_row(const NormCall& call, int64_t row) {
   float* stream = call.stream + row * call.size;
   float* out = call.out + row * call.size;

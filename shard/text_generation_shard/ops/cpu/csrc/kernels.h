@@ -116,6 +116,42 @@ struct AttentionCall {
   int num_threads;
 };
 
+// Largest state of a channel that the scan takes.
+inline constexpr int64_t kMaxStateSize = 256;
+
+// out = silu(bias + sum over k of weight[k] * input kernel - 1 - k rows before), by channel; `past`
+// holds the inputs before a sequence's first row, and afterwards those before its next.
+struct ConvCall {
+  const float* x;  // [rows, channels], of this stride between rows
+  int64_t x_stride, channels, kernel;
+  const float* weight;  // [kernel, channels]
+  const float* bias;    // [channels], or null
+  float* past;          // [slots, kernel - 1, channels]
+  const int64_t* slots;       // [requests]
+  const int64_t* first_rows;  // [requests + 1], rows of a request lie one after the other
+  int64_t requests;
+  float* out;  // [rows, channels]
+  int num_threads;
+};
+
+// The selective scan, see ops/selective_scan.py; `states` are carried on.
+struct ScanCall {
+  const float *values, *steps;  // [rows, channels]
+  const float* gates;           // [rows, channels], of this stride between rows
+  int64_t gates_stride;
+  const float *writes, *reads;  // [rows, state_size], of these strides between rows
+  int64_t writes_stride, reads_stride;
+  const float* rates;  // [state_size, channels]
+  const float* skip;   // [channels]
+  int64_t channels, state_size;
+  float* states;              // [slots, state_size, channels]
+  const int64_t* slots;       // [requests]
+  const int64_t* first_rows;  // [requests + 1]
+  int64_t requests;
+  float* out;  // [rows, channels]
+  int num_threads;
+};
+
 struct Kernels {
   void (*pack)(const PackCall&);
   void (*linear)(const LinearCall&);
@@ -124,6 +160,8 @@ struct Kernels {
   void (*silu_mul)(const GateCall&);
   void (*rotate_and_store)(const RotaryCall&);
   void (*attend)(const AttentionCall&);
+  void (*causal_conv)(const ConvCall&);
+  void (*selective_scan)(const ScanCall&);
 };
 
 namespace avx2 {

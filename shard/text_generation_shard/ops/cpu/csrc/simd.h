@@ -17,6 +17,18 @@ namespace cpu_operators::CPU_OPERATORS_ISA {
 inline constexpr int kLanes = 16;
 constexpr int64_t ceil_lanes(int64_t size) { return (size + kLanes - 1) / kLanes * kLanes; }
 
+// All sixteen lanes, or the first few.
+inline Float16x load_some(const float* p, int count) {
+  return count == kLanes ? load(p) : load_first(p, count);
+}
+inline void store_some(float* p, Float16x x, int count) {
+  if (count == kLanes) {
+    store(p, x);
+  } else {
+    store_first(p, x, count);
+  }
+}
+
 // e^x, with a relative error below 2e-7: x = n ln 2 + r with |r| <= ln 2 / 2, e^r by its series.
 inline Float16x exponential(Float16x x) {
   x = minimum(maximum(x, broadcast(-87.0f)), broadcast(88.0f));

@@ -9,6 +9,8 @@ void rms_norm(const NormCall& call);
 void silu_mul(const GateCall& call);
 void rotate_and_store(const RotaryCall& call);
 void attend(const AttentionCall& call);
+void causal_conv(const ConvCall& call);
+void selective_scan(const ScanCall& call);
 
 namespace {
 
@@ -30,6 +32,8 @@ const Kernels kernels = {
     .silu_mul = silu_mul,
     .rotate_and_store = rotate_and_store,
     .attend = attend,
+    .causal_conv = causal_conv,
+    .selective_scan = selective_scan,
 };
 
 }  // namespace cpu_operators::CPU_OPERATORS_ISA
