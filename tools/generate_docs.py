@@ -38,6 +38,11 @@ generate`. Another is refused at start, by name. Each has a parity test against 
 heads are copied where there are fewer of them than ranks. RoPE may be default, linear, dynamic,
 llama3, yarn or longrope; `--rope-scaling` and `--rope-factor` replace the checkpoint's.
 
+Mamba keeps a state of fixed size for every sequence instead of keys and values: memory is taken by
+`--max-batch-size`, not by tokens, nothing can be shared by a prefix cache, and a sequence that was
+preempted is read from its start. It has no positions that could run out; longer sequences than 4096
+tokens are served where `--max-total-tokens` asks for them. Shards divide the channels.
+
 How a model is added: [adding-a-model.md](adding-a-model.md).
 
 | architecture | model_type | sharded | notes |

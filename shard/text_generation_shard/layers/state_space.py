@@ -61,7 +61,7 @@ class SelectiveStateSpace:
         input and what is written and read pass through (Falcon Mamba); None: there is none.
         """
         channels = shape.channels(ranks)
-        self._shape, self._num_channels, self._norm_eps = shape, len(channels), norm_eps
+        self._shape, self._norm_eps = shape, norm_eps
         self._in = ColumnParallelLinear(
             weights, _value_and_gate(shape, channels), num_inputs=shape.hidden_size, bias=bias
         )
@@ -96,10 +96,11 @@ class SelectiveStateSpace:
 
     def __call__(self, x: Tensor, rows: SequenceRows, state: LayerState) -> Tensor:
         """x: [tokens, hidden]. Returns the same shape; carries the sequences' state on."""
-        values, gates = self._in(x).split(self._num_channels, dim=-1)
+        values, gates = self._in(x).chunk(2, dim=-1)
         values = causal_conv(values, self._conv_weight, self._conv_bias, state.conv, rows)
         size = self._shape.state_size
-        parts = self._select(values).split((self._shape.step_rank, size, size), dim=-1)
+        widths = [self._shape.step_rank, size, size]
+        parts = torch.split(self._select(values), widths, dim=-1)
         steps, writes, reads = map(self._normed, parts)
         inputs = ScanInputs(
             values=values,

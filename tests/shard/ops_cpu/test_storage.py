@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tests.shard.checkpoints import VOCAB_SIZE, Checkpoint, write_checkpoint
 from tests.shard.engines import record, running_shard
+from tests.shard.models.families import write_model
 from tests.shard.step_script import StepScript
 
 PROMPT = [(7 * index * index + 3) % VOCAB_SIZE for index in range(40)]
@@ -84,18 +85,33 @@ def test_quantized_logits_are_those_of_the_stored_weights(
     """Against transformers on the very weights that are stored: what is left is the rounding of
     activations to 8 bits, the same for both formats. The table of a tied head keeps 8 bits.
     """
-    operators = library.operators()
-    assert operators is not None
-    stored = copy.deepcopy(checkpoint.reference)
-    with torch.no_grad():
-        for name, weight in stored.named_parameters():
-            if weight.dim() == 2:
-                weight_format = "int8" if "embed_tokens" in name else quantize
-                packed = operators.pack(weight.detach().clone(), weight_format)
-                weight.copy_(packed.rows(torch.arange(len(weight))))
-    expected = Checkpoint(checkpoint.path, stored).logits(PROMPT)[-1:]
+    expected = stored(checkpoint, quantize).logits(PROMPT)[-1:]
     actual = logits_of(checkpoint.path, quantize=quantize)
     assert (actual - expected).std() < ACTIVATION_ERROR * expected.std()
+
+
+@needs_operators
+@pytest.mark.parametrize("quantize", ["int8", "int4"])
+def test_a_quantized_state_space(tmp_path: Path, quantize: str) -> None:
+    """As above; decay rates, convolution and states stay in float32."""
+    checkpoint = write_model("mamba", tmp_path)
+    expected = stored(checkpoint, quantize).logits(PROMPT)[-1:]
+    actual = logits_of(checkpoint.path, chunk=7, quantize=quantize)
+    assert (actual - expected).std() < ACTIVATION_ERROR * expected.std()
+
+
+def stored(checkpoint: Checkpoint, quantize: str) -> Checkpoint:
+    """With the weights that the engine stores."""
+    operators = library.operators()
+    assert operators is not None
+    reference = copy.deepcopy(checkpoint.reference)
+    with torch.no_grad():
+        for name, weight in reference.named_parameters():
+            if weight.dim() == 2 and name.endswith(".weight"):
+                weight_format = "int8" if "embed" in name else quantize
+                packed = operators.pack(weight.detach().clone(), weight_format)
+                weight.copy_(packed.rows(torch.arange(len(weight))))
+    return Checkpoint(checkpoint.path, reference)
 
 
 @needs_operators
