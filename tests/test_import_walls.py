@@ -1,7 +1,8 @@
 """No import crosses a wall: each package is imported whole in a fresh interpreter.
 
 The router never loads torch, the shard never loads an HTTP server, the launcher neither; nothing on
-a serving path loads transformers.
+a serving path loads transformers, but where a model's tokenizer is Python code of it: then without
+torch (tests/router/prompt/test_python_tokenizer.py).
 """
 
 import json

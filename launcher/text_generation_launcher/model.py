@@ -5,6 +5,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from text_generation_shard.weights.tokenizer_files import has_only_sources
+
 from text_generation_launcher.errors import LaunchError
 
 DEMO_MODEL_NAME = "tgi-demo"
@@ -52,7 +54,7 @@ def _is_ready(directory: Path) -> bool:
     if not (directory / "config.json").is_file():
         raise LaunchError(f"--model-id {directory}: the directory has no config.json")
     if any(directory.glob("*.safetensors")):
-        return True
+        return not has_only_sources(path.name for path in directory.iterdir())
     if any(path for pattern in _CONVERTIBLE for path in directory.glob(pattern)):
         return False
     raise LaunchError(f"--model-id {directory}: the directory has no weights (*.safetensors)")

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
-from tokenizers import Tokenizer
 
 from text_generation_router.api.limits import RequestLimits
 from text_generation_router.config import VERSION, RouterConfig
@@ -24,7 +23,7 @@ from text_generation_router.prompt.model_files import (
     PromptFiles,
     read_prompt_files,
 )
-from text_generation_router.prompt.tokenizer import TokenizerPool, load_tokenizer
+from text_generation_router.prompt.tokenizer import AnyTokenizer, TokenizerPool, load_tokenizer
 from text_generation_router.start_error import StartError
 
 
@@ -32,7 +31,7 @@ from text_generation_router.start_error import StartError
 class ModelFiles:
     """All that the router needs of a model's directory."""
 
-    tokenizer: Tokenizer
+    tokenizer: AnyTokenizer
     templates: ChatTemplates
     eos_token_ids: frozenset[int]
 
@@ -89,7 +88,7 @@ def build_service(
     )
 
 
-def _eos_token_ids(files: PromptFiles, tokenizer: Tokenizer) -> frozenset[int]:
+def _eos_token_ids(files: PromptFiles, tokenizer: AnyTokenizer) -> frozenset[int]:
     """Every token that ends a sequence: the model's, and the tokenizer's (chat models often have
     their end of turn only there).
     """

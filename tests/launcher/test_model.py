@@ -33,6 +33,14 @@ def test_weights_in_another_format_are_prepared(directory):
     assert find_local(str(directory)) is None
 
 
+@pytest.mark.parametrize("name", ["tokenizer.model", "vocab.txt"])
+def test_a_tokenizer_in_older_files_is_prepared(directory, name):
+    (directory / name).touch()
+    assert find_local(str(directory)) is None
+    (directory / "tokenizer.json").touch()
+    assert find_local(str(directory)) is not None
+
+
 def test_a_directory_without_weights(directory):
     (directory / "model.safetensors").unlink()
     with pytest.raises(LaunchError, match=f"--model-id {directory}: .*no weights"):

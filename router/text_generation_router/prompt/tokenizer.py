@@ -9,6 +9,14 @@ from pathlib import Path
 from tokenizers import Encoding, Tokenizer
 
 from text_generation_router.prompt.model_files import ModelFileError
+from text_generation_router.prompt.python_tokenizer import (
+    PythonEncoding,
+    PythonTokenizer,
+    load_python_tokenizer,
+)
+
+# The second is for models that have no other.
+AnyTokenizer = Tokenizer | PythonTokenizer
 
 # Up to this many characters a tokenization takes well under a millisecond: less than a thread
 # costs.
@@ -29,11 +37,11 @@ class TokenizerError(ValueError):
     """The tokenizer refused a text."""
 
 
-def load_tokenizer(directory: Path) -> Tokenizer:
+def load_tokenizer(directory: Path) -> AnyTokenizer:
     """The tokenizer of a model's directory, without truncation and padding."""
     path = directory / "tokenizer.json"
     if not path.is_file():
-        raise ModelFileError(f"{path} is missing: the model has no fast tokenizer")
+        return load_python_tokenizer(directory)
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exception
@@ -48,7 +56,7 @@ class TokenizerPool:
     interpreter lock meanwhile).
     """
 
-    def __init__(self, tokenizer: Tokenizer, num_workers: int) -> None:
+    def __init__(self, tokenizer: AnyTokenizer, num_workers: int) -> None:
         self.tokenizer = tokenizer
         self.vocab_size: int = tokenizer.get_vocab_size(with_added_tokens=True)
         added_tokens = tokenizer.get_added_tokens_decoder()
@@ -87,7 +95,7 @@ class TokenizerPool:
         """End the threads; what they still encode is not waited for."""
         self._executor.shutdown(wait=False, cancel_futures=True)
 
-    async def _encode(self, text: str, add_special_tokens: bool) -> Encoding:
+    async def _encode(self, text: str, add_special_tokens: bool) -> Encoding | PythonEncoding:
         try:
             if len(text) <= _INLINE_CHARACTERS:
                 return self.tokenizer.encode(text, add_special_tokens=add_special_tokens)

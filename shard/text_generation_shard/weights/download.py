@@ -1,8 +1,9 @@
 """`text-generation-server download-weights`: makes a directory from which a model can be loaded.
 
 A local directory stays where it is, a hub model goes to the hub's cache. Either ends with
-config.json and whole safetensors files; the last log record names the directory in its field
-`model_path`. Nothing but log records is written to standard output.
+config.json, whole safetensors files and, if it can be made, a tokenizer.json; the last log record
+names the directory in its field `model_path`. Nothing but log records is written to standard
+output.
 """
 
 import importlib
@@ -20,6 +21,12 @@ from text_generation_process.options import option, parse
 from text_generation_shard.errors import CheckpointError, ShardError
 from text_generation_shard.weights import hub
 from text_generation_shard.weights.safetensors_header import read_header
+from text_generation_shard.weights.tokenizer_files import (
+    TOKENIZER_FILE,
+    convert_tokenizer,
+    has_only_sources,
+)
+from text_generation_shard.weights.twin import twin_directory
 from text_generation_shard.weights.weight_files import (
     WeightFiles,
     WeightFormat,
@@ -89,7 +96,17 @@ def prepare(config: DownloadConfig, environment: Mapping[str, str]) -> Path:
         weights = _weights_in(directory)
     for name in weights.names:
         read_header(directory / name)
-    return directory
+    return _with_tokenizer(directory)
+
+
+def _with_tokenizer(directory: Path) -> Path:
+    """The directory with a tokenizer.json, or its twin where it cannot be written to."""
+    if not has_only_sources(path.name for path in directory.iterdir()):
+        return directory
+    target = directory if os.access(directory, os.W_OK) else twin_directory(directory)
+    if not (target / TOKENIZER_FILE).is_file():
+        convert_tokenizer(directory, target)
+    return target if (target / TOKENIZER_FILE).is_file() else directory
 
 
 def _local_directory(model_id: str) -> Path | None:

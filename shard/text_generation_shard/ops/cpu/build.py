@@ -20,6 +20,8 @@ from pathlib import Path
 
 import torch
 
+from text_generation_shard.cache_directory import cache_directory
+
 MODULE_NAME = "text_generation_cpu_operators"
 SOURCES = Path(__file__).parent / "csrc"
 # One compiler call: the longest takes a few seconds on a quiet machine.
@@ -40,7 +42,7 @@ class BuildError(Exception):
 def library_path() -> Path:
     """Where the library of this version lies, or will lie."""
     suffix = sysconfig.get_config_var("EXT_SUFFIX")
-    return _cache_directory() / _fingerprint() / f"{MODULE_NAME}{suffix}"
+    return cache_directory() / _fingerprint() / f"{MODULE_NAME}{suffix}"
 
 
 def build() -> Path:
@@ -64,11 +66,6 @@ def build() -> Path:
     except OSError as error:
         raise BuildError(f"{path.parent} cannot be written: {error}") from error
     return path
-
-
-def _cache_directory() -> Path:
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "text-generation-inference"
 
 
 @functools.cache
