@@ -44,7 +44,7 @@ def read_model(config: RouterConfig) -> ModelFiles:
     settings = config.tokenizer_config_path
     try:
         files = read_prompt_files(directory, None if settings is None else Path(settings))
-        tokenizer = load_tokenizer(directory)
+        tokenizer = load_tokenizer(directory, files.added_tokens)
         return ModelFiles(
             tokenizer=tokenizer,
             templates=ChatTemplates(files),

@@ -29,6 +29,8 @@ _COMMON_SWITCHES = frozenset({"enable_thinking", "reasoning_effort", "thinking"}
 # Names that a template is rendered with anyway.
 _RESERVED_VARIABLES = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
 
+# The variable that names a template instead of being shown to one, such as "rag".
+TEMPLATE_VARIABLE = "chat_template"
 # The mark by which a template tells that the model writes its calls as `tool_calls.py` reads them.
 _TOOL_CALL_MARK = "<tool_call>"
 
@@ -69,10 +71,8 @@ class ChatTemplates:
     def __init__(self, files: PromptFiles) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="template")
         self._by_name: dict[str, ChatTemplate] = {}
-        for name in (DEFAULT_TEMPLATE, TOOL_USE_TEMPLATE):
-            source = files.chat_templates.get(name)
-            if source is not None:
-                self._by_name[name] = _compile(name, source, files.special_tokens)
+        for name, source in files.chat_templates.items():
+            self._by_name[name] = _compile(name, source, files.special_tokens)
 
     @property
     def write_reasoning(self) -> bool:
@@ -104,14 +104,27 @@ class ChatTemplates:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _template(self, conversation: Conversation) -> ChatTemplate:
+        template = self._choose(conversation)
+        if conversation.tools:
+            _require_tool_support(template)
+        _require_variables(template, conversation)
+        return template
+
+    def _choose(self, conversation: Conversation) -> ChatTemplate:
+        """As transformers does: the one that is named, the one for tools, the usual one."""
+        name = conversation.variables.get(TEMPLATE_VARIABLE)
+        if name is not None:
+            if not isinstance(name, str) or name not in self._by_name:
+                known = ", ".join(sorted(self._by_name)) or "none"
+                raise ChatTemplateError(
+                    f"template not found: chat_template {name!r} is none of the model's ({known})"
+                )
+            return self._by_name[name]
         template = self._by_name.get(DEFAULT_TEMPLATE)
         if conversation.tools:
             template = self._by_name.get(TOOL_USE_TEMPLATE, template)
         if template is None:
             raise ChatTemplateError("template not found: the model has no chat template")
-        if conversation.tools:
-            _require_tool_support(template)
-        _require_variables(template, conversation)
         return template
 
 
@@ -132,7 +145,7 @@ def _require_variables(template: ChatTemplate, conversation: Conversation) -> No
         )
     allowed = template.variables - _RESERVED_VARIABLES
     for name in conversation.variables:
-        if name not in allowed | _COMMON_SWITCHES:
+        if name not in allowed | _COMMON_SWITCHES | {TEMPLATE_VARIABLE}:
             known = ", ".join(sorted(allowed)) or "no variables"
             raise TemplateVariableError(
                 name, f"the model's chat template does not read {name!r}; it reads {known}"

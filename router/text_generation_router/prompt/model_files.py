@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from tokenizers import AddedToken
 
 # The names under which transformers stores more than one template.
 DEFAULT_TEMPLATE = "default"
@@ -27,6 +28,8 @@ class PromptFiles:
 
     # Such as {"bos_token": "<s>", "eos_token": "</s>"}; only those that the model has.
     special_tokens: Mapping[str, str] = field(default_factory=dict)
+    # Tokens that tokenizer_config.json adds to the tokenizer or marks as special, by ascending id.
+    added_tokens: tuple[AddedToken, ...] = ()
     # Source text by name; "default" is the one for requests without tools.
     chat_templates: Mapping[str, str] = field(default_factory=dict)
     # Ids that config.json and generation_config.json name as the end of a sequence.
@@ -43,8 +46,12 @@ def read_prompt_files(directory: Path, tokenizer_config_path: Path | None = None
     templates = _templates(settings.get("chat_template"))
     if tokenizer_config_path is None or not templates:
         templates = _directory_templates(directory) or templates
+    if "added_tokens_decoder" not in settings:  # written before transformers 4.34
+        settings |= _read_object(directory / "special_tokens_map.json")
+    special_tokens = _special_tokens(settings)
     return PromptFiles(
-        special_tokens=_special_tokens(settings),
+        special_tokens=special_tokens,
+        added_tokens=_added_tokens(settings, special_tokens),
         chat_templates=templates,
         eos_token_ids=_eos_token_ids(directory),
     )
@@ -53,12 +60,10 @@ def read_prompt_files(directory: Path, tokenizer_config_path: Path | None = None
 def _directory_templates(directory: Path) -> dict[str, str]:
     """Templates in files of their own, which come before those in tokenizer_config.json."""
     file = directory / "chat_template.jinja"
-    if not file.is_file():
-        return _templates(_read_object(directory / "chat_template.json").get("chat_template"))
-    found = {DEFAULT_TEMPLATE: _read_text(file)}
+    found = {DEFAULT_TEMPLATE: _read_text(file)} if file.is_file() else {}
     for extra in sorted((directory / "additional_chat_templates").glob("*.jinja")):
         found[extra.stem] = _read_text(extra)
-    return found
+    return found or _templates(_read_object(directory / "chat_template.json").get("chat_template"))
 
 
 def _templates(value: Any) -> dict[str, str]:
@@ -77,14 +82,42 @@ def _templates(value: Any) -> dict[str, str]:
 
 
 def _special_tokens(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Tokens with a name: the usual ones, and those that a model adds for itself."""
     tokens: dict[str, str] = {}
-    for name, value in settings.items():
-        if not name.endswith("_token"):
-            continue
+    extra = settings.get("extra_special_tokens")
+    named = {name: value for name, value in settings.items() if name.endswith("_token")}
+    for name, value in (named | (extra if isinstance(extra, dict) else {})).items():
         text = value.get("content") if isinstance(value, dict) else value
         if isinstance(text, str):
             tokens[name] = text
     return tokens
+
+
+def _added_tokens(
+    settings: Mapping[str, Any], special_tokens: Mapping[str, str]
+) -> tuple[AddedToken, ...]:
+    """As transformers has them: what `added_tokens_decoder` lists, special by its own flag or
+    because it has a name.
+    """
+    listed = settings.get("added_tokens_decoder", {})
+    try:
+        entries = sorted((int(token_id), entry) for token_id, entry in listed.items())
+        names = frozenset(special_tokens.values())
+        return tuple(
+            AddedToken(
+                entry["content"],
+                single_word=bool(entry.get("single_word", False)),
+                lstrip=bool(entry.get("lstrip", False)),
+                rstrip=bool(entry.get("rstrip", False)),
+                normalized=bool(entry.get("normalized", not entry.get("special", False))),
+                special=bool(entry.get("special", False)) or entry["content"] in names,
+            )
+            for _, entry in entries
+        )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ModelFileError(
+            f"added_tokens_decoder of tokenizer_config.json: not tokens by id: {error!r}"
+        ) from error
 
 
 def _eos_token_ids(directory: Path) -> frozenset[int]:

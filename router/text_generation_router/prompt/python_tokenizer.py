@@ -6,6 +6,7 @@ hidden from it: the router computes nothing.
 """
 
 import logging
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -39,7 +40,7 @@ def load_python_tokenizer(directory: Path) -> "PythonTokenizer":
         raise ModelFileError(f"{path} is missing, and so is tokenizer_config.json")
     # None in place of a module means that it cannot be imported, also if it is installed.
     sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
-    logging.getLogger("transformers").setLevel(logging.ERROR)
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that torch is not there
     from transformers import AutoTokenizer
 
     try:

@@ -1,12 +1,12 @@
 """Text to token ids and back, off the event loop where it takes long."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from tokenizers import Encoding, Tokenizer
+from tokenizers import AddedToken, Encoding, Tokenizer
 
 from text_generation_router.prompt.model_files import ModelFileError
 from text_generation_router.prompt.python_tokenizer import (
@@ -37,8 +37,11 @@ class TokenizerError(ValueError):
     """The tokenizer refused a text."""
 
 
-def load_tokenizer(directory: Path) -> AnyTokenizer:
-    """The tokenizer of a model's directory, without truncation and padding."""
+def load_tokenizer(directory: Path, added_tokens: Sequence[AddedToken] = ()) -> AnyTokenizer:
+    """The tokenizer of a model's directory, without truncation and padding.
+
+    added_tokens: those that tokenizer.json lacks are added, those that it has otherwise changed.
+    """
     path = directory / "tokenizer.json"
     if not path.is_file():
         return load_python_tokenizer(directory)
@@ -48,7 +51,17 @@ def load_tokenizer(directory: Path) -> AnyTokenizer:
         raise ModelFileError(f"{path}: {error}") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    present = {_identity(token) for token in tokenizer.get_added_tokens_decoder().values()}
+    for token in added_tokens:
+        if _identity(token) not in present:
+            add = tokenizer.add_special_tokens if token.special else tokenizer.add_tokens
+            add([token])
     return tokenizer
+
+
+def _identity(token: AddedToken) -> tuple[str, bool, bool, bool, bool]:
+    """What makes two tokens the same; `normalized` means nothing for one in the vocabulary."""
+    return token.content, token.special, token.lstrip, token.rstrip, token.single_word
 
 
 class TokenizerPool:
