@@ -1,5 +1,6 @@
 """Starts that must fail: quickly, with one clear line, with an exit code."""
 
+import json
 import shutil
 import socket
 from pathlib import Path
@@ -57,6 +58,42 @@ def test_truncated_weights(refuse: Any, flags: list[str], checkpoint: Path, tmp_
     weights = broken / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
     assert "model.safetensors" in refuse(*flags, "--model-id", str(broken)).stdout
+
+
+def test_weights_that_are_something_else(
+    refuse: Any, flags: list[str], checkpoint: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "model"
+    shutil.copytree(checkpoint, broken)
+    (broken / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\n" * 9)
+    assert "model.safetensors" in refuse(*flags, "--model-id", str(broken)).stdout
+
+
+@pytest.mark.parametrize(
+    ("setting", "other", "named"),
+    [
+        ("model_type", "not_a_model", "not_a_model"),
+        ("num_key_value_heads", 3, "num_key_value_heads"),
+        ("hidden_size", 65, "hidden_size"),
+        ("intermediate_size", 48, "mlp."),
+        ("num_hidden_layers", 1, "model.layers.1."),
+    ],
+)
+def test_settings_that_contradict_each_other_or_the_weights(
+    refuse: Any,
+    flags: list[str],
+    checkpoint: Path,
+    tmp_path: Path,
+    setting: str,
+    other: Any,
+    named: str,
+) -> None:
+    broken = tmp_path / "model"
+    shutil.copytree(checkpoint, broken)
+    config = json.loads((broken / "config.json").read_text())
+    config.pop("head_dim", None)
+    (broken / "config.json").write_text(json.dumps(config | {setting: other}))
+    assert named in refuse(*flags, "--model-id", str(broken)).stdout
 
 
 def test_missing_tensor(refuse: Any, flags: list[str], checkpoint: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Strict reading of checkpoints: every refusal names file and tensor."""
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from text_generation_shard.distributed import RankGroup
 from text_generation_shard.errors import CheckpointError
 from text_generation_shard.models.registry import LoadedModel, load_model, model_config
+from text_generation_shard.weights import reader
 from text_generation_shard.weights.reader import CheckpointReader
 from torch import Tensor
 
@@ -145,6 +147,25 @@ def test_index_that_lies(sharded_path: Path) -> None:
 def test_index_that_points_elsewhere(sharded_path: Path) -> None:
     change_index(sharded_path, Q_PROJ, "../other.safetensors")
     assert_refused(sharded_path, "outside the directory")
+
+
+def test_progress_is_told_in_bytes_of_the_files(
+    checkpoint: Checkpoint,
+    sharded_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(reader, "_PROGRESS_INTERVAL_S", 0.0)
+    caplog.set_level(logging.INFO)
+    load(sharded_path)
+    fields = [record.fields for record in caplog.records if hasattr(record, "fields")]
+    told = [entry for entry in fields if entry.get("progress") == "weights"]
+    done = [entry["bytes_done"] for entry in told]
+    parameters = sum(parameter.numel() for parameter in checkpoint.reference.parameters())
+    assert {entry["bytes_total"] for entry in told} == {4 * parameters}
+    assert len(done) > 10
+    assert done == sorted(done)
+    assert done[-2:] == [4 * parameters] * 2, "the last tensor, and the end"
 
 
 @pytest.mark.parametrize("world_size", [2, 4])

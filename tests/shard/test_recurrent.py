@@ -8,6 +8,7 @@ from text_generation_shard.cache_sizing import CacheBudget, size_cache
 from text_generation_shard.distributed import RankGroup
 from text_generation_shard.errors import CapacityError, ProtocolError, StepRejectedError
 from text_generation_shard.kv_cache import KVCacheSpec
+from text_generation_shard.layers.state_space import StateSpaceShape
 from text_generation_shard.models.mamba import MambaLayer
 from text_generation_shard.recurrent_state import RecurrentSpec
 from text_generation_shard.shard import Shard
@@ -118,6 +119,13 @@ def test_the_states_are_part_of_the_cache(checkpoint: Checkpoint) -> None:
     assert small.num_blocks == 1 + 40 * 4096 // 4
     assert large.cache_bytes == 2 * slot_bytes
     assert large.max_total_tokens == 100_000
+
+
+def test_channels_that_cannot_be_divided() -> None:
+    shape = StateSpaceShape(hidden_size=48, num_channels=96, state_size=16, kernel=4, step_rank=3)
+    assert shape.channels(RankGroup(rank=1, world_size=3)) == range(32, 64)
+    with pytest.raises(CapacityError, match=r"expand \* hidden_size \(96\) .*5 shards \(--num-s"):
+        shape.channels(RankGroup(rank=0, world_size=5))
 
 
 def test_more_slots_than_the_memory_has_states_for() -> None:

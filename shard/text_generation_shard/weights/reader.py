@@ -29,7 +29,8 @@ SINGLE_FILE = "model.safetensors"
 
 # Buffers that old checkpoints carry although they follow from the configuration.
 _HARMLESS = re.compile(r"(^|\.)rotary_emb\.(inv_freq|cos_cached|sin_cached)$")
-_LOADABLE = ("F64", "F32", "F16", "BF16")
+# Bytes of an element, by the data types that can be loaded.
+_LOADABLE = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 _PROGRESS_INTERVAL_S = 0.5
 
 
@@ -162,7 +163,7 @@ class CheckpointReader:
                 )
             slices = file.get_slice(name)  # type: ignore[no-untyped-call]
             shape, dtype = tuple(slices.get_shape()), slices.get_dtype()
-            num_bytes = torch.Size(shape).numel() * (2 if dtype in ("F16", "BF16") else 4)
+            num_bytes = torch.Size(shape).numel() * _LOADABLE.get(dtype, 1)
             self._tensors[name] = _StoredTensor(path, slices, shape, dtype, num_bytes)
 
     def _find(self, name: str, shape: tuple[int, ...]) -> _StoredTensor:
