@@ -28,7 +28,6 @@ _INLINE_SECONDS = 0.01
 _COMMON_SWITCHES = frozenset({"enable_thinking", "reasoning_effort", "thinking"})
 # Names that a template is rendered with anyway.
 _RESERVED_VARIABLES = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
-
 # The variable that names a template instead of being shown to one, such as "rag".
 TEMPLATE_VARIABLE = "chat_template"
 # The mark by which a template tells that the model writes its calls as `tool_calls.py` reads them.
@@ -116,8 +115,8 @@ class ChatTemplates:
         if name is not None:
             if not isinstance(name, str) or name not in self._by_name:
                 known = ", ".join(sorted(self._by_name)) or "none"
-                raise ChatTemplateError(
-                    f"template not found: chat_template {name!r} is none of the model's ({known})"
+                raise TemplateVariableError(
+                    TEMPLATE_VARIABLE, f"chat_template {name!r} is none of the model's ({known})"
                 )
             return self._by_name[name]
         template = self._by_name.get(DEFAULT_TEMPLATE)

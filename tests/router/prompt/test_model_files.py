@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import transformers
-from text_generation_router.prompt.chat_template import ChatTemplateError
 from text_generation_router.prompt.conversation import (
     ChatTemplates,
     Conversation,
+    TemplateVariableError,
     ToolsUnsupportedError,
 )
 from text_generation_router.prompt.model_files import (
@@ -89,17 +89,18 @@ async def test_a_template_chosen_by_name(tmp_path: Path) -> None:
     ]
     write(tmp_path, tokenizer_config__json={"chat_template": named})
     templates = ChatTemplates(read_prompt_files(tmp_path))
-    documents, rag = [{"title": "a", "text": "page"}], {"chat_template": "rag"}
-    messages = CONVERSATION.messages
-    chosen = Conversation(messages=messages, documents=documents, variables=rag)
+    documents = [{"title": "a", "text": "page"}]
+    chosen = Conversation(
+        messages=CONVERSATION.messages, documents=documents, variables={"chat_template": "rag"}
+    )
     assert await templates.render(CONVERSATION) == "plain"
     assert await templates.render(chosen) == "page: Hi"
     assert reference_tokenizer(tmp_path).apply_chat_template(
-        messages, tokenize=False, documents=documents, **rag
+        CONVERSATION.messages, tokenize=False, chat_template="rag", documents=documents
     ) == await templates.render(chosen)
     for name in ("no", ["rag"]):
         unknown = Conversation(messages=CONVERSATION.messages, variables={"chat_template": name})
-        with pytest.raises(ChatTemplateError, match=r"is none of the model's \(default, rag\)"):
+        with pytest.raises(TemplateVariableError, match=r"is none of the model's \(default, rag\)"):
             await templates.render(unknown)
 
 
