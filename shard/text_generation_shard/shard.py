@@ -22,6 +22,7 @@ from text_generation_shard.host import host_share, ranks_on_host
 from text_generation_shard.models import registry
 from text_generation_shard.models.config import ModelConfig
 from text_generation_shard.models.registry import LoadedModel, load_model
+from text_generation_shard.ops.threads import use_threads
 from text_generation_shard.precision import choose_precision
 from text_generation_shard.sampling.sampler import Sampler
 from text_generation_shard.warmup import warm_up
@@ -61,7 +62,7 @@ class Shard:
         device = _device(info)
         num_ranks = ranks_on_host(info.world_size)
         share = host_share(num_ranks=num_ranks, num_threads=config.num_threads)
-        torch.set_num_threads(share.num_threads)
+        use_threads(share.num_threads)
         precision = choose_precision(config, model_config.dtype, device)
         logger.info(
             "Loading model",

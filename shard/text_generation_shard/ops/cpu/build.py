@@ -27,12 +27,13 @@ SOURCES = Path(__file__).parent / "csrc"
 # One compiler call: the longest takes a few seconds on a quiet machine.
 _TIMEOUT_S = 300
 
-_COMMON_FLAGS = ("-std=c++20", "-O3", "-fPIC", "-fopenmp", "-fvisibility=hidden", "-g0")
+_COMMON_FLAGS = ("-std=c++20", "-O3", "-fPIC", "-pthread", "-fvisibility=hidden", "-g0")
 _INSTRUCTION_SETS = {
     "avx2": ("-march=x86-64-v3",),
     "avx512": ("-march=x86-64-v4", "-mavx512vnni"),
 }
-_BINDING = "binding.cpp"
+# Sources without kernels: compiled once, for every processor that has one of the sets.
+_COMMON_SOURCES = ("binding.cpp", "pool.cpp")
 
 
 class BuildError(Exception):
@@ -61,7 +62,7 @@ def build() -> Path:
         with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
             objects = _compile_all(compiler, Path(scratch))
             library = Path(scratch) / path.name
-            _run([compiler, "-shared", "-fopenmp", *objects, "-o", str(library), *_link_flags()])
+            _run([compiler, "-shared", "-pthread", *objects, "-o", str(library), *_link_flags()])
             library.replace(path)
     except OSError as error:
         raise BuildError(f"{path.parent} cannot be written: {error}") from error
@@ -90,8 +91,9 @@ def _compiler() -> str:
 
 def _compile_all(compiler: str, scratch: Path) -> list[str]:
     """Object files of all sources and instruction sets, as many at a time as there are cores."""
-    jobs = [(SOURCES / _BINDING, "avx2", ("-march=x86-64-v2", *_torch_flags()))]
-    kernels = sorted(path for path in SOURCES.glob("*.cpp") if path.name != _BINDING)
+    common = ("-march=x86-64-v2", *_torch_flags())
+    jobs = [(SOURCES / name, "avx2", common) for name in _COMMON_SOURCES]
+    kernels = sorted(path for path in SOURCES.glob("*.cpp") if path.name not in _COMMON_SOURCES)
     for name, flags in _INSTRUCTION_SETS.items():
         jobs += [(source, name, flags) for source in kernels]
     commands, objects = [], []

@@ -108,6 +108,11 @@ def operators_for(instruction_set: str) -> Operators:
     return operators
 
 
+def set_num_threads(count: int) -> None:
+    """How many threads the operators use from here on; loads the library."""
+    _load().set_num_threads(count)
+
+
 @functools.cache
 def operators() -> Operators | None:
     """The best operators for this processor, or None where the torch reference has to serve.
@@ -169,6 +174,9 @@ def _load() -> "_Library":
 class _Library(Protocol):
     def instruction_sets(self) -> list[str]:
         """Supported instruction sets, best first."""
+
+    def set_num_threads(self, count: int) -> None:
+        """Of the pool that all operators share."""
 
     def Operators(self, instruction_set: str) -> Operators:  # noqa: N802  a class in C++
         """The operators of one instruction set."""

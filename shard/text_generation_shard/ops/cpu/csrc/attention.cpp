@@ -1,7 +1,6 @@
 // Attention of a step: cut into tasks that threads take one after the other, long ones first.
 #include "attention.h"
 
-#include <atomic>
 #include <vector>
 
 namespace cpu_operators::CPU_OPERATORS_ISA {
@@ -43,7 +42,7 @@ std::vector<AttentionTask> tasks_of(const AttentionCall& call) {
 }
 
 template <class Element>
-void run(const AttentionCall& call, const AttentionTask& task) {
+void run_task(const AttentionCall& call, const AttentionTask& task) {
   if (task.rows.end - task.rows.begin == 1) {
     attend_row<Element>(call, task);
   } else {
@@ -55,16 +54,16 @@ void run(const AttentionCall& call, const AttentionTask& task) {
 
 void attend(const AttentionCall& call) {
   const std::vector<AttentionTask> tasks = tasks_of(call);
-  std::atomic<size_t> next{0};
-  on_threads(call.num_threads, [&](Worker) {
-    for (size_t index = next++; index < tasks.size(); index = next++) {
+  const auto compute = [&](Range some) {
+    for (int64_t index = some.begin; index < some.end; ++index) {
       if (call.cache.is_bfloat16) {
-        run<BFloat16>(call, tasks[index]);
+        run_task<BFloat16>(call, tasks[static_cast<size_t>(index)]);
       } else {
-        run<float>(call, tasks[index]);
+        run_task<float>(call, tasks[static_cast<size_t>(index)]);
       }
     }
-  });
+  };
+  share_out(call.num_threads, static_cast<int64_t>(tasks.size()), 1, compute, Order::kInOrder);
 }
 
 }  // namespace cpu_operators::CPU_OPERATORS_ISA

@@ -1,5 +1,4 @@
 // The kernels as Python sees them: tensors are checked here, and here alone.
-#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
@@ -12,6 +11,7 @@
 #include <vector>
 
 #include "layout.h"
+#include "pool.h"
 
 namespace cpu_operators::CPU_OPERATORS_ISA {
 namespace {
@@ -71,7 +71,7 @@ class PackedMatrix {
     check_dense(source, "source", type, weights_.outputs * weights_.inputs);
     memory_ = allocate(packed_bytes(weights_));
     weights_.panels = memory_.data_ptr();
-    kernels_.pack({source.const_data_ptr(), weights_, at::get_num_threads()});
+    kernels_.pack({source.const_data_ptr(), weights_, num_threads()});
   }
 
   int64_t num_bytes() const { return memory_.numel(); }
@@ -84,7 +84,7 @@ class PackedMatrix {
     Tensor out = at::empty({x.size(0), weights_.outputs}, x.options());
     if (out.numel() == 0) return out;
     kernels_.linear({x.const_data_ptr<float>(), x.size(0), x.stride(0), weights_,
-                     data_of<float>(bias), out.mutable_data_ptr<float>(), at::get_num_threads()});
+                     data_of<float>(bias), out.mutable_data_ptr<float>(), num_threads()});
     return out;
   }
 
@@ -97,7 +97,7 @@ class PackedMatrix {
     Tensor out = at::empty({ids.numel(), weights_.inputs}, ids.options().dtype(at::kFloat));
     if (out.numel() == 0) return out;
     kernels_.rows({id, ids.numel(), weights_, out.mutable_data_ptr<float>(),
-                   at::get_num_threads()});
+                   num_threads()});
     return out;
   }
 
@@ -142,7 +142,7 @@ class Operators {
     Tensor out = at::empty(stream.sizes(), stream.options());
     kernels_.rms_norm({stream.data_ptr<float>(), data_of<float>(update),
                        weight.const_data_ptr<float>(), static_cast<float>(eps), stream.size(0),
-                       stream.size(1), out.mutable_data_ptr<float>(), at::get_num_threads()});
+                       stream.size(1), out.mutable_data_ptr<float>(), num_threads()});
     return out;
   }
 
@@ -153,7 +153,7 @@ class Operators {
     TORCH_CHECK(gate_up.size(1) == 2 * size, "gate_up must have an even width");
     Tensor out = at::empty({rows, size}, gate_up.options());
     kernels_.silu_mul({gate_up.const_data_ptr<float>(), rows, size,
-                       out.mutable_data_ptr<float>(), at::get_num_threads()});
+                       out.mutable_data_ptr<float>(), num_threads()});
     return out;
   }
 
@@ -179,7 +179,7 @@ class Operators {
     kernels_.rotate_and_store({qkv.data_ptr<float>(), cos.const_data_ptr<float>(),
                                signed_sin.const_data_ptr<float>(), rotary_dim,
                                slots.const_data_ptr<int64_t>(), rows, num_heads, cache,
-                               at::get_num_threads()});
+                               num_threads()});
   }
 
   Tensor attend(const Tensor& query, const Tensor& keys, const Tensor& values,
@@ -215,7 +215,7 @@ class Operators {
                      static_cast<float>(soft_cap),
                      data_of<float>(alibi_slopes), data_of<float>(distance_bias),
                      distance_bias.has_value() ? distance_bias->size(1) : 0,
-                     out.mutable_data_ptr<float>(), at::get_num_threads()});
+                     out.mutable_data_ptr<float>(), num_threads()});
     return out;
   }
 
@@ -233,7 +233,7 @@ class Operators {
                           weight.const_data_ptr<float>(), data_of<float>(bias),
                           past.data_ptr<float>(), slots.const_data_ptr<int64_t>(),
                           first_rows.const_data_ptr<int64_t>(), slots.numel(),
-                          out.mutable_data_ptr<float>(), at::get_num_threads()});
+                          out.mutable_data_ptr<float>(), num_threads()});
     return out;
   }
 
@@ -263,7 +263,7 @@ class Operators {
          rates.const_data_ptr<float>(), skip.const_data_ptr<float>(), channels, size,
          states.data_ptr<float>(), slots.const_data_ptr<int64_t>(),
          first_rows.const_data_ptr<int64_t>(), slots.numel(), out.mutable_data_ptr<float>(),
-         at::get_num_threads()});
+         num_threads()});
     return out;
   }
 
@@ -322,6 +322,8 @@ PYBIND11_MODULE(text_generation_cpu_operators, module) {
   namespace py = pybind11;
   const py::call_guard<py::gil_scoped_release> without_gil;
   module.def("instruction_sets", &instruction_sets);
+  module.def("num_threads", &num_threads);
+  module.def("set_num_threads", &set_num_threads);
   py::class_<PackedMatrix>(module, "PackedMatrix")
       .def("multiply", &PackedMatrix::multiply, without_gil)
       .def("rows", &PackedMatrix::rows, without_gil)

@@ -95,28 +95,19 @@ void rotate_row(const RotaryCall& call, int64_t row) {
   }
 }
 
-// Rows, shared among as many threads as they are worth.
-template <class Body>
-void for_rows(int64_t rows, int64_t elements_per_row, int num_threads, const Body& body) {
-  on_threads(threads_for(rows * elements_per_row, num_threads), [&](Worker worker) {
-    const Range mine = worker.share(rows);
-    for (int64_t row = mine.begin; row < mine.end; ++row) body(row);
-  });
-}
-
 }  // namespace
 
 void rms_norm(const NormCall& call) {
-  for_rows(call.rows, call.size, call.num_threads, [&](int64_t row) { norm_row(call, row); });
+  share_out_rows(call.num_threads, call.rows, call.size, [&](int64_t row) { norm_row(call, row); });
 }
 
 void silu_mul(const GateCall& call) {
-  for_rows(call.rows, 4 * call.size, call.num_threads, [&](int64_t row) { gate_row(call, row); });
+  share_out_rows(call.num_threads, call.rows, 4 * call.size, [&](int64_t row) { gate_row(call, row); });
 }
 
 void rotate_and_store(const RotaryCall& call) {
   const int64_t width = (call.num_heads + 2 * call.cache.num_kv_heads) * call.cache.head_dim;
-  for_rows(call.rows, width, call.num_threads, [&](int64_t row) {
+  share_out_rows(call.num_threads, call.rows, width, [&](int64_t row) {
     if (call.cache.is_bfloat16) {
       rotate_row<BFloat16>(call, row);
     } else {

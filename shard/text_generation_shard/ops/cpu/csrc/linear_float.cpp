@@ -188,7 +188,17 @@ class Activations {
   float* memory_;
 };
 
-// This thread's panels times all rows.
+void pack_all(const LinearCall& call, const Activations& activations) {
+  const int64_t tiles = activations.tiles().count;
+  share_out_rows(call.num_threads, tiles * activations.num_blocks(),
+                 kFloatTileRows * (call.weights.inputs / activations.num_blocks()),
+                 [&](int64_t part) {
+                   activations.pack(activations.block(part / tiles),
+                                    activations.tiles()[part % tiles]);
+                 });
+}
+
+// Some panels times all rows.
 template <class Step>
 void multiply_panels(const LinearCall& call, const Activations& activations, Range panels) {
   const Weights& weights = call.weights;
@@ -225,18 +235,10 @@ void multiply_all(const LinearCall& call) {
   auto* memory = is_packed ? const_cast<float*>(call.x)
                            : static_cast<float*>(scratch.reserve(call.rows * inputs * 4));
   const Activations activations(call, inputs, memory);
-  on_threads(call.num_threads, [&](Worker worker) {
-    if (!is_packed) {
-      const int64_t num_tiles = activations.tiles().count;
-      const Range mine = worker.share(num_tiles * activations.num_blocks());
-      for (int64_t part = mine.begin; part < mine.end; ++part) {
-        activations.pack(activations.block(part / num_tiles),
-                         activations.tiles()[part % num_tiles]);
-      }
-      worker.wait_for_all();
-    }
-    multiply_panels<Step>(call, activations, worker.share(num_panels(call.weights)));
-  });
+  if (!is_packed) pack_all(call, activations);
+  const int64_t grain = call.rows == 1 ? kRowPanels : kTilePanels;
+  share_out(call.num_threads, num_panels(call.weights), grain,
+            [&](Range panels) { multiply_panels<Step>(call, activations, panels); });
 }
 
 }  // namespace

@@ -231,17 +231,18 @@ class Activations {
 };
 
 template <int Bits>
-void pack_rows(const Activations<Bits>& activations, Range rows) {
+void pack_all(const LinearCall& call, const Activations<Bits>& activations) {
   const RowTiles& tiles = activations.tiles();
-  for (int64_t index = 0; index < tiles.count; ++index) {
-    const Range tile = tiles[index];
-    const int64_t begin = tile.begin > rows.begin ? tile.begin : rows.begin;
-    const int64_t end = tile.end < rows.end ? tile.end : rows.end;
-    for (int64_t row = begin; row < end; ++row) activations.pack(tile, row);
-  }
+  share_out_rows(call.num_threads, tiles.count, kIntegerTileRows * call.weights.inputs,
+                 [&](int64_t index) {
+                   const Range tile = tiles[index];
+                   for (int64_t row = tile.begin; row < tile.end; ++row) {
+                     activations.pack(tile, row);
+                   }
+                 });
 }
 
-// This thread's panels times all rows.
+// Some panels times all rows.
 template <int Bits>
 void multiply_panels(const LinearCall& call, const Activations<Bits>& activations, Range panels) {
   const Weights& weights = call.weights;
@@ -270,11 +271,10 @@ template <int Bits>
 void multiply_all(const LinearCall& call) {
   static thread_local Scratch scratch;
   const Activations<Bits> activations(call, scratch);
-  on_threads(call.num_threads, [&](Worker worker) {
-    pack_rows(activations, worker.share(call.rows));
-    worker.wait_for_all();
-    multiply_panels(call, activations, worker.share(num_panels(call.weights)));
-  });
+  pack_all(call, activations);
+  const int64_t grain = call.rows == 1 ? kRowPanels : kTilePanels;
+  share_out(call.num_threads, num_panels(call.weights), grain,
+            [&](Range panels) { multiply_panels(call, activations, panels); });
 }
 
 }  // namespace

@@ -201,20 +201,15 @@ void pack_one_panel(const PackCall& call, int64_t index) {
 }  // namespace
 
 void pack(const PackCall& call) {
-  on_threads(call.num_threads, [&](Worker worker) {
-    const Range mine = worker.share(num_panels(call.weights));
-    for (int64_t index = mine.begin; index < mine.end; ++index) pack_one_panel(call, index);
+  share_out(call.num_threads, num_panels(call.weights), 1, [&](Range panels) {
+    for (int64_t index = panels.begin; index < panels.end; ++index) pack_one_panel(call, index);
   });
 }
 
 void read_rows(const RowsCall& call) {
   const Weights& weights = call.weights;
-  const int num_threads = threads_for(call.rows * weights.inputs, call.num_threads);
-  on_threads(num_threads, [&](Worker worker) {
-    const Range mine = worker.share(call.rows);
-    for (int64_t row = mine.begin; row < mine.end; ++row) {
-      read_row(weights, call.ids[row], call.out + row * weights.inputs);
-    }
+  share_out_rows(call.num_threads, call.rows, weights.inputs, [&](int64_t row) {
+    read_row(weights, call.ids[row], call.out + row * weights.inputs);
   });
 }
 

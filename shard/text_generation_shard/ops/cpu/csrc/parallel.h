@@ -1,11 +1,11 @@
-// Work on torch's own OpenMP threads, as many as torch.set_num_threads allows.
+// Sharing work out among the threads of the pool.
 #pragma once
-
-#include <omp.h>
 
 #include <cstdint>
 #include <cstdlib>
 #include <new>
+
+#include "pool.h"
 
 namespace cpu_operators::CPU_OPERATORS_ISA {
 
@@ -14,36 +14,27 @@ struct Range {
   int64_t begin, end;
 };
 
-// One of several threads that work together.
-struct Worker {
-  int index, count;
+enum class Order { kOwnShareFirst, kInOrder };
 
-  // This thread's even share of [0, total).
-  Range share(int64_t total) const {
-    return {index * total / count, (index + 1) * total / count};
-  }
-  // Wait until all threads are here.
-  void wait_for_all() const {
-#pragma omp barrier
-  }
-};
-
-// Call `body(worker)` on `num_threads` threads at the same time.
+// Call `body(Range)` for pieces of [0, units), of `grain` units or, on a single thread, of any
+// number of them, until all units were computed once. Which thread computes which is not known.
 template <class Body>
-void on_threads(int num_threads, const Body& body) {
-  if (num_threads <= 1) {
-    body(Worker{0, 1});
-    return;
-  }
-#pragma omp parallel num_threads(num_threads)
-  body(Worker{omp_get_thread_num(), omp_get_num_threads()});
+void share_out(int num_threads, int64_t units, int64_t grain, const Body& body,
+               Order order = Order::kOwnShareFirst) {
+  const auto compute = [](const void* context, int64_t begin, int64_t end) {
+    (*static_cast<const Body*>(context))(Range{begin, end});
+  };
+  run({num_threads, units, grain, order == Order::kInOrder, compute, &body});
 }
 
-// Threads worth waking for so many elements of light work.
-inline int threads_for(int64_t elements, int num_threads) {
-  constexpr int64_t elements_per_thread = 16384;
-  const int64_t worth = elements / elements_per_thread;
-  return static_cast<int>(worth < 1 ? 1 : worth < num_threads ? worth : num_threads);
+// Rows of light work, such as a norm: shared out only if there are enough elements to be worth it.
+template <class Body>
+void share_out_rows(int num_threads, int64_t rows, int64_t elements_per_row, const Body& body) {
+  constexpr int64_t elements_per_piece = 16384;
+  const int64_t grain = elements_per_piece / (elements_per_row > 0 ? elements_per_row : 1);
+  share_out(num_threads, rows, grain > 1 ? grain : 1, [&](Range some) {
+    for (int64_t row = some.begin; row < some.end; ++row) body(row);
+  });
 }
 
 // Memory for intermediate results that one calling thread uses again and again: fresh memory costs

@@ -64,17 +64,16 @@ void scan(const ScanCall& call, int64_t request, int64_t channel, int count) {
   for (int64_t n = 0; n < size; ++n) store_some(stored + n * channels, state[n], count);
 }
 
-// Call `body(request, channel, count)` for every sequence and its channels, sixteen at a time; a
-// thread has the same channels of all sequences.
+// Call `body(request, channel, count)` for every sequence and its channels, sixteen at a time; whoever
+// has some channels has them of all sequences. `work`: elements that one channel takes.
 template <class Body>
-void for_channels(int64_t requests, int64_t channels, int num_threads, const Body& body) {
-  on_threads(num_threads, [&](Worker worker) {
-    const Range mine = worker.share((channels + kLanes - 1) / kLanes);
+void for_channels(int64_t requests, int64_t channels, int64_t work, int num_threads,
+                  const Body& body) {
+  const int64_t blocks = (channels + kLanes - 1) / kLanes;
+  share_out_rows(num_threads, blocks, work * kLanes, [&](int64_t block) {
+    const int64_t channel = block * kLanes, left = channels - channel;
     for (int64_t request = 0; request < requests; ++request) {
-      for (int64_t block = mine.begin; block < mine.end; ++block) {
-        const int64_t channel = block * kLanes, left = channels - channel;
-        body(request, channel, left < kLanes ? static_cast<int>(left) : kLanes);
-      }
+      body(request, channel, left < kLanes ? static_cast<int>(left) : kLanes);
     }
   });
 }
@@ -82,16 +81,16 @@ void for_channels(int64_t requests, int64_t channels, int num_threads, const Bod
 }  // namespace
 
 void causal_conv(const ConvCall& call) {
-  const int64_t elements = call.first_rows[call.requests] * call.channels * call.kernel;
-  for_channels(call.requests, call.channels, threads_for(elements, call.num_threads),
+  const int64_t work = call.first_rows[call.requests] * call.kernel;
+  for_channels(call.requests, call.channels, work, call.num_threads,
                [&](int64_t request, int64_t channel, int count) {
                  convolve(call, request, channel, count);
                });
 }
 
 void selective_scan(const ScanCall& call) {
-  const int64_t elements = 8 * call.first_rows[call.requests] * call.channels * call.state_size;
-  for_channels(call.requests, call.channels, threads_for(elements, call.num_threads),
+  const int64_t work = 8 * call.first_rows[call.requests] * call.state_size;
+  for_channels(call.requests, call.channels, work, call.num_threads,
                [&](int64_t request, int64_t channel, int count) {
                  if (call.state_size == 16) {
                    scan<16>(call, request, channel, count);
