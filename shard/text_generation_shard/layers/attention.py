@@ -9,11 +9,13 @@ from text_generation_shard.batch.model_inputs import ModelInputs
 from text_generation_shard.distributed import RankGroup
 from text_generation_shard.kv_cache import LayerCache
 from text_generation_shard.layers.linear import ColumnParallelLinear, RowParallelLinear
+from text_generation_shard.layers.norm import Norm, RMSNorm
 from text_generation_shard.layers.partition import AttentionShape
 from text_generation_shard.layers.qkv_layout import QKVLayout
 from text_generation_shard.layers.rotary import Rotation
 from text_generation_shard.ops.attention_window import Window
 from text_generation_shard.ops.kv_write import write_kv
+from text_generation_shard.ops.normed_qkv import project_and_write
 from text_generation_shard.ops.paged_attention import paged_attention
 from text_generation_shard.ops.rotary import apply_rotary
 from text_generation_shard.ops.rotary_kv import rotate_and_write
@@ -95,11 +97,44 @@ class SelfAttention:
         self, x: Tensor, rotation: Rotation | None, inputs: ModelInputs, cache: LayerCache
     ) -> Tensor:
         """x: [tokens, hidden]; rotation: None where positions do not turn. Returns x's shape."""
+        query = self._write(self._project(x), rotation, inputs, cache)
+        return self._output(self._attend(query, inputs, cache))
+
+    def add_to(
+        self,
+        stream: Tensor,
+        norm: Norm,
+        rotation: Rotation | None,
+        inputs: ModelInputs,
+        cache: LayerCache,
+    ) -> Tensor:
+        """stream + self(norm(stream)). stream: [tokens, hidden], not changed."""
+        if isinstance(norm, RMSNorm) and self._is_plain(rotation) and self._clip is None:
+            assert rotation is not None
+            query = project_and_write(
+                stream,
+                norm.weight,
+                norm.eps,
+                self._qkv.projection,
+                rotation.cos,
+                rotation.signed_sin,
+                cache.keys,
+                cache.values,
+                inputs.slot_mapping,
+            )
+        else:
+            query = self._write(self._project(norm(stream)), rotation, inputs, cache)
+        return self._output(self._attend(query, inputs, cache), stream)
+
+    def _project(self, x: Tensor) -> Tensor:
+        """[tokens, num_heads + 2 * num_kv_heads, head_dim]: queries, keys and values."""
         qkv = self._qkv(x)
         if self._clip is not None:
             qkv = qkv.clamp_(-self._clip, self._clip)
-        heads = qkv.view(len(qkv), -1, self._shape.head_dim)
-        query = self._write(heads, rotation, inputs, cache)
+        return qkv.view(len(qkv), -1, self._shape.head_dim)
+
+    def _attend(self, query: Tensor, inputs: ModelInputs, cache: LayerCache) -> Tensor:
+        """query: [tokens, num_heads, head_dim]. Returns [tokens, num_heads * head_dim]."""
         if self._temperature is not None:
             query = query * self._temperature(inputs.positions)[:, None, None].to(query.dtype)
         attended = paged_attention(
@@ -113,7 +148,11 @@ class SelfAttention:
             alibi_slopes=self._slopes,
             distance_bias=self._distance_bias,
         )
-        return self._output(attended.flatten(1))
+        return attended.flatten(1)
+
+    def _is_plain(self, rotation: Rotation | None) -> bool:
+        """Whether queries and keys are turned by halves and nothing else."""
+        return self._qk_norms is None and rotation is not None and not rotation.interleaved
 
     def _write(
         self, heads: Tensor, rotation: Rotation | None, inputs: ModelInputs, cache: LayerCache
@@ -123,7 +162,8 @@ class SelfAttention:
         heads: [tokens, num_heads + 2 * num_kv_heads, head_dim], queries, keys and values.
         """
         places = (cache.keys, cache.values, inputs.slot_mapping)
-        if self._qk_norms is None and rotation is not None and not rotation.interleaved:
+        if self._is_plain(rotation):
+            assert rotation is not None
             return rotate_and_write(heads, rotation.cos, rotation.signed_sin, *places)
         num_heads, num_kv_heads = self._shape.heads.num_heads, self._shape.heads.num_kv_heads
         query, key = heads[:, :num_heads], heads[:, num_heads:-num_kv_heads]

@@ -7,6 +7,8 @@ from torch import Tensor
 from text_generation_shard.batch.model_inputs import ModelInputs
 from text_generation_shard.kv_cache import LayerCache
 from text_generation_shard.layers.attention import SelfAttention
+from text_generation_shard.layers.mlp import MLP, GatedMLP
+from text_generation_shard.layers.norm import Norm
 from text_generation_shard.layers.rotary import Rotation
 
 # [tokens, hidden] to the same
@@ -33,8 +35,15 @@ class SequentialBlock:
         self, x: Tensor, rotation: Rotation | None, inputs: ModelInputs, cache: LayerCache
     ) -> Tensor:
         """x: [tokens, hidden]. Returns the same shape."""
-        x = x + self._attention(self._attention_norm(x), rotation, inputs, cache)
-        return x + self._mlp(self._mlp_norm(x))
+        x = self._attention.add_to(x, self._attention_norm, rotation, inputs, cache)
+        return add_mlp(x, self._mlp_norm, self._mlp)
+
+
+def add_mlp(stream: Tensor, norm: Norm, mlp: Transform) -> Tensor:
+    """stream + mlp(norm(stream)). stream: [tokens, hidden], not changed."""
+    if isinstance(mlp, GatedMLP | MLP):
+        return mlp.add_to(stream, norm)
+    return stream + mlp(norm(stream))
 
 
 class ParallelBlock:

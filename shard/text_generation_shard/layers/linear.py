@@ -14,6 +14,7 @@ from torch import Tensor
 
 from text_generation_shard.distributed import RankGroup
 from text_generation_shard.layers.partition import HeadPartition, even_range
+from text_generation_shard.ops.linear import Projection
 from text_generation_shard.weights.reader import WeightScope
 
 
@@ -71,6 +72,11 @@ class ColumnParallelLinear:
                     self._bias[part_rows], f"{part.name}.bias", shape=shape, start=part.start
                 )
 
+    @property
+    def projection(self) -> Projection:
+        """What this rank computes."""
+        return Projection(self._weight, self._bias)
+
     def __call__(self, x: Tensor) -> Tensor:
         """x: [tokens, num_inputs]. Returns [tokens, outputs of all parts]."""
         return self._weight(x, self._bias)
@@ -113,13 +119,23 @@ class RowParallelLinear:
         self._weight = weights.matrix(num_outputs, len(inputs), fill)
         self._bias = weights.read("bias", (num_outputs,)) if bias else None
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """x: [tokens, inputs of this rank]. Returns [tokens, num_outputs], equal on all ranks."""
-        part = self._weight(x)
-        if not self._is_summed:
-            return part
-        total = self._ranks.all_reduce(part)
-        return total if self._bias is None else total.add_(self._bias)
+    @property
+    def projection(self) -> Projection | None:
+        """What this rank computes, if that is the whole layer."""
+        return Projection(self._weight, self._bias) if self._ranks.world_size == 1 else None
+
+    def __call__(self, x: Tensor, addend: Tensor | None = None) -> Tensor:
+        """x: [tokens, inputs of this rank]; addend: [tokens, num_outputs], added once. Returns
+        [tokens, num_outputs], equal on all ranks.
+        """
+        if self._ranks.world_size == 1:
+            return self._weight(x, self._bias, addend)
+        total = self._weight(x)
+        if self._is_summed:
+            total = self._ranks.all_reduce(total)
+        if self._bias is not None:
+            total.add_(self._bias)
+        return total if addend is None else addend + total
 
 
 class HeadLinear:

@@ -11,8 +11,10 @@ from text_generation_shard.layers.linear import (
     RowParallelLinear,
     even_parts,
 )
+from text_generation_shard.layers.norm import Norm, RMSNorm
 from text_generation_shard.layers.partition import even_range
 from text_generation_shard.ops.activation import Activation, activate, gated_activation
+from text_generation_shard.ops.gated_mlp import add_silu_mlp
 from text_generation_shard.weights.reader import WeightScope
 
 
@@ -59,9 +61,16 @@ class GatedMLP:
             is_summed=is_summed,
         )
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """x: [tokens, hidden]. Returns the same shape."""
-        return self._down(gated_activation(self._gate_up(x), self._activation))
+    def __call__(self, x: Tensor, addend: Tensor | None = None) -> Tensor:
+        """x, addend: [tokens, hidden]. Returns the same shape."""
+        return self._down(gated_activation(self._gate_up(x), self._activation), addend)
+
+    def add_to(self, stream: Tensor, norm: Norm) -> Tensor:
+        """stream + self(norm(stream)). stream: [tokens, hidden], not changed."""
+        down = self._down.projection
+        if isinstance(norm, RMSNorm) and self._activation == "silu" and down is not None:
+            return add_silu_mlp(stream, norm.weight, norm.eps, self._gate_up.projection, down)
+        return self(norm(stream), stream)
 
 
 class MLP:
@@ -99,9 +108,13 @@ class MLP:
             transposed=transposed,
         )
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """x: [tokens, hidden]. Returns the same shape."""
-        return self._down(activate(self._up(x), self._activation))
+    def __call__(self, x: Tensor, addend: Tensor | None = None) -> Tensor:
+        """x, addend: [tokens, hidden]. Returns the same shape."""
+        return self._down(activate(self._up(x), self._activation), addend)
+
+    def add_to(self, stream: Tensor, norm: Norm) -> Tensor:
+        """stream + self(norm(stream)). stream: [tokens, hidden], not changed."""
+        return self(norm(stream), stream)
 
 
 def _gate_up_parts(

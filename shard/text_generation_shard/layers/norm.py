@@ -1,6 +1,6 @@
 """Normalisation layers; the same on every rank."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -9,6 +9,9 @@ from text_generation_shard.ops.layer_norm import layer_norm
 from text_generation_shard.ops.rms_norm import rms_norm
 from text_generation_shard.weights.reader import WeightScope
 
+# [..., size] to the same
+Norm = Callable[[Tensor], Tensor]
+
 
 class RMSNorm:
     """Root mean square normalisation."""
@@ -16,12 +19,12 @@ class RMSNorm:
     def __init__(self, weights: WeightScope, *, size: int, eps: float, offset: float = 0.0) -> None:
         """offset: added to the stored weight; the product is then made in float32 (Gemma)."""
         weight = weights.read("weight", (size,))
-        self._weight = weight.float() + offset if offset else weight
-        self._eps = eps
+        self.weight = weight.float() + offset if offset else weight
+        self.eps = eps
 
     def __call__(self, x: Tensor) -> Tensor:
         """x: [..., size]. Returns the same shape and dtype."""
-        return rms_norm(x, self._weight, self._eps)
+        return rms_norm(x, self.weight, self.eps)
 
 
 class UnitNorm:

@@ -14,6 +14,7 @@ from text_generation_shard.batch.model_inputs import ModelInputs
 from text_generation_shard.distributed import RankGroup
 from text_generation_shard.kv_cache import LayerCache
 from text_generation_shard.layers.attention import Attention, SelfAttention
+from text_generation_shard.layers.block import add_mlp
 from text_generation_shard.layers.mlp import GatedMLP, StackedGateUp
 from text_generation_shard.layers.norm import RMSNorm
 from text_generation_shard.layers.partition import AttentionShape
@@ -102,6 +103,9 @@ class LlamaLayer:
         self, x: Tensor, rotation: Rotation | None, inputs: ModelInputs, cache: LayerCache
     ) -> Tensor:
         """x: [tokens, hidden]. Returns the same shape."""
+        if self.residual_scale == 1 and isinstance(self.attention, SelfAttention):
+            x = self.attention.add_to(x, self.input_norm, rotation, inputs, cache)
+            return add_mlp(x, self.mlp_norm, self.mlp)
         attended = self.attention(self.input_norm(x), rotation, inputs, cache)
         x = torch.add(x, attended, alpha=self.residual_scale)
         return torch.add(x, self.mlp(self.mlp_norm(x)), alpha=self.residual_scale)

@@ -1,6 +1,6 @@
 """Products with weight matrices, in the format in which a matrix is kept."""
 
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -18,8 +18,12 @@ class LinearWeight(Protocol):
     def num_bytes(self) -> int:
         """Memory that it takes."""
 
-    def __call__(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """x W^T + bias. x: [rows, inputs]; bias: [outputs]. Returns [rows, outputs]."""
+    def __call__(
+        self, x: Tensor, bias: Tensor | None = None, addend: Tensor | None = None
+    ) -> Tensor:
+        """x W^T + bias + addend. x: [rows, inputs]; bias: [outputs]; addend: [rows, outputs], not
+        changed. Returns [rows, outputs].
+        """
 
     def rows(self, indices: Tensor) -> Tensor:
         """Rows of the matrix; indices: integer [rows]. Returns [rows, inputs], as x's dtype is."""
@@ -35,8 +39,11 @@ class DenseWeight:
     def num_bytes(self) -> int:
         return self._matrix.nbytes
 
-    def __call__(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        return F.linear(x, self._matrix, bias)
+    def __call__(
+        self, x: Tensor, bias: Tensor | None = None, addend: Tensor | None = None
+    ) -> Tensor:
+        product = F.linear(x, self._matrix, bias)
+        return product if addend is None else addend + product
 
     def rows(self, indices: Tensor) -> Tensor:
         return F.embedding(indices, self._matrix)
@@ -50,17 +57,30 @@ class PackedWeight:
     """
 
     def __init__(self, matrix: library.PackedMatrix) -> None:
-        self._matrix = matrix
+        self.matrix = matrix
 
     @property
     def num_bytes(self) -> int:
-        return self._matrix.num_bytes
+        return self.matrix.num_bytes
 
-    def __call__(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        return self._matrix.multiply(x, bias)
+    def __call__(
+        self, x: Tensor, bias: Tensor | None = None, addend: Tensor | None = None
+    ) -> Tensor:
+        return self.matrix.multiply(x, bias, addend)
 
     def rows(self, indices: Tensor) -> Tensor:
-        return self._matrix.rows(indices.long())
+        return self.matrix.rows(indices.long())
+
+
+class Projection(NamedTuple):
+    """A matrix and the bias that goes with it, [outputs], or None."""
+
+    weight: LinearWeight
+    bias: Tensor | None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x: [rows, inputs]. Returns [rows, outputs]."""
+        return self.weight(x, self.bias)
 
 
 def source_dtype(packed_format: PackedFormat) -> torch.dtype:

@@ -42,6 +42,22 @@ def test_product(operators: Operators, name: str, size: tuple[int, int]) -> None
 
 
 @pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("size", SIZES)
+def test_addend(operators: Operators, name: str, size: tuple[int, int]) -> None:
+    """What is added is not changed, and rounds as a sum of its own does."""
+    outputs, inputs = size
+    matrix = pack(operators, torch.randn(size), name)
+    bias, x, addend = torch.randn(outputs), torch.randn(13, inputs), torch.randn(13, outputs)
+    for rows in (1, 5, 13):
+        before = addend.clone()
+        for own_bias in (bias, None):
+            actual = matrix.multiply(x[:rows], own_bias, addend[:rows])
+            expected = matrix.multiply(x[:rows], own_bias) + addend[:rows]
+            assert torch.equal(addend, before)
+            torch.testing.assert_close(actual, expected, rtol=1e-5, atol=2e-4)
+
+
+@pytest.mark.parametrize("name", FORMATS)
 def test_stored_weights(operators: Operators, name: str) -> None:
     """What a format keeps of the weights: its rounding, in every group."""
     weight = torch.randn(37, 200) * torch.logspace(-3, 3, 37)[:, None]
@@ -104,24 +120,11 @@ def test_refusals(operators: Operators) -> None:
         matrix.multiply(torch.zeros(2, 41), None)
     with pytest.raises(RuntimeError, match="contiguous rows"):
         matrix.multiply(torch.zeros(40, 2).T, None)
+    with pytest.raises(RuntimeError, match="addend"):
+        matrix.multiply(torch.zeros(2, 40), None, torch.zeros(1, 20))
     with pytest.raises(RuntimeError, match="row 20 of 20"):
         matrix.rows(torch.tensor([20]))
     with pytest.raises(RuntimeError, match="int3"):
         operators.pack(torch.randn(2, 2), "int3")
     with pytest.raises(RuntimeError, match="contiguous"):
         operators.pack(torch.randn(4, 2).T, "float32")
-
-
-@pytest.mark.parametrize("name", FORMATS)
-def test_threads_share_the_work(operators: Operators, name: str) -> None:
-    """The same bits for every number of threads."""
-    matrix = pack(operators, torch.randn(150, 100), name)
-    x = torch.randn(30, 100)
-    before = torch.get_num_threads()
-    results = []
-    for num_threads in (1, 2, 3):
-        torch.set_num_threads(num_threads)
-        results.append(matrix.multiply(x, None))
-    torch.set_num_threads(before)
-    assert torch.equal(results[0], results[1])
-    assert torch.equal(results[0], results[2])

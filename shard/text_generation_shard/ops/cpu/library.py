@@ -23,8 +23,10 @@ class PackedMatrix(Protocol):
     def num_bytes(self) -> int:
         """Memory that it takes."""
 
-    def multiply(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """x W^T + bias. x: float32 [rows, inputs]; bias: [outputs]. Float32 [rows, outputs]."""
+    def multiply(self, x: Tensor, bias: Tensor | None, addend: Tensor | None = None) -> Tensor:
+        """x W^T + bias + addend. x: float32 [rows, inputs]; bias: [outputs]; addend, result:
+        float32 [rows, outputs].
+        """
 
     def rows(self, ids: Tensor) -> Tensor:
         """Float32 [len(ids), inputs]; ids: int64, each less than `outputs`."""
@@ -41,6 +43,33 @@ class Operators(Protocol):
 
     def silu_mul(self, gate_up: Tensor) -> Tensor:
         """[rows, 2 * size] to [rows, size]."""
+
+    def add_gated_mlp(
+        self,
+        stream: Tensor,
+        norm_weight: Tensor,
+        eps: float,
+        gate_up: PackedMatrix,
+        gate_up_bias: Tensor | None,
+        down: PackedMatrix,
+        down_bias: Tensor | None,
+    ) -> Tensor:
+        """rms_norm, product, silu_mul and product, added to the stream, which stays as it is."""
+
+    def project_and_store(
+        self,
+        stream: Tensor,
+        norm_weight: Tensor,
+        eps: float,
+        qkv: PackedMatrix,
+        qkv_bias: Tensor | None,
+        cos: Tensor,
+        signed_sin: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        slots: Tensor,
+    ) -> Tensor:
+        """rms_norm, product and rotate_and_store; returns [rows, num_heads, head_dim]."""
 
     def rotate_and_store(
         self,

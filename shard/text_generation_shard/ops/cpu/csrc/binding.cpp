@@ -78,13 +78,18 @@ class PackedMatrix {
   int64_t outputs() const { return weights_.outputs; }
   int64_t inputs() const { return weights_.inputs; }
 
-  Tensor multiply(const Tensor& x, const OptionalTensor& bias) const {
+  Tensor multiply(const Tensor& x, const OptionalTensor& bias, const OptionalTensor& addend) const {
     check_rows(x, "x", weights_.inputs);
     if (bias.has_value()) check_dense(*bias, "bias", at::kFloat, weights_.outputs);
+    if (addend.has_value()) {
+      check_rows(*addend, "addend", weights_.outputs);
+      check_dense(*addend, "addend", at::kFloat, x.size(0) * weights_.outputs);
+    }
     Tensor out = at::empty({x.size(0), weights_.outputs}, x.options());
     if (out.numel() == 0) return out;
     kernels_.linear({x.const_data_ptr<float>(), x.size(0), x.stride(0), weights_,
-                     data_of<float>(bias), out.mutable_data_ptr<float>(), num_threads()});
+                     data_of<float>(bias), data_of<float>(addend), out.mutable_data_ptr<float>(),
+                     num_threads()});
     return out;
   }
 
@@ -155,6 +160,28 @@ class Operators {
     kernels_.silu_mul({gate_up.const_data_ptr<float>(), rows, size,
                        out.mutable_data_ptr<float>(), num_threads()});
     return out;
+  }
+
+  // What a feed-forward layer adds to the stream, and the stream.
+  Tensor add_gated_mlp(const Tensor& stream, const Tensor& norm_weight, double eps,
+                       const PackedMatrix& gate_up, const OptionalTensor& gate_up_bias,
+                       const PackedMatrix& down, const OptionalTensor& down_bias) const {
+    const Tensor normed = rms_norm(stream, std::nullopt, norm_weight, eps);
+    const Tensor gated = silu_mul(gate_up.multiply(normed, gate_up_bias, std::nullopt));
+    return down.multiply(gated, down_bias, stream);
+  }
+
+  // The first half of attention: queries, turned; keys and values go to the cache.
+  Tensor project_and_store(const Tensor& stream, const Tensor& norm_weight, double eps,
+                           const PackedMatrix& qkv, const OptionalTensor& qkv_bias,
+                           const Tensor& cos, const Tensor& signed_sin, const Tensor& keys,
+                           const Tensor& values, const Tensor& slots) const {
+    const Tensor normed = rms_norm(stream, std::nullopt, norm_weight, eps);
+    const Tensor projected = qkv.multiply(normed, qkv_bias, std::nullopt);
+    rotate_and_store(projected, cos, signed_sin, keys, values, slots);
+    const int64_t head_dim = keys.size(3), num_heads = projected.size(1) / head_dim;
+    return projected.view({projected.size(0), num_heads, head_dim})
+        .narrow(1, 0, num_heads - 2 * keys.size(2));
   }
 
   // Changes qkv, keys and values.
@@ -325,7 +352,8 @@ PYBIND11_MODULE(text_generation_cpu_operators, module) {
   module.def("num_threads", &num_threads);
   module.def("set_num_threads", &set_num_threads);
   py::class_<PackedMatrix>(module, "PackedMatrix")
-      .def("multiply", &PackedMatrix::multiply, without_gil)
+      .def("multiply", &PackedMatrix::multiply, py::arg("x"), py::arg("bias"),
+           py::arg("addend") = py::none(), without_gil)
       .def("rows", &PackedMatrix::rows, without_gil)
       .def_property_readonly("num_bytes", &PackedMatrix::num_bytes)
       .def_property_readonly("outputs", &PackedMatrix::outputs)
@@ -335,6 +363,8 @@ PYBIND11_MODULE(text_generation_cpu_operators, module) {
       .def("pack", &Operators::pack, without_gil)
       .def("rms_norm", &Operators::rms_norm, without_gil)
       .def("silu_mul", &Operators::silu_mul, without_gil)
+      .def("add_gated_mlp", &Operators::add_gated_mlp, without_gil)
+      .def("project_and_store", &Operators::project_and_store, without_gil)
       .def("rotate_and_store", &Operators::rotate_and_store, without_gil)
       .def("attend", &Operators::attend, without_gil)
       .def("causal_conv", &Operators::causal_conv, without_gil)

@@ -35,13 +35,14 @@ struct PackCall {
   int num_threads;
 };
 
-// out[row] = x[row] W^T + bias. Null: no bias.
+// out[row] = x[row] W^T + bias + addend[row]. Null: no bias, no addend.
 struct LinearCall {
   const float* x;  // [rows, inputs]
   int64_t rows, x_stride;
   Weights weights;
-  const float* bias;  // [outputs]
-  float* out;         // [rows, outputs]
+  const float* bias;    // [outputs]
+  const float* addend;  // [rows, outputs]
+  float* out;           // [rows, outputs], apart from all the others
   int num_threads;
 };
 

@@ -23,10 +23,10 @@ struct Tile {
   int64_t panel_bytes;
   const float* x;  // [steps * inputs per step][rows of the tile]
   int64_t steps;
-  const float* bias;  // [columns], or null
-  bool continues;     // out holds the sums of earlier blocks of inputs
-  float* out;         // [rows of the tile, columns]
-  int64_t out_stride, columns;
+  const float* bias;   // [columns], or null
+  const float* start;  // [rows of the tile, columns] that the sums begin with, or null
+  float* out;          // [rows of the tile, columns]
+  int64_t stride, columns;  // of start and out
 };
 
 struct FloatStep {
@@ -67,10 +67,13 @@ template <int Rows, int Panels>
 void begin_sums(const Tile& tile, Sums<Rows, Panels>& sums) {
   for (int row = 0; row < Rows; ++row) {
     for (int panel = 0; panel < Panels; ++panel) {
-      const float* start = tile.continues ? tile.out + row * tile.out_stride : tile.bias;
-      sums[row][panel] = start == nullptr
-                             ? zeros()
-                             : load_first(start + panel * kLanes, columns_of_panel(tile, panel));
+      const int columns = columns_of_panel(tile, panel);
+      Float16x sum = zeros();
+      if (tile.bias != nullptr) sum = load_first(tile.bias + panel * kLanes, columns);
+      if (tile.start != nullptr) {
+        sum = sum + load_first(tile.start + row * tile.stride + panel * kLanes, columns);
+      }
+      sums[row][panel] = sum;
     }
   }
 }
@@ -79,7 +82,7 @@ template <int Rows, int Panels>
 void store_sums(const Tile& tile, const Sums<Rows, Panels>& sums) {
   for (int row = 0; row < Rows; ++row) {
     for (int panel = 0; panel < Panels; ++panel) {
-      float* out = tile.out + row * tile.out_stride + panel * kLanes;
+      float* out = tile.out + row * tile.stride + panel * kLanes;
       const int columns = columns_of_panel(tile, panel);
       if (columns == kLanes) {
         store(out, sums[row][panel]);
@@ -212,14 +215,18 @@ void multiply_panels(const LinearCall& call, const Activations& activations, Ran
       tile.panels = panel(weights, first) + block.begin / Step::kInputs * kStepBytes;
       tile.panel_bytes = panel_bytes(weights);
       tile.steps = (block.end - block.begin) / Step::kInputs;
-      tile.bias = call.bias == nullptr ? nullptr : call.bias + column;
-      tile.continues = index > 0;
-      tile.out_stride = weights.outputs;
+      const bool is_first = index == 0;
+      // Later blocks go on with the sums of the ones before.
+      const float* start = is_first ? call.addend : call.out;
+      tile.bias = is_first && call.bias != nullptr ? call.bias + column : nullptr;
+      tile.stride = weights.outputs;
       tile.columns = weights.outputs - column;
       for (int64_t row_tile = 0; row_tile < activations.tiles().count; ++row_tile) {
         const Range rows = activations.tiles()[row_tile];
         tile.x = activations.tile(block, rows);
-        tile.out = call.out + rows.begin * tile.out_stride + column;
+        const int64_t corner = rows.begin * tile.stride + column;
+        tile.start = start == nullptr ? nullptr : start + corner;
+        tile.out = call.out + corner;
         multiply_any<Step>(tile, rows.end - rows.begin, count);
       }
     }

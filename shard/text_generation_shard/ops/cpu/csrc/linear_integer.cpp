@@ -46,9 +46,10 @@ struct Tile {
   const Half* scales;
   int64_t groups;
   PackedRows<Bits> x;
-  const float* bias;  // [columns], or null
-  float* out;         // [rows of the tile, columns]
-  int64_t out_stride, columns;
+  const float* bias;    // [columns], or null
+  const float* addend;  // [rows of the tile, columns], or null
+  float* out;           // [rows of the tile, columns]
+  int64_t stride, columns;  // of addend and out
 };
 
 template <int Bits, int Rows, int Panels>
@@ -98,11 +99,13 @@ void store_totals(const Tile<Bits>& tile, const Float16x (&totals)[Rows][Panels]
     const Float16x bias =
         tile.bias == nullptr ? zeros() : load_first(tile.bias + column, count);
     for (int row = 0; row < Rows; ++row) {
-      float* out = tile.out + row * tile.out_stride + column;
+      const int64_t place = row * tile.stride + column;
+      Float16x total = totals[row][panel] + bias;
+      if (tile.addend != nullptr) total = total + load_first(tile.addend + place, count);
       if (count == kLanes) {
-        store(out, totals[row][panel] + bias);
+        store(tile.out + place, total);
       } else {
-        store_first(out, totals[row][panel] + bias, count);
+        store_first(tile.out + place, total, count);
       }
     }
   }
@@ -256,12 +259,14 @@ void multiply_panels(const LinearCall& call, const Activations<Bits>& activation
     tile.scales = panel_scales(weights, first);
     tile.groups = num_groups(weights);
     tile.bias = call.bias == nullptr ? nullptr : call.bias + column;
-    tile.out_stride = weights.outputs;
+    tile.stride = weights.outputs;
     tile.columns = weights.outputs - column;
     for (int64_t index = 0; index < activations.tiles().count; ++index) {
       const Range rows = activations.tiles()[index];
       tile.x = activations.tile(rows);
-      tile.out = call.out + rows.begin * tile.out_stride + column;
+      const int64_t corner = rows.begin * tile.stride + column;
+      tile.addend = call.addend == nullptr ? nullptr : call.addend + corner;
+      tile.out = call.out + corner;
       multiply_any<Bits>(tile, rows.end - rows.begin, count);
     }
   }
