@@ -1,11 +1,11 @@
-# Ten targets; CI runs the same ones. `make run` and `make test` work on a fresh machine.
+# Twelve targets; CI runs the same ones. `make run` and `make test` work on a fresh machine.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 PORT   ?= 8080
 MODEL  ?=
 
-.PHONY: install run test lint types format generate integration bench clean
+.PHONY: install run test lint types format generate integration bench bench-cpu bench-router clean
 
 # Exact versions come from constraints.txt. The text-generation client pins an old huggingface_hub, which it does
 # not need: it is installed without its dependencies. The CPU operators are built ahead, so that the first start is
@@ -49,5 +49,12 @@ generate: install
 bench: install
 	$(BIN)/python -m benchmarks
 
+# Peers (llama.cpp, OpenVINO) are installed into .venv-peers first; about half an hour in all on two cores.
+bench-cpu: install
+	$(BIN)/python -m benchmarks.peers
+
+bench-router: install
+	$(BIN)/python -m benchmarks.router
+
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) .venv-peers build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -70,27 +70,32 @@ class ServerEngine:
         return uvloop.run(self._measure(prompts, lengths))
 
     async def _measure(self, prompts: list[str], lengths: Lengths) -> Rates:
-        begin = time.perf_counter()
-        prefill = await self._ask(prompts[0], 1)
-        seconds = prefill.event_times[0] - begin
-        single = await self._ask(prompts[1], lengths.output_tokens)
-        batch = await asyncio.gather(
-            *(self._ask(prompt, lengths.output_tokens) for prompt in prompts[2:])
+        return Rates(
+            prefill=await self.prefill(prompts[0]),
+            decode=await self.decode(prompts[1:2], lengths.output_tokens),
+            batched_decode=await self.decode(prompts[2:], lengths.output_tokens),
         )
-        # While all streams decode: from the last first token to the first last token.
-        begin = max(record.event_times[0] for record in batch)
-        end = min(record.event_times[-1] for record in batch)
+
+    async def prefill(self, prompt: str) -> float:
+        """Tokens of the prompt per second until the first token is here."""
+        begin = time.perf_counter()
+        record = await self._ask(prompt, 1)
+        seconds = record.event_times[0] - begin
+        return float((record.last_event or {})["details"]["input_length"] / seconds)
+
+    async def decode(self, prompts: list[str], output_tokens: int) -> float:
+        """Tokens per second of all streams while all of them decode: from the last first token to
+        the first last token.
+        """
+        records = await asyncio.gather(*(self._ask(prompt, output_tokens) for prompt in prompts))
+        begin = max(record.event_times[0] for record in records)
+        end = min(record.event_times[-1] for record in records)
         if end <= begin:
             raise StreamError("the streams did not run together: raise --output-tokens")
         shared = sum(
-            1 for record in batch for moment in record.event_times if begin < moment <= end
+            1 for record in records for moment in record.event_times if begin < moment <= end
         )
-        details = (prefill.last_event or {})["details"]
-        return Rates(
-            prefill=details["input_length"] / seconds,
-            decode=_decode_rate(single.event_times[0], single.event_times[-1], single),
-            batched_decode=shared / (end - begin),
-        )
+        return shared / (end - begin)
 
     async def _ask(self, prompt: str, max_new_tokens: int) -> ResponseRecord:
         connection = await self._endpoint.connect()
@@ -102,10 +107,6 @@ class ServerEngine:
         if record.status != 200 or not record.event_times or "error" in (record.last_event or {}):
             raise StreamError(f"status {record.status}: {record.last_event or record.body!r}")
         return record
-
-
-def _decode_rate(first: float, last: float, record: ResponseRecord) -> float:
-    return (len(record.event_times) - 1) / (last - first)
 
 
 class TransformersEngine:

@@ -47,6 +47,7 @@ class Sequence:
     slot: int
     token_ids: list[int]
     first_block: int
+    num_blocks: int = MAX_TOKENS // BLOCK_SIZE
     num_cached: int = 0
 
 
@@ -74,24 +75,37 @@ class StorageEngine:
 
     def decode_rate(self, num_sequences: int, context: int, num_steps: int) -> float:
         """Tokens per second of all sequences, from the median step."""
-        blocks = DECODE_TOKENS // BLOCK_SIZE
+        self.begin(num_sequences, context, is_cached=True)
+        seconds = [self.step() for _ in range(num_steps)]
+        return num_sequences / statistics.median(seconds)
+
+    def begin(self, num_sequences: int, num_tokens: int, *, is_cached: bool = False) -> None:
+        """Forget everything, and read prompts; is_cached: take all tokens but the last as read."""
+        blocks = MAX_TOKENS // BLOCK_SIZE if num_sequences == 1 else DECODE_TOKENS // BLOCK_SIZE
         sequences = [
             Sequence(
                 slot=slot,
-                token_ids=self._some_tokens(context),
+                token_ids=self._some_tokens(num_tokens),
                 first_block=1 + slot * blocks,
-                num_cached=context - 1,
+                num_blocks=blocks,
+                num_cached=num_tokens - 1 if is_cached else 0,
             )
             for slot in range(num_sequences)
         ]
-        self._timed(_request(sequences))
-        seconds = []
-        for _ in range(num_steps):
-            work = pb.StepRequest(
-                work_slots=range(num_sequences), work_num_tokens=[1] * num_sequences
-            )
-            seconds.append(self._timed(work, reset=False))
-        return num_sequences / statistics.median(seconds)
+        if is_cached or num_sequences * num_tokens <= MAX_TOKENS:
+            self._timed(_request(sequences))
+        else:
+            self._shard.reset()
+            for sequence in sequences:
+                self._timed(_request([sequence]), reset=False)
+        self._num_decoding = num_sequences
+
+    def step(self) -> float:
+        """One more token for every sequence; returns the seconds."""
+        work = pb.StepRequest(
+            work_slots=range(self._num_decoding), work_num_tokens=[1] * self._num_decoding
+        )
+        return self._timed(work, reset=False)
 
     def prompt_logprobs(self, token_ids: list[int]) -> list[float]:
         """Of every token but the first."""
@@ -123,16 +137,13 @@ def _request(sequences: list[Sequence], *, prompt_logprobs: bool = False) -> pb.
     request = pb.StepRequest()
     sampling = pb.SamplingParameters(temperature=1, top_p=1, typical_p=1, repetition_penalty=1)
     for sequence in sequences:
-        is_decode = sequence.num_cached > 0
-        room = DECODE_TOKENS if is_decode else len(sequence.token_ids)
-        num_blocks = -(-room // BLOCK_SIZE)
         request.admissions.append(
             pb.Admission(
                 slot=sequence.slot,
                 sequence_id=sequence.slot,
                 token_ids=sequence.token_ids,
                 num_cached_tokens=sequence.num_cached,
-                block_ids=range(sequence.first_block, sequence.first_block + num_blocks),
+                block_ids=range(sequence.first_block, sequence.first_block + sequence.num_blocks),
                 sampling=sampling,
                 prompt_logprobs=prompt_logprobs,
             )
