@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from text_generation_shard.ops.choose_best import choose_best
 from text_generation_shard.sampling import filters, penalties, philox
 from text_generation_shard.sampling.parameters import FILTERS, Processor, SamplingFeatures
 from text_generation_shard.sampling.top_n import TopTokens, most_likely
@@ -112,13 +113,19 @@ class Sampler:
         """
         assert logits.dtype == torch.float32 and logits.shape[1] == self._vocab_size
         scores = self._process(logits, rows)
-        logprobs = scores.log_softmax(dim=1)
-        token_ids = _choose(scores, rows)
-        return SampledTokens(
-            token_ids=token_ids,
-            logprobs=logprobs.gather(1, token_ids[:, None]).squeeze(1),
-            top_tokens=most_likely(logprobs, top_n) if any(top_n) else None,
-        )
+        token_ids, logprobs = choose_best(scores)
+        _draw_rows(token_ids, scores, rows)
+        # What is reported beside other tokens comes from where theirs come from, to the last bit.
+        listed = [row for row, count in enumerate(top_n) if count]
+        others = sorted({*rows.features.needing(Processor.DRAW), *listed})
+        top_tokens = None
+        if others:
+            index = torch.tensor(others, device=scores.device)
+            all_logprobs = scores.log_softmax(dim=1) if listed else scores[index].log_softmax(dim=1)
+            chosen = all_logprobs[index] if listed else all_logprobs
+            logprobs[index] = chosen.gather(1, token_ids[index, None]).squeeze(1)
+            top_tokens = most_likely(all_logprobs, top_n) if listed else None
+        return SampledTokens(token_ids=token_ids, logprobs=logprobs, top_tokens=top_tokens)
 
     def _process(self, logits: Tensor, rows: SamplingRows) -> Tensor:
         """All processors in the contract's order; a copy is made only if there is one to apply."""
@@ -218,22 +225,18 @@ def _filter(change: _RowChanges, rows: SamplingRows) -> None:
     )
 
 
-def _choose(scores: Tensor, rows: SamplingRows) -> Tensor:
-    """The best token of greedy rows, a drawn one of the others; equal ones go to the lower id.
-
-    scores: float32 [rows, vocab]. Returns int64 [rows].
+def _draw_rows(token_ids: Tensor, scores: Tensor, rows: SamplingRows) -> None:
+    """Put drawn tokens in the place of the best ones, for the rows that draw; of equal ones the
+    lower id. token_ids: int64 [rows], changed; scores: float32 [rows, vocab].
     """
     drawing = rows.features.needing(Processor.DRAW)
     if not drawing:
-        return scores.argmax(dim=1)
-    if len(drawing) == len(scores):
-        return _draw(scores, rows.seeds, rows.positions, _are_few(rows.features, drawing))
+        return
     index = torch.tensor(drawing, device=scores.device)
-    token_ids = scores.argmax(dim=1)
     drawn = _draw(
         scores[index], rows.seeds[index], rows.positions[index], _are_few(rows.features, drawing)
     )
-    return token_ids.index_copy_(0, index, drawn)
+    token_ids.index_copy_(0, index, drawn)
 
 
 def _are_few(features: SamplingFeatures, drawing: tuple[int, ...]) -> bool:

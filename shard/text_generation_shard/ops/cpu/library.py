@@ -44,6 +44,11 @@ class Operators(Protocol):
     def silu_mul(self, gate_up: Tensor) -> Tensor:
         """[rows, 2 * size] to [rows, size]."""
 
+    def choose_best(self, scores: Tensor) -> tuple[Tensor, Tensor, list[int]]:
+        """Ids, int64 [rows], and log-softmax of the greatest of each row, the lowest id of equal
+        ones; and the rows whose scores are not numbers, where these mean nothing.
+        """
+
     def add_gated_mlp(
         self,
         stream: Tensor,

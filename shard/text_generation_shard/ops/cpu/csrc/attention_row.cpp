@@ -119,6 +119,17 @@ void attend_tile(const AttentionCall& call, const AttentionTask& task, const Row
                              memory.sums + first_head * padded_value, padded_value);
 }
 
+// The query heads of the task from `first_head` on, fewer than kHeadsAtOnce.
+template <class Element>
+void attend_rest(const AttentionCall& call, const AttentionTask& task, const RowMemory& memory,
+                 const TileContext<Element>& context, int64_t first_head) {
+  switch (task.heads.end - task.heads.begin - first_head) {
+    case 3: return attend_tile<Element, 3>(call, task, memory, context, first_head);
+    case 2: return attend_tile<Element, 2>(call, task, memory, context, first_head);
+    case 1: return attend_tile<Element, 1>(call, task, memory, context, first_head);
+  }
+}
+
 void store_row(const AttentionCall& call, const AttentionTask& task, const RowMemory& memory) {
   const int64_t value_dim = call.cache.value_dim, padded = padded_value_dim(call);
   float* out = call.out + (task.rows.begin * call.num_heads + task.heads.begin) * value_dim;
@@ -148,7 +159,7 @@ void attend_row(const AttentionCall& call, const AttentionTask& task) {
     for (; head + kHeadsAtOnce <= heads; head += kHeadsAtOnce) {
       attend_tile<Element, kHeadsAtOnce>(call, task, memory, context, head);
     }
-    for (; head < heads; ++head) attend_tile<Element, 1>(call, task, memory, context, head);
+    attend_rest<Element>(call, task, memory, context, head);
   }
   store_row(call, task, memory);
 }

@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <optional>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "layout.h"
@@ -160,6 +161,23 @@ class Operators {
     kernels_.silu_mul({gate_up.const_data_ptr<float>(), rows, size,
                        out.mutable_data_ptr<float>(), num_threads()});
     return out;
+  }
+
+  // Ids and log-softmax of the greatest scores, and the rows where there is no such thing.
+  std::tuple<Tensor, Tensor, std::vector<int64_t>> choose_best(const Tensor& scores) const {
+    check_rows(scores, "scores", -1);
+    const int64_t rows = scores.size(0);
+    TORCH_CHECK(scores.size(1) > 0, "scores must not be empty");
+    Tensor ids = at::empty({rows}, scores.options().dtype(at::kLong));
+    Tensor logprobs = at::empty({rows}, scores.options());
+    auto* id = ids.mutable_data_ptr<int64_t>();
+    kernels_.choose_best({scores.const_data_ptr<float>(), rows, scores.size(1), scores.stride(0),
+                          id, logprobs.mutable_data_ptr<float>(), num_threads()});
+    std::vector<int64_t> failed;
+    for (int64_t row = 0; row < rows; ++row) {
+      if (id[row] < 0) failed.push_back(row);
+    }
+    return {ids, logprobs, failed};
   }
 
   // What a feed-forward layer adds to the stream, and the stream.
@@ -363,6 +381,7 @@ PYBIND11_MODULE(text_generation_cpu_operators, module) {
       .def("pack", &Operators::pack, without_gil)
       .def("rms_norm", &Operators::rms_norm, without_gil)
       .def("silu_mul", &Operators::silu_mul, without_gil)
+      .def("choose_best", &Operators::choose_best, without_gil)
       .def("add_gated_mlp", &Operators::add_gated_mlp, without_gil)
       .def("project_and_store", &Operators::project_and_store, without_gil)
       .def("rotate_and_store", &Operators::rotate_and_store, without_gil)

@@ -74,6 +74,15 @@ struct GateCall {
   int num_threads;
 };
 
+// The greatest score of each row, the first of equal ones, and its log-softmax.
+struct BestCall {
+  const float* scores;  // [rows, size]
+  int64_t rows, size, stride;
+  int64_t* ids;     // [rows]; -1 where a score is NaN or infinite, or all are minus infinity
+  float* logprobs;  // [rows]
+  int num_threads;
+};
+
 // Where the keys and values of one layer lie: keys are [num_blocks, block_size, num_kv_heads,
 // head_dim], values the same with value_dim, which may be less. Values lie value_stride elements
 // apart: value_dim in a tensor of their own, head_dim where they are the first part of the keys.
@@ -159,6 +168,7 @@ struct Kernels {
   void (*rows)(const RowsCall&);
   void (*rms_norm)(const NormCall&);
   void (*silu_mul)(const GateCall&);
+  void (*choose_best)(const BestCall&);
   void (*rotate_and_store)(const RotaryCall&);
   void (*attend)(const AttentionCall&);
   void (*causal_conv)(const ConvCall&);

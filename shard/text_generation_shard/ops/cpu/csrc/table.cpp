@@ -7,6 +7,7 @@ void pack(const PackCall& call);
 void read_rows(const RowsCall& call);
 void rms_norm(const NormCall& call);
 void silu_mul(const GateCall& call);
+void choose_best(const BestCall& call);
 void rotate_and_store(const RotaryCall& call);
 void attend(const AttentionCall& call);
 void causal_conv(const ConvCall& call);
@@ -30,6 +31,7 @@ const Kernels kernels = {
     .rows = read_rows,
     .rms_norm = rms_norm,
     .silu_mul = silu_mul,
+    .choose_best = choose_best,
     .rotate_and_store = rotate_and_store,
     .attend = attend,
     .causal_conv = causal_conv,
