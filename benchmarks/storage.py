@@ -1,14 +1,15 @@
 """The CPU engine by weight storage: speed, and what the storage costs in log-probability.
 
     python -m benchmarks.storage /tmp/llama-398m --rounds 4
-    python -m benchmarks.storage demo/text_generation_demo/model --text README.md
+    python -m benchmarks.storage demo/text_generation_demo/model --held-out 300
 
 Engines without HTTP, in this process and in turn, so that a noisy machine is noisy for all. With
---text the model reads the file once per storage, and the log-probabilities of its tokens are
-compared with those of float32.
+--text or --held-out the model reads the text once per storage, and the log-probabilities of its
+tokens are compared with those of float32.
 """
 
 import argparse
+import itertools
 import math
 import statistics
 import time
@@ -19,6 +20,9 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
+from text_generation_demo.corpus.mixture import documents
+from text_generation_demo.corpus.split import Split
+from text_generation_demo.tokenizer import text_of
 from text_generation_proto import shard_pb2 as pb
 from text_generation_shard.config import RankInfo, ShardConfig
 from text_generation_shard.shard import Shard
@@ -38,6 +42,8 @@ MAX_TOKENS = 1024
 NUM_SLOTS = 32
 DECODE_TOKENS = 256
 PREFILL = "prefill"
+# Not the seed of the training documents.
+HELD_OUT_SEED = 4242
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,18 +183,42 @@ def measure_speed(engines: dict[str, StorageEngine], num_rounds: int) -> Table:
     return table
 
 
-def measure_quality(engines: dict[str, StorageEngine], token_ids: list[int]) -> Table:
-    """Perplexity of a text, and how far its log-probabilities lie from those of float32."""
-    logprobs = {name: engine.prompt_logprobs(token_ids) for name, engine in engines.items()}
-    table = Table(title=f"{len(token_ids)} tokens of text", title_justify="left")
-    for heading in ("weights", "perplexity", "mean difference of log-probabilities", "largest"):
+def measure_quality(engines: dict[str, StorageEngine], texts: list[list[int]]) -> Table:
+    """Perplexity of texts, and how far their log-probabilities lie from those of float32."""
+    logprobs = {
+        name: [value for token_ids in texts for value in engine.prompt_logprobs(token_ids)]
+        for name, engine in engines.items()
+    }
+    num_tokens = len(logprobs["float32"])
+    title = f"{num_tokens} tokens in {len(texts)} texts"
+    table = Table(title=title, title_justify="left")
+    for heading in (
+        "weights",
+        "perplexity",
+        "difference of log-probabilities: mean",
+        "99 %",
+        "max",
+    ):
         table.add_column(heading)
     for name, values in logprobs.items():
-        differences = [abs(a - b) for a, b in zip(values, logprobs["float32"], strict=True)]
+        differences = sorted(abs(a - b) for a, b in zip(values, logprobs["float32"], strict=True))
         perplexity = math.exp(-statistics.fmean(values))
-        mean, largest = statistics.fmean(differences), max(differences)
-        table.add_row(name, f"{perplexity:.3f}", f"{mean:.5f}", f"{largest:.4f}")
+        cells = (
+            statistics.fmean(differences),
+            differences[num_tokens * 99 // 100],
+            differences[-1],
+        )
+        table.add_row(name, f"{perplexity:.4f}", *(f"{cell:.4f}" for cell in cells))
     return table
+
+
+def held_out_texts(tokenizer: Tokenizer, count: int) -> list[list[int]]:
+    """Token ids of documents like those that the demonstration model was trained on, with phrasings
+    that it was not trained on.
+    """
+    stream = itertools.islice(documents(HELD_OUT_SEED, Split.HELD_OUT), count)
+    ids = (tokenizer.encode(text_of(document), add_special_tokens=False).ids for document in stream)
+    return [each[: MAX_TOKENS - 1] for each in ids if len(each) > 1]
 
 
 def main() -> None:
@@ -200,16 +230,22 @@ def main() -> None:
     parser.add_argument("model", type=Path, help="a local checkpoint")
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--text", type=Path, metavar="FILE", help="compare log-probabilities")
+    quality = parser.add_mutually_exclusive_group()
+    quality.add_argument("--text", type=Path, metavar="FILE", help="compare log-probabilities")
+    quality.add_argument(
+        "--held-out", type=int, metavar="N", help="the same, on N of the demo model's documents"
+    )
     options = parser.parse_args()
     with torch.inference_mode():
         engines = {name: StorageEngine(options.model, name, options.threads) for name in SETTINGS}
-        if options.text is None:
-            found = measure_speed(engines, options.rounds)
-        else:
-            tokenizer = Tokenizer.from_file(str(options.model / "tokenizer.json"))
+        tokenizer = Tokenizer.from_file(str(options.model / "tokenizer.json"))
+        if options.text is not None:
             token_ids = tokenizer.encode(options.text.read_text()).ids[: MAX_TOKENS - 1]
-            found = measure_quality(engines, token_ids)
+            found = measure_quality(engines, [token_ids])
+        elif options.held_out is not None:
+            found = measure_quality(engines, held_out_texts(tokenizer, options.held_out))
+        else:
+            found = measure_speed(engines, options.rounds)
     Console(width=120).print(found)
 
 

@@ -56,7 +56,8 @@ def install(peer: str, folder: Path) -> str | None:
         )
         subprocess.run(check, check=True, capture_output=True, text=True)
     except subprocess.CalledProcessError as error:
-        return (error.stderr.strip().splitlines() or ["pip failed"])[-1]
+        complaints: str = error.stderr
+        return (complaints.strip().splitlines() or ["pip failed"])[-1]
     except subprocess.TimeoutExpired:
         return f"not installed within {INSTALL_TIMEOUT_S} s"
     return None

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from text_generation_shard.cores import physical_cores
+
 _CGROUP_ROOT = Path("/sys/fs/cgroup")
 
 
@@ -40,9 +42,18 @@ def ranks_on_host(world_size: int, environment: Mapping[str, str] = os.environ) 
     return int(value) if value.isdigit() and int(value) > 0 else world_size
 
 
+def local_rank(rank: int, num_ranks: int, environment: Mapping[str, str] = os.environ) -> int:
+    """The rank's number on this machine, as torchrun says it in LOCAL_RANK.
+
+    num_ranks: ranks on this machine.
+    """
+    value = environment.get("LOCAL_RANK", "")
+    return int(value) if value.isdigit() and int(value) < num_ranks else rank % num_ranks
+
+
 def _available_cores(cgroup_root: Path) -> int:
-    """Cores that this process may run on, and not more than its group's quota."""
-    cores = len(os.sched_getaffinity(0))
+    """Physical cores that this process may run on, and not more than its group's quota."""
+    cores = len(physical_cores(os.sched_getaffinity(os.getpid())))
     quota, _, period = _read(cgroup_root / "cpu.max").partition(" ")
     if not quota:
         quota = _read(cgroup_root / "cpu" / "cpu.cfs_quota_us")

@@ -10,6 +10,7 @@ import torch
 from text_generation_proto import shard_pb2 as pb
 
 from text_generation_shard.config import RankInfo, ShardConfig
+from text_generation_shard.cores import pin_this_thread
 from text_generation_shard.distributed import RankGroup
 from text_generation_shard.engine import Engine
 from text_generation_shard.errors import CheckpointError, ProtocolError
@@ -18,7 +19,7 @@ from text_generation_shard.grammar.tokenizer import (
     GrammarTokenizer,
     load_grammar_tokenizer,
 )
-from text_generation_shard.host import host_share, ranks_on_host
+from text_generation_shard.host import host_share, local_rank, ranks_on_host
 from text_generation_shard.models import registry
 from text_generation_shard.models.config import ModelConfig
 from text_generation_shard.models.registry import LoadedModel, load_model
@@ -62,6 +63,8 @@ class Shard:
         device = _device(info)
         num_ranks = ranks_on_host(info.world_size)
         share = host_share(num_ranks=num_ranks, num_threads=config.num_threads)
+        if device.type == "cpu":
+            pin_this_thread(local_rank(info.rank, num_ranks), num_ranks)
         use_threads(share.num_threads)
         precision = choose_precision(config, model_config.dtype, device)
         logger.info(
