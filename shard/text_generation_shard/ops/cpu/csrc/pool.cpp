@@ -18,9 +18,12 @@ namespace cpu_operators {
 namespace {
 
 constexpr int kMaxThreads = 256;
-// How long a thread looks for work, or for the end of it, before it sleeps: longer than what lies
-// between two operators of a step, much shorter than a scheduler's time slice.
-constexpr std::chrono::microseconds kPatience{60};
+// How long a thread looks for work before it sleeps: longer than what lies between two operators of
+// a step, much shorter than a scheduler's time slice.
+constexpr std::chrono::microseconds kIdlePatience{60};
+// How long the caller looks for the end of a job: about a piece. A thread that takes longer was
+// interrupted, and may go on where the caller sleeps.
+constexpr std::chrono::microseconds kEndPatience{15};
 constexpr int kLooksPerClockRead = 16;
 
 using Word = std::atomic<uint32_t>;
@@ -33,10 +36,10 @@ void wake_all(const Word& word) {
   syscall(SYS_futex, &word, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
 }
 
-// Whether `is_reached()` within the time that it is worth waiting awake.
+// Whether `is_reached()` within some time.
 template <class Condition>
-bool look_for(const Condition& is_reached) {
-  const auto end = std::chrono::steady_clock::now() + kPatience;
+bool look_for(const Condition& is_reached, std::chrono::microseconds patience) {
+  const auto end = std::chrono::steady_clock::now() + patience;
   do {
     for (int look = 0; look < kLooksPerClockRead; ++look) {
       if (is_reached()) return true;
@@ -173,7 +176,7 @@ uint32_t Pool::next_number(uint32_t last) {
     number = number_.load(std::memory_order_acquire);
     return number != last;
   };
-  while (!look_for(is_new)) {
+  while (!look_for(is_new, kIdlePatience)) {
     num_asleep_.fetch_add(1, std::memory_order_seq_cst);
     sleep_while(number_, last);
     num_asleep_.fetch_sub(1, std::memory_order_seq_cst);
@@ -220,7 +223,7 @@ void Pool::wait_for_end(int64_t units) {
     finished = finished_.load(std::memory_order_seq_cst);
     return finished == static_cast<uint32_t>(units);
   };
-  if (look_for(is_over)) return;
+  if (look_for(is_over, kEndPatience)) return;
   is_caller_asleep_.store(true, std::memory_order_seq_cst);
   while (!is_over()) sleep_while(finished_, finished);
   is_caller_asleep_.store(false, std::memory_order_relaxed);
