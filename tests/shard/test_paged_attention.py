@@ -17,6 +17,7 @@ SLOPES = torch.tensor([0.5, 0.1, 0.02, 0.3])
 DISTANCE_BIAS = torch.tensor(
     [[0.3, -1.0, 2.0], [0.0, 0.5, -0.7], [1.0, 0.2, 0.1], [-2.0, 1.5, 0.4]]
 )
+SINKS = torch.tensor([0.7, -2.0, 3.0, 0.0])
 
 
 def attend(query: Tensor, keys: Tensor, values: Tensor, window: Window, kind: str) -> Tensor:
@@ -37,7 +38,9 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, window: Window, kind: st
             elif kind == "distance_bias":
                 distances = position - torch.arange(first, position + 1)
                 scores += DISTANCE_BIAS[head, distances.clamp(max=2)]
-            weights = scores.softmax(0)
+            elif kind == "sinks":
+                scores = torch.cat([scores, SINKS[head : head + 1]])
+            weights = scores.softmax(0)[: position + 1 - first]
             output[token, head] = weights @ values[first : position + 1, kv]
     return output
 
@@ -54,7 +57,7 @@ def _first(window: Window, position: int) -> int:
     heads=st.sampled_from([(2, 1), (4, 2), (3, 3)]),
     latent_dim=st.sampled_from([None, None, 5]),
     window=st.sampled_from([None, 1, 5, AttentionChunk(1), AttentionChunk(6)]),
-    kind=st.sampled_from(["plain", "soft_cap", "alibi", "distance_bias"]),
+    kind=st.sampled_from(["plain", "soft_cap", "alibi", "distance_bias", "sinks"]),
     is_sorted=st.booleans(),
     is_native=st.booleans(),
     seed=st.integers(0, 1000),
@@ -139,6 +142,7 @@ def check_mixture(
         soft_cap=SOFT_CAP if kind == "soft_cap" else None,
         alibi_slopes=SLOPES[:num_heads] if kind == "alibi" else None,
         distance_bias=DISTANCE_BIAS[:num_heads] if kind == "distance_bias" else None,
+        sinks=SINKS[:num_heads] if kind == "sinks" else None,
     )
     row = 0
     for (length, _), (own_keys, own_values) in zip(geometry, contexts, strict=True):

@@ -99,6 +99,7 @@ def paged_attention(
     soft_cap: float | None = None,
     alibi_slopes: Tensor | None = None,
     distance_bias: Tensor | None = None,
+    sinks: Tensor | None = None,
 ) -> Tensor:
     """Attention of every query row over its own context, which the cache holds already.
 
@@ -109,9 +110,13 @@ def paged_attention(
     alibi_slopes, float32 [num_heads], slope * (key position - query position) is added to it (Press
     et al., 2022). With distance_bias, float32 [num_heads, distances], the entry of the distance
     query position - key position is added, the last one for all that are farther (T5). At most one
-    of the three is given. Returns [tokens, num_heads, value_dim].
+    of the three is given. With sinks, float32 [num_heads], each head's softmax has one more score,
+    whose share goes nowhere (gpt-oss); the native operators have none, so that is torch's
+    everywhere, and only a soft cap goes with it. Returns [tokens, num_heads, value_dim].
     """
-    native = native_operators(query)
+    is_widened = query.dtype is torch.bfloat16 and query.device.type == "cpu"
+    wide = query.float() if is_widened else query
+    native = native_operators(wide) if sinks is None else None
     if native is None:
         return reference_attention(
             query,
@@ -123,9 +128,10 @@ def paged_attention(
             soft_cap=soft_cap,
             alibi_slopes=alibi_slopes,
             distance_bias=distance_bias,
+            sinks=sinks,
         )
-    return native.attend(
-        query if query[0].is_contiguous() else query.contiguous(),
+    attended = native.attend(
+        wide if wide[0].is_contiguous() else wide.contiguous(),
         key_cache,
         value_cache,
         plan.block_tables,
@@ -137,3 +143,4 @@ def paged_attention(
         alibi_slopes,
         distance_bias,
     )
+    return attended.to(query.dtype)

@@ -116,11 +116,13 @@ def reference_attention(
     soft_cap: float | None = None,
     alibi_slopes: Tensor | None = None,
     distance_bias: Tensor | None = None,
+    sinks: Tensor | None = None,
 ) -> Tensor:
     """Arguments and result as `paged_attention` has them."""
     assert sum(each is not None for each in (soft_cap, alibi_slopes, distance_bias)) <= 1
+    assert sinks is None or (alibi_slopes is None and distance_bias is None)
     keys, values = key_cache.flatten(0, 1), value_cache.flatten(0, 1)
-    scores = _Scores(scale, soft_cap, alibi_slopes, distance_bias)
+    scores = _Scores(scale, soft_cap, alibi_slopes, distance_bias, sinks)
     output = query.new_empty((*query.shape[:2], values.shape[-1]))
     for group in plan.decode_groups:
         gathered = _gather(keys, values, group.places, workspace)
@@ -167,6 +169,8 @@ class _Scores:
     alibi_slopes: Tensor | None
     # float32 [num_heads, distances]
     distance_bias: Tensor | None
+    # float32 [num_heads]
+    sinks: Tensor | None
 
     def bias(self, distances: Tensor, num_kv_heads: int) -> Tensor | None:
         """What is added to the scores, float32 [num_kv_heads, group, rows, keys]; None: nothing.
@@ -181,30 +185,48 @@ class _Scores:
         return None
 
     def attend(
-        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, bias: Tensor | None
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        bias: Tensor | None,
+        sinks: Tensor | None,
     ) -> Tensor:
         """Softmax over the masked scores, times the values.
 
         query: [a, b, rows, head_dim]; key: [a, b, keys, head_dim]; value: [a, b, keys, value_dim];
-        mask: bool, bias: float32, both broadcast to [a, b, rows, keys]. Returns [a, b, rows,
-        value_dim].
+        mask: bool, bias: float32, both broadcast to [a, b, rows, keys]; sinks: float32, to [a, b,
+        rows, 1]. Returns [a, b, rows, value_dim].
         """
-        if self.soft_cap is not None:
-            return self._attend_capped(query, key, value, mask)
+        if self.soft_cap is not None or sinks is not None:
+            return self._attend_written_out(query, key, value, mask, sinks)
         if bias is not None:
             mask = (bias if mask is None else bias.masked_fill(~mask, -torch.inf)).to(query.dtype)
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=self.scale)
 
-    def _attend_capped(
-        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
+    def _attend_written_out(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        sinks: Tensor | None,
     ) -> Tensor:
-        """No fused kernel has a cap: the same, written out."""
-        assert self.soft_cap is not None
-        scores = torch.matmul(query, key.transpose(-1, -2)).float().mul_(self.scale / self.soft_cap)
-        scores = scores.tanh_().mul_(self.soft_cap)
+        """No fused kernel has a cap or sinks: the same, written out."""
+        scores = torch.matmul(query, key.transpose(-1, -2)).float().mul_(self.scale)
+        if self.soft_cap is not None:
+            scores = scores.div_(self.soft_cap).tanh_().mul_(self.soft_cap)
         if mask is not None:
             scores.masked_fill_(~mask, -torch.inf)
-        return torch.matmul(scores.softmax(-1).to(value.dtype), value)
+        if sinks is not None:
+            scores = torch.cat([scores, sinks.expand(*scores.shape[:-1], 1)], dim=-1)
+        shares = scores.softmax(-1)[..., : key.shape[-2]]
+        return torch.matmul(shares.to(value.dtype), value)
+
+    def sinks_of(self, *shape: int) -> Tensor | None:
+        """The sinks of the query heads, shaped for `attend`."""
+        return None if self.sinks is None else self.sinks.view(*shape)
 
 
 def _group_decodes(seen: Sequence[int]) -> list[slice]:
@@ -264,6 +286,7 @@ def _attend_decodes(
         context.values.view(num_rows, width, num_kv_heads, -1).transpose(1, 2),
         group.mask,
         None if bias is None else bias.permute(2, 0, 1, 3),
+        scores.sinks_of(num_kv_heads, -1, 1),
     )
     return attended.reshape(num_rows, num_heads, -1)
 
@@ -298,6 +321,7 @@ def _attend_chunk(
             _per_query_head(context.values[seen], grouped.shape[1]),
             visible(window, query_positions, key_positions),
             scores.bias(key_positions - query_positions, num_kv_heads),
+            scores.sinks_of(num_kv_heads, -1, 1, 1),
         )
         output[rows] = attended.permute(2, 0, 1, 3).flatten(1, 2)
 
