@@ -38,6 +38,7 @@ def shard_config(
         uds_path=rendezvous.shard_uds_path,
         dtype=config.dtype,
         quantize=config.quantize if config.quantize in ("int8", "int4") else None,
+        trust_remote_code=config.trust_remote_code,
         rope_scaling=resolved.rope_scaling,
         rope_factor=resolved.rope_factor,
         cuda_memory_fraction=config.cuda_memory_fraction,
@@ -137,6 +138,8 @@ def download_command(
         "--logger-level": most_verbose(config.log_level),
     }
     given = [part for flag, value in flags.items() if value is not None for part in (flag, value)]
+    if config.trust_remote_code:
+        given.append("--trust-remote-code")
     inherited = without_options(ShardConfig, _inherited(environment))
     return ChildCommand(
         origin=Origin("download"),

@@ -46,9 +46,7 @@ class LauncherConfig:
         None, help="Directory that replaces the hub's cache for weights."
     )
     tokenizer_config_path: str | None = same_as(RouterConfig, "tokenizer_config_path")
-    trust_remote_code: bool = option(
-        False, help="Not available: code from a model's repository is never run."
-    )
+    trust_remote_code: bool = same_as(ShardConfig, "trust_remote_code")
     dtype: Literal["float32", "float16", "bfloat16"] | None = same_as(ShardConfig, "dtype")
     quantize: Quantization | None = option(
         None,

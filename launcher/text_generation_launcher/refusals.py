@@ -15,7 +15,6 @@ REASONS: Mapping[str, str] = {
     "kv_cache_dtype": "the KV cache has the data type of the model; others are not available yet",
     "lora_adapters": "LoRA adapters are not available yet",
     "cuda_graphs": "CUDA graphs are not available yet",
-    "trust_remote_code": "code from a model's repository is never run",
     "ngrok": "tunnels are not part of this server; put one of your own before --port",
     "otlp_endpoint": "OpenTelemetry export is not available yet; metrics are at /metrics",
 }

@@ -32,6 +32,11 @@ class ShardConfig:
     quantize: CpuQuantization | None = option(
         None, help="Weights in 8 or 4 bits, quantized when they are loaded; on CPU only."
     )
+    trust_remote_code: bool = option(
+        False,
+        help="Run code from the model's directory, where neither this server nor transformers "
+        "knows the model.",
+    )
     rope_scaling: Literal["linear", "dynamic"] | None = option(None, help="Kind of RoPE scaling.")
     rope_factor: float | None = option(None, help="Factor of the RoPE scaling.")
     cuda_memory_fraction: float = option(

@@ -56,6 +56,7 @@ FOR_ROUTER = {
 FOR_SHARD = {
     "dtype": "bfloat16",
     "quantize": "int4",
+    "trust_remote_code": True,
     "rope_scaling": "dynamic",
     "rope_factor": 2.0,
     "cuda_memory_fraction": 0.5,
@@ -210,3 +211,6 @@ def test_the_download_gets_its_flags():
     assert "--json-output" in argv
     plain = download_command(replace(config, revision=None), "someone/tiny", {})
     assert "--revision" not in plain.argv
+    assert "--trust-remote-code" not in plain.argv
+    trusting = download_command(replace(config, trust_remote_code=True), "someone/tiny", {})
+    assert "--trust-remote-code" in trusting.argv

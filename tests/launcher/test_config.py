@@ -97,7 +97,6 @@ REFUSED = {
     "kv_cache_dtype": "fp8_e5m2",
     "lora_adapters": "someone/adapter",
     "cuda_graphs": "1,2,4",
-    "trust_remote_code": None,
     "ngrok": None,
     "otlp_endpoint": "http://localhost:4317",
 }

@@ -20,6 +20,7 @@ from text_generation_process.options import option, parse
 
 from text_generation_shard.errors import CheckpointError, ShardError
 from text_generation_shard.weights import hub
+from text_generation_shard.weights.remote_code import code_files
 from text_generation_shard.weights.safetensors_header import read_header
 from text_generation_shard.weights.tokenizer_files import (
     TOKENIZER_FILE,
@@ -54,6 +55,7 @@ class DownloadConfig:
         None,
         help="Directory that holds, or receives, the model's files in place of the hub's cache.",
     )
+    trust_remote_code: bool = option(False, help="Fetch the model's own code too.")
     json_output: bool = option(False, help="Write log lines as JSON.")
     logger_level: str = option("INFO", help="Least severe level that is logged.")
 
@@ -129,10 +131,14 @@ def _hub_directory(config: DownloadConfig, environment: Mapping[str, str]) -> Pa
         token=hub.hub_token(environment),
         cache_dir=Path(cache).expanduser() if cache else None,
         local_dir=Path(override).expanduser() if override else None,
+        with_code=config.trust_remote_code,
     )
     _let_records_through("huggingface_hub")
     cached = hub.cached_directory(model)
     is_fixed = override is not None or _COMMIT.fullmatch(config.revision or "")
+    if cached is not None and not _has_code(cached, config):
+        # Fetched before its code was wanted.
+        cached = None
     if cached is not None and is_fixed and _is_complete(cached):
         return cached
     if hub.is_offline():
@@ -148,6 +154,14 @@ def _hub_directory(config: DownloadConfig, environment: Mapping[str, str]) -> Pa
             raise
         logger.warning("%s; using the copy in %s", error, cached)
         return cached
+
+
+def _has_code(directory: Path, config: DownloadConfig) -> bool:
+    """Whether the code is there that config.json names, if it is wanted."""
+    path = directory / "config.json"
+    if not config.trust_remote_code or not path.is_file():
+        return True
+    return all((directory / name).is_file() for name in code_files(path))
 
 
 def _is_there(directory: Path) -> bool:

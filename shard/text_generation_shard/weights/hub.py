@@ -27,9 +27,11 @@ logger = logging.getLogger(__name__)
 
 ResultT = TypeVar("ResultT")
 
-# Configuration, tokenizer and chat template; everything else in a repository is weights or prose.
+# Configuration, tokenizer and chat template; everything else in a repository is weights, code or
+# prose.
 _SMALL_FILES = (".json", ".jinja", ".model", ".tiktoken", "merges.txt", "vocab.txt")
 _INDEX_SUFFIX = ".index.json"
+_CODE_SUFFIX = ".py"
 _MAX_PARALLEL_FILES = 4
 _MAX_TRIES = 5
 _FIRST_BACKOFF_SECONDS = 1.0
@@ -56,6 +58,8 @@ class HubModel:
     cache_dir: Path | None = None
     # A plain directory that takes the files instead of the cache.
     local_dir: Path | None = None
+    # Whether the model's own code is fetched too.
+    with_code: bool = False
 
     def __str__(self) -> str:
         return f"model {self.model_id} (revision {self.revision or _DEFAULT_REVISION})"
@@ -104,9 +108,9 @@ def cached_directory(model: HubModel) -> Path | None:
 def fetch(model: HubModel, *, is_converted: Callable[[Path], bool]) -> Path:
     """Download what is missing and return the model's directory.
 
-    Configuration, tokenizer, chat template and one set of weights: safetensors, or what can be
-    converted where there are none. is_converted: whether a directory holds a finished conversion
-    already, so that its source need not be downloaded.
+    Configuration, tokenizer, chat template, code if the model is wanted with it, and one set of
+    weights: safetensors, or what can be converted where there are none. is_converted: whether a
+    directory holds a finished conversion already, so that its source need not be downloaded.
     HubError or HubUnreachableError if the hub does not give them.
     """
     listing = _answered(model, lambda: _list(model))
@@ -125,6 +129,10 @@ def fetch(model: HubModel, *, is_converted: Callable[[Path], bool]) -> Path:
     if weights is None:
         raise HubError(f"{model} has no weights (*.safetensors, *.bin or *.pt)")
     needed = [name for name in listing.sizes if _is_small(name)]
+    if model.with_code:
+        needed += [
+            name for name in listing.sizes if "/" not in name and name.endswith(_CODE_SUFFIX)
+        ]
     if not is_converted(directory):
         needed += _weight_names(model, listing, weights)
     download.all(needed)

@@ -1,3 +1,4 @@
+import json
 import logging
 
 import pytest
@@ -115,6 +116,17 @@ def test_a_commit_in_the_cache_is_not_asked_for_again(tmp_path, monkeypatch):
     monkeypatch.setattr(hub, "fetch", None)
     snapshot = make_cache(tmp_path, write_safetensors)
     options = {"revision": COMMIT, "huggingface_hub_cache": str(tmp_path)}
+    assert prepare_model("founders/tiny", **options) == snapshot
+
+
+def test_a_copy_without_its_code_is_not_whole_where_code_is_wanted(tmp_path, offline):
+    snapshot = make_cache(tmp_path, write_safetensors)
+    auto_map = {"AutoConfig": "tiny.Config", "AutoModel": "someone/else--modeling.Model"}
+    (snapshot / "config.json").write_text(json.dumps({"model_type": "x", "auto_map": auto_map}))
+    options = {"huggingface_hub_cache": str(tmp_path), "trust_remote_code": True}
+    with pytest.raises(HubError, match="is not complete"):
+        prepare_model("founders/tiny", **options)
+    (snapshot / "tiny.py").touch()
     assert prepare_model("founders/tiny", **options) == snapshot
 
 

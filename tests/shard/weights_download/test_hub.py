@@ -96,6 +96,13 @@ def test_only_what_serving_needs_is_downloaded(fake, caplog):
     assert all(fields["bytes_done"] <= fields["bytes_total"] for fields in reported)
 
 
+def test_code_is_downloaded_only_where_it_is_trusted(fake):
+    write_safetensors(fake.source)
+    (fake.source / "modeling_tiny.py").write_text("x")
+    assert not (fetch() / "modeling_tiny.py").exists()
+    assert (fetch(with_code=True) / "modeling_tiny.py").is_file()
+
+
 def test_pickles_only_where_there_is_nothing_better_and_not_converted_yet(fake):
     write_bin(fake.source)
     directory = fetch()
