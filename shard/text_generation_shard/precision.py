@@ -28,14 +28,21 @@ class Precision:
 
 
 def choose_precision(
-    config: ShardConfig, checkpoint_dtype: str | None, device: torch.device
+    config: ShardConfig,
+    checkpoint_dtype: str | None,
+    device: torch.device,
+    *,
+    is_generic: bool = False,
 ) -> Precision:
     """Resolve --dtype and --quantize; raises CapacityError for what cannot be had here.
 
     checkpoint_dtype: as config.json names it. On CPU the arithmetic is in float32 (float16 only if
     asked for); a checkpoint in bfloat16 stays so in memory, which gives the same numbers as the
-    widened weights.
+    widened weights. is_generic: whether transformers' code computes; its arithmetic is in the data
+    type of the weights.
     """
+    if is_generic:
+        return _of_generic_path(config, checkpoint_dtype, device)
     if device.type != "cpu":
         return _on_gpu(config, checkpoint_dtype)
     if config.dtype == "float16" and config.quantize is None:
@@ -58,7 +65,23 @@ def choose_precision(
 def _on_gpu(config: ShardConfig, checkpoint_dtype: str | None) -> Precision:
     if config.quantize is not None:
         raise CapacityError(f"--quantize {config.quantize} is available on CPU only, so far")
-    name = config.dtype or checkpoint_dtype or "float32"
+    return _dense(config.dtype or checkpoint_dtype or "float32")
+
+
+def _of_generic_path(
+    config: ShardConfig, checkpoint_dtype: str | None, device: torch.device
+) -> Precision:
+    if config.quantize is not None:
+        raise CapacityError(
+            f"--quantize {config.quantize} is not available for a model that runs on transformers' "
+            "code"
+        )
+    if device.type == "cpu" and config.dtype is None and checkpoint_dtype == "float16":
+        return _dense("float32")
+    return _dense(config.dtype or checkpoint_dtype or "float32")
+
+
+def _dense(name: str) -> Precision:
     if name not in _DTYPES:
         raise CheckpointError(
             f"dtype {name!r} of config.json is not supported: choose one by --dtype"

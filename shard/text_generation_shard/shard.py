@@ -66,7 +66,9 @@ class Shard:
         if device.type == "cpu":
             pin_this_thread(local_rank(info.rank, num_ranks), num_ranks)
         use_threads(share.num_threads)
-        precision = choose_precision(config, model_config.dtype, device)
+        precision = choose_precision(
+            config, model_config.dtype, device, is_generic=not registry.has_family(model_config)
+        )
         logger.info(
             "Loading model",
             extra={
@@ -191,7 +193,7 @@ class AvailableMemory:
 
 def _model_config(config: ShardConfig, model_path: Path) -> ModelConfig:
     """The checkpoint's configuration with the flags' RoPE scaling."""
-    model_config = registry.model_config(model_path)
+    model_config = registry.model_config(model_path, trust_remote_code=config.trust_remote_code)
     if config.rope_scaling is None and config.rope_factor is None:
         return model_config
     factor = 1.0 if config.rope_factor is None else config.rope_factor

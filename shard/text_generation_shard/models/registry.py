@@ -269,22 +269,25 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
 )
 
 
-def family_of(model_type: str) -> Family:
-    """The family that runs a model type; a CheckpointError lists what there is."""
-    family = FAMILIES.get(model_type)
-    if family is None:
-        supported = ", ".join(sorted(FAMILIES))
-        raise CheckpointError(
-            f"model_type {model_type!r} is not supported (supported: {supported})"
-        )
-    return family
+def has_family(config: ModelConfig) -> bool:
+    """Whether the model runs on code of ours; otherwise on transformers' (`generic`)."""
+    return config.model_type in FAMILIES
 
 
-def model_config(model_path: Path) -> ModelConfig:
-    """What the model in a directory is; a CheckpointError says what is missing or unknown."""
+def model_config(model_path: Path, *, trust_remote_code: bool = False) -> ModelConfig:
+    """What the model in a directory is; a CheckpointError says what is missing or unknown.
+
+    trust_remote_code: whether code from the directory may be run, where nothing else knows the
+    model.
+    """
     config = read_config(model_path)
+    family = FAMILIES.get(str(config.get("model_type")))
     try:
-        return family_of(str(config.get("model_type"))).config.from_hf(config)
+        if family is not None:
+            return family.config.from_hf(config)
+        from text_generation_shard.generic.config import read_generic_config
+
+        return read_generic_config(model_path, config, trust_remote_code=trust_remote_code)
     except CheckpointError as error:
         raise CheckpointError(f"{model_path / 'config.json'}: {error}") from error
 
@@ -310,7 +313,9 @@ def load_model(
 
     dtype: of activations, cache and all weights that are no matrices; storage: of those.
     """
-    family = family_of(config.model_type)
+    family = FAMILIES.get(config.model_type)
+    if family is None:
+        return _load_generic(model_path, config, ranks, dtype=dtype, device=device)
     with CheckpointReader(model_path) as reader:
         weights = WeightScope(reader=reader, prefix="", dtype=dtype, device=device, storage=storage)
         model = family.build(config, weights, ranks)
@@ -318,3 +323,22 @@ def load_model(
         unserved = None if family.unserved is None else family.unserved(config)
         reader.finish(unused=tied, buffers=family.buffers, unserved=unserved)
         return LoadedModel(model, reader.kept_bytes)
+
+
+def _load_generic(
+    model_path: Path,
+    config: ModelConfig,
+    ranks: RankGroup,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> LoadedModel:
+    from text_generation_shard.generic.config import GenericConfig
+    from text_generation_shard.generic.loading import load_generic
+
+    assert isinstance(config, GenericConfig)
+    try:
+        model, num_bytes = load_generic(model_path, config, ranks, dtype=dtype, device=device)
+    except CheckpointError as error:
+        raise CheckpointError(f"{model_path}: {error}") from error
+    return LoadedModel(model, num_bytes)

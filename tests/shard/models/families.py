@@ -273,6 +273,13 @@ def write(model: Model, path: Path, *, std: float = 0.4) -> Checkpoint:
     torch.manual_seed(0)
     auto_class = getattr(transformers, model.auto_class)
     reference = auto_class.from_config(config, attn_implementation=model.attention)
+    randomize(reference, std)
+    reference.save_pretrained(path)
+    return Checkpoint(path, reference.eval())
+
+
+def randomize(reference: Any, std: float) -> None:
+    """New weights, also where an architecture begins with ones or zeros."""
     with torch.no_grad():
         for parameter_name, parameter in reference.named_parameters():
             if parameter.dim() > 1:
@@ -284,8 +291,6 @@ def write(model: Model, path: Path, *, std: float = 0.4) -> Checkpoint:
         for buffer_name, buffer in reference.named_buffers():
             if buffer_name.endswith("correction_bias"):
                 buffer.normal_(std=0.2)
-    reference.save_pretrained(path)
-    return Checkpoint(path, reference.eval())
 
 
 def greedy_script(chunk: int, num_tokens: int = NUM_GREEDY) -> StepScript:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -30,7 +31,7 @@ CHUNKS = (100, 7, 2)
 class Reference:
     """A checkpoint, and what transformers makes of it."""
 
-    def __init__(self, checkpoint: Checkpoint, *, shares_prefixes: bool) -> None:
+    def __init__(self, checkpoint: Checkpoint, *, shares_prefixes: bool = True) -> None:
         self.checkpoint = checkpoint
         self.shares_prefixes = shares_prefixes
         self.greedy = cache(lambda slot, count: checkpoint.greedy(PROMPTS[slot], count))
@@ -81,11 +82,11 @@ def test_parity_without_native_operators(
     check_parity(reference(name))
 
 
-def check_parity(model: Reference) -> None:
+def check_parity(model: Reference, **settings: Any) -> None:
     greedy = model.greedy(0, NUM_GREEDY)
     expected = model.checkpoint.logits([*PROMPT, *greedy[:-1]])[len(PROMPT) - 1 :]
     tolerance = 2e-5 * float(expected.abs().max())
-    with running_shard(model.checkpoint.path) as shard:
+    with running_shard(model.checkpoint.path, **settings) as shard:
         for chunk in CHUNKS:
             recorded = record(shard).logits
             greedy_script(chunk).play(shard.step)
