@@ -175,7 +175,7 @@ def measure_speed(engines: dict[str, StorageEngine], num_rounds: int) -> Table:
                 if number:
                     found[name][column].append(rate)
     table = Table(title="tokens/s: median (best)", title_justify="left")
-    for heading in ("weights", "MB", "prefill 512", *list(columns)[1:]):
+    for heading in ("engine", "MB", "prefill 512", *list(columns)[1:]):
         table.add_column(heading)
     for name, rates in found.items():
         cells = [f"{statistics.median(each):.1f} ({max(each):.1f})" for each in rates.values()]

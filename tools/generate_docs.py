@@ -10,6 +10,7 @@ from pathlib import Path
 
 from text_generation_launcher.config import LauncherConfig
 from text_generation_process.options import OptionText, describe
+from text_generation_shard.generic.proven import PROVEN, Proven
 from text_generation_shard.models.registry import FAMILIES, Family
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -31,7 +32,7 @@ error), and the hub's own variables (`HF_TOKEN`, `HF_HUB_OFFLINE`, `HF_HOME`, â€
 MODELS = """# Models
 
 Every model whose `config.json` names one of these in `model_type`, made from the code by `make
-generate`. Another is refused at start, by name. Each has a parity test against transformers
+generate`, runs on this server's own code. Each has a parity test against transformers
 (logits, greedy text, chunked prefill, prefix cache, preemption, two ranks): `tests/shard/models/`.
 
 *Sharded* is what `--num-shard` may be: any number that divides the attention heads; key and value
@@ -50,12 +51,55 @@ How a model is added: [adding-a-model.md](adding-a-model.md).
 """
 
 
+GENERIC = """
+## Any other architecture
+
+What is not in the table, and is a causal language model in the installed transformers, runs on
+transformers' modelling code with this server's paged attention in it (its attention interface):
+continuous batching, chunked prefill, prefix cache and streaming are the same. The log says so at
+WARNING, for it costs start-up time (transformers is imported for these models only) and speed
+([performance.md](performance.md)). Tensor parallelism is transformers' plan for the architecture;
+heads and key and value heads must divide by `--num-shard`. Arithmetic and KV cache are in the data
+type of the weights, also on CPU.
+
+Before it serves, the model is asked which attention each layer wants, and two short sequences are
+computed by transformers alone and in steps through the paged cache; if the logits differ, it is
+refused. Refused with the reason, at start, are
+
+- models that keep a state beside attention's keys and values (Mamba, convolutions, linear
+  attention), whose layers attend more than once or differ in their key and value heads;
+- attention that is not causal, chunked, with a bias of its own, or with anything else that this
+  server's attention does not have (it has windows, soft caps, sinks and scales);
+- encoder-decoders, models for more than text, models without an argument for positions;
+- RoPE of the kinds dynamic and longrope, for which transformers lets the longest sequence of a
+  batch decide;
+- missing, left over or misshapen tensors, quantized checkpoints, `--quantize`, `--rope-scaling` and
+  `--rope-factor`; `--num-shard` above 1 where transformers has no plan.
+
+With `--trust-remote-code`, a model that neither this server nor transformers knows may bring its
+code (`auto_map` in config.json): it is read from the model's own directory, downloaded with the
+weights, run in the shards, and held to the same rules. Without the flag it is neither downloaded
+nor run. Code beside a model that is known is not run in any case.
+
+These have a parity test of their own, as the families have; two ranks are tested for one
+architecture of each kind of plan:
+
+| architecture | model_type | sharded | notes |
+|---|---|---|---|
+"""
+
+
 def pages() -> dict[str, str]:
     """The generated pages by file name."""
     return {
         "configuration.md": CONFIGURATION + "".join(map(_option_row, describe(LauncherConfig))),
-        "models.md": MODELS + "".join(_model_row(*item) for item in FAMILIES.items()),
+        "models.md": _models(),
     }
+
+
+def _models() -> str:
+    families = "".join(_model_row(*item) for item in FAMILIES.items())
+    return MODELS + families + GENERIC + "".join(_proven_row(*item) for item in PROVEN.items())
 
 
 def _option_row(option: OptionText) -> str:
@@ -66,6 +110,11 @@ def _option_row(option: OptionText) -> str:
 
 def _model_row(model_type: str, family: Family) -> str:
     return _row(family.architecture, f"`{model_type}`", "yes", family.notes)
+
+
+def _proven_row(model_type: str, proven: Proven) -> str:
+    sharded = "yes" if proven.is_sharded else "no"
+    return _row(proven.architecture, f"`{model_type}`", sharded, proven.notes)
 
 
 def _row(*cells: str) -> str:
