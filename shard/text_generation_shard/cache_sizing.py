@@ -58,7 +58,9 @@ class CacheBudget:
             spec=model.cache_spec,
             block_size=request.block_size,
             max_slots=request.max_slots,
-            max_total_tokens=request.max_total_tokens or model.config.default_total_tokens,
+            max_total_tokens=request.max_total_tokens
+            or model.config.default_total_tokens
+            or longest,
             is_total_fixed=request.max_total_tokens > 0,
             max_cache_tokens=request.max_cache_tokens or None,
             available_bytes=available_bytes,

@@ -35,6 +35,8 @@ class ModelConfig:
     total_num_kv_heads: int
     head_dim: int
     max_position_embeddings: int
+    # Longest sequence that is served unless another is asked for; None: all positions.
+    default_total_tokens: int | None = None
     # None: positions are not turned.
     rope: RopeConfig | None
     layer_windows: LayerWindows
@@ -88,11 +90,6 @@ class ModelConfig:
     def sliding_windows(self) -> LayerWindows:
         """The windows that layers have, each once."""
         return tuple(dict.fromkeys(self.layer_windows))
-
-    @property
-    def default_total_tokens(self) -> int:
-        """Longest sequence that is served unless another one is asked for."""
-        return self.max_position_embeddings
 
     def with_rope(self, kind: Literal["linear", "dynamic"], factor: float) -> Self:
         """The same model with the scaling that --rope-scaling and --rope-factor ask for.

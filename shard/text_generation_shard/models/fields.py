@@ -6,15 +6,6 @@ from typing import Any
 from text_generation_shard.errors import CheckpointError
 from text_generation_shard.ops.activation import ACTIVATIONS, Activation
 
-# Names in use for our activations.
-_ACTIVATION_NAMES: Mapping[str, Activation] = {
-    **{name: name for name in ACTIVATIONS},
-    "swish": "silu",
-    "gelu_new": "gelu_tanh",
-    "gelu_fast": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-}
-
 
 class Fields:
     """The values of a mapping; a null counts as missing."""
@@ -129,12 +120,12 @@ class Fields:
     def activation(self, key: str, default: str | None = None) -> Activation:
         """An activation that we have, by any of its names."""
         name = self.text(key, default)
-        if name not in _ACTIVATION_NAMES:
+        if name not in ACTIVATIONS:
             raise CheckpointError(
                 f"{self._key(key)} {name!r} is not supported "
-                f"(supported: {', '.join(sorted(_ACTIVATION_NAMES))})"
+                f"(supported: {', '.join(sorted(ACTIVATIONS))})"
             )
-        return _ACTIVATION_NAMES[name]
+        return ACTIVATIONS[name]
 
     def refuse(self, key: str, *, unless: Any) -> None:
         """CheckpointError if the key has another value than the one that our models compute."""

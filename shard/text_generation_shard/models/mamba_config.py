@@ -43,6 +43,7 @@ class MambaConfig(ModelConfig):
             "total_num_kv_heads": 0,
             "head_dim": 0,
             "max_position_embeddings": _LONGEST,
+            "default_total_tokens": _DEFAULT_TOTAL_TOKENS,
             "rope": None,
             "layer_windows": (),
             "tie_word_embeddings": fields.boolean("tie_word_embeddings", default=True),
@@ -64,10 +65,6 @@ class MambaConfig(ModelConfig):
             "residual_in_fp32": fields.boolean("residual_in_fp32", default=True),
             "inner_norm_eps": None,
         }
-
-    @property
-    def default_total_tokens(self) -> int:
-        return _DEFAULT_TOTAL_TOKENS
 
 
 class FalconMambaConfig(MambaConfig):

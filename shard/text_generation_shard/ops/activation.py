@@ -1,5 +1,6 @@
 """Activations of feed-forward layers, by the names that config.json gives them."""
 
+from collections.abc import Mapping
 from typing import Literal, get_args
 
 import torch.nn.functional as F  # noqa: N812
@@ -8,7 +9,14 @@ from torch import Tensor
 from text_generation_shard.ops.silu_mul import silu_mul
 
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
-ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
+# By all their names.
+ACTIVATIONS: Mapping[str, Activation] = {
+    **{name: name for name in get_args(Activation)},
+    "swish": "silu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+}
 
 
 def activate(x: Tensor, activation: Activation) -> Tensor:
