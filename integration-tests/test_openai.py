@@ -153,4 +153,9 @@ def test_validation_error(client: openai.OpenAI) -> None:
 
 def test_not_found(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("no-such-model")
+
+
+def test_embeddings_are_refused_with_a_reason(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.UnprocessableEntityError, match="has no embeddings"):
         client.embeddings.create(model="tgi", input="x")
