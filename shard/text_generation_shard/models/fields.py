@@ -53,13 +53,6 @@ class Fields:
             raise CheckpointError(f"{self._key(key)} must be a positive integer, got {value!r}")
         return value
 
-    def token_id(self, key: str, default: int) -> int:
-        """A token's id."""
-        value = self._required(key, default)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise CheckpointError(f"{self._key(key)} must be a token id, got {value!r}")
-        return value
-
     def number(self, key: str, default: float | None = None) -> float:
         """A number, also written as an integer."""
         value = self._required(key, default)

@@ -48,8 +48,8 @@ class T5Config(ModelConfig):
             "max_position_embeddings": _MAX_POSITIONS,
             # The head is the checkpoint's own where it has one, whatever this key says.
             "tie_word_embeddings": True,
-            "decoder_start_token_id": fields.token_id(
-                "decoder_start_token_id", fields.token_id("pad_token_id", 0)
+            "decoder_start_token_id": fields.count(
+                "decoder_start_token_id", fields.count("pad_token_id", 0)
             ),
             "num_encoder_layers": num_encoder_layers,
             "intermediate_size": fields.integer("intermediate_size"),

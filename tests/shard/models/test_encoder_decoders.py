@@ -204,7 +204,7 @@ def test_buckets(num_buckets: int, max_distance: int) -> None:
     [
         ({"feed_forward_proj": "gated-tanh"}, "feed_forward_proj 'tanh' is not supported"),
         ({"feed_forward_proj": "double-relu"}, "feed_forward_proj 'double-relu'"),
-        ({"decoder_start_token_id": -1}, "decoder_start_token_id must be a token id"),
+        ({"decoder_start_token_id": -1}, "decoder_start_token_id must be"),
         ({"d_ff": None}, "d_ff is missing"),
         ({"num_heads": 0}, "num_heads must be a positive integer"),
     ],
