@@ -12,6 +12,7 @@ from text_generation_router.config import VERSION, RouterConfig
 from text_generation_router.engine.info import EngineInfo
 from text_generation_router.engine.loop import Engine
 from text_generation_router.grammar.compiler import GrammarCompiler
+from text_generation_router.grammar.marks import MarkSpelling
 from text_generation_router.http.api_keys import ApiKeyError, ApiKeys, read_api_keys
 from text_generation_router.http.preparation_gate import PreparationGate
 from text_generation_router.http.service import ServedModel, Service
@@ -71,7 +72,14 @@ def build_service(
         limits=limits,
         tokenizer=tokenizer,
         templates=model.templates,
-        grammars=GrammarCompiler(engine.info.grammar_refusal, tokenizer.added_ids),
+        grammars=GrammarCompiler(
+            engine.info.grammar_refusal,
+            MarkSpelling(
+                tokenizer.added_ids,
+                tokenizer.special_texts,
+                min(tokenizer.num_ids, engine.info.vocab_size),
+            ),
+        ),
         metrics=RequestMetrics(
             registry,
             max_input_tokens=limits.max_input_tokens,

@@ -1,13 +1,15 @@
 """OpenAI's chat dialect: from `ChatBody` to generation requests."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+from text_generation_router.api.chat_grammar import AnswerShape, compile_answer
 from text_generation_router.api.chat_messages import template_messages, template_tools
 from text_generation_router.api.chat_types import ChatBody
 from text_generation_router.api.errors import TemplateError, ToolError, ValidationError
 from text_generation_router.api.generation import Prompt
-from text_generation_router.api.grammars import compile_format, read_format
+from text_generation_router.api.grammars import asked_grammar
 from text_generation_router.api.limits import (
     RequestLimits,
     check_positive,
@@ -15,11 +17,7 @@ from text_generation_router.api.limits import (
     resolve_max_new_tokens,
 )
 from text_generation_router.api.openai_sampling import choice_samplings, stop_sequences
-from text_generation_router.api.tool_choice import (
-    ToolChoice,
-    compile_tool_choice,
-    read_tool_choice,
-)
+from text_generation_router.api.tool_choice import parameters_schema, read_tool_choice
 from text_generation_router.engine.request import GenerationRequest
 from text_generation_router.grammar.compiler import GrammarCompiler
 from text_generation_router.prompt.chat_template import ChatTemplateError
@@ -29,7 +27,9 @@ from text_generation_router.prompt.conversation import (
     TemplateVariableError,
     ToolsUnsupportedError,
 )
+from text_generation_router.prompt.reasoning import ReasoningFormat
 from text_generation_router.prompt.tokenizer import TokenizerPool
+from text_generation_router.prompt.tool_formats import ToolFormat
 
 # Fields that would change the answer and that this server does not have.
 _UNSUPPORTED = (
@@ -38,7 +38,6 @@ _UNSUPPORTED = (
     "function_call",
     "functions",
     "moderation",
-    "tool_prompt",
     "web_search_options",
 )
 
@@ -49,12 +48,14 @@ class ChatGeneration:
 
     prompt: Prompt
     requests: tuple[GenerationRequest, ...]
-    # Whether the answer is searched for tool calls, and how many of them the client wants.
-    parses_tool_calls: bool
-    max_tool_calls: int | None
     logprobs: bool
-    # Whether reasoning at the answer's beginning is told apart; a grammar leaves no room for it.
-    parses_reasoning: bool = False
+    # How the answer may call tools; None if it is not searched for calls. Then the functions that
+    # the model was shown, as JSON Schemas by name, and how many calls the client wants.
+    tool_format: ToolFormat | None = None
+    functions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    max_tool_calls: int | None = None
+    # How reasoning at the answer's beginning is told apart; None if it is not.
+    reasoning: ReasoningFormat | None = None
 
 
 async def prepare(
@@ -82,7 +83,15 @@ async def prepare(
     max_new_tokens = resolve_max_new_tokens(
         asked, len(token_ids), limits, field=field, prompt="messages"
     )
-    grammar = await _grammar(body, choice, grammars, tokenizer)
+    shape = AnswerShape(
+        choice=choice,
+        tool_format=_tool_format(templates) if choice.tools else None,
+        asked=asked_grammar(body),
+        reasoning=templates.reasoning,
+        prompt=text,
+        ignore_eos=bool(body.ignore_eos),
+    )
+    grammar = await compile_answer(shape, grammars)
     requests = tuple(
         GenerationRequest(
             prompt_ids=token_ids,
@@ -90,7 +99,7 @@ async def prepare(
             sampling=sampling,
             stop_sequences=stop,
             keep_stop_sequence=False,
-            ignore_eos=bool(body.ignore_eos),
+            ignore_eos=shape.ignore_eos,
             top_n_tokens=top_logprobs,
             grammar=grammar,
         )
@@ -99,10 +108,11 @@ async def prepare(
     return ChatGeneration(
         prompt=Prompt(text=text, token_ids=token_ids),
         requests=requests,
-        parses_tool_calls=bool(choice.tools),
-        max_tool_calls=1 if body.parallel_tool_calls is False else None,
         logprobs=bool(body.logprobs),
-        parses_reasoning=templates.write_reasoning and not grammar,
+        tool_format=shape.tool_format,
+        functions={tool.function.name: parameters_schema(tool) for tool in choice.tools},
+        max_tool_calls=None if choice.allows_several else 1,
+        reasoning=templates.reasoning,
     )
 
 
@@ -115,6 +125,7 @@ async def render(body: ChatBody, templates: ChatTemplates) -> str:
         messages=template_messages(body.messages),
         tools=template_tools(tools) if tools else None,
         documents=body.documents,
+        tool_prompt=body.tool_prompt,
         continue_last=_continues_last(body),
         add_generation_prompt=body.add_generation_prompt is not False,
         variables=_template_variables(body),
@@ -132,9 +143,9 @@ async def render(body: ChatBody, templates: ChatTemplates) -> str:
 
 def refuse_unsupported(body: ChatBody) -> None:
     """Refuse, by name, what would change the answer and cannot be honoured."""
-    for field in _UNSUPPORTED:
-        if getattr(body, field) not in (None, ""):
-            raise ValidationError(f"`{field}` is not supported by this server", param=field)
+    for name in _UNSUPPORTED:
+        if getattr(body, name) not in (None, ""):
+            raise ValidationError(f"`{name}` is not supported by this server", param=name)
     if body.modalities not in (None, ["text"]):
         raise ValidationError("`modalities` can only be text", param="modalities")
     if body.verbosity not in (None, "medium"):
@@ -144,26 +155,13 @@ def refuse_unsupported(body: ChatBody) -> None:
             "`add_generation_prompt` and `continue_final_message` exclude each other",
             param="add_generation_prompt",
         )
-    if read_format(body.response_format, "response_format") is None:
-        return
-    if body.tools is not None:
-        raise ToolError("Grammar and tools are mutually exclusive", param="response_format")
 
 
-async def _grammar(
-    body: ChatBody, choice: ToolChoice, grammars: GrammarCompiler, tokenizer: TokenizerPool
-) -> str:
-    """What the answer must follow; empty for nothing."""
-    ignore_eos = bool(body.ignore_eos)
-    grammar = await compile_format(
-        body.response_format, "response_format", grammars, ignore_eos=ignore_eos
-    )
-    if grammar:
-        return grammar
-    grammar = await compile_tool_choice(choice, grammars, tokenizer.added_ids)
-    if grammar and ignore_eos:
-        raise ToolError("enforced tools and `ignore_eos` exclude each other", param="ignore_eos")
-    return grammar
+def _tool_format(templates: ChatTemplates) -> ToolFormat:
+    try:
+        return templates.tool_format
+    except ToolsUnsupportedError as error:
+        raise ToolError(f"`tools`: {error}", param="tools") from error
 
 
 def _asked_tokens(body: ChatBody) -> tuple[str, int | None]:

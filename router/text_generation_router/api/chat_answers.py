@@ -27,6 +27,7 @@ from text_generation_router.api.chunk_template import ChunkTemplate
 from text_generation_router.api.generation import Generation
 from text_generation_router.api.numbers import shortest_float32
 from text_generation_router.api.openai_answers import AnswerIdentity, finish_reason, usage
+from text_generation_router.api.openai_types import CompletionTokensDetails, Usage
 from text_generation_router.engine.request import Finished, TokenOutput
 
 
@@ -37,18 +38,17 @@ def build_answer(
     special_texts: Mapping[int, str],
 ) -> ChatAnswer:
     """The answer to an unstreamed request."""
+    readers = [ChatContentReader(wanted, special_texts) for _ in generations]
     return ChatAnswer(
         id=identity.id,
         created=identity.created,
         model=identity.model,
         system_fingerprint=identity.system_fingerprint,
         choices=[
-            _choice(wanted, i, generation, special_texts)
-            for i, generation in enumerate(generations)
+            _choice(wanted, i, generation, reader)
+            for i, (generation, reader) in enumerate(zip(generations, readers, strict=True))
         ],
-        usage=usage(
-            [generation.end for generation in generations], choices_per_prompt=len(generations)
-        ),
+        usage=_usage(wanted, [generation.end for generation in generations], readers),
     )
 
 
@@ -69,10 +69,10 @@ class ChatStreamEncoder:
         self._wanted = wanted
         self._identity = identity
         self._index = index
-        self._reader = ChatContentReader(wanted, special_texts)
+        self.reader = ChatContentReader(wanted, special_texts)
         self._encoder = msgspec.json.Encoder()
         self._template = ChunkTemplate(partial(self._text_chunk))
-        self._holds_back = wanted.parses_tool_calls or wanted.parses_reasoning
+        self._holds_back = wanted.tool_format is not None or wanted.reasoning is not None
         self._is_plain = not (self._holds_back or wanted.logprobs)
         self._num_tokens = 0
         self._num_calls = 0
@@ -83,7 +83,7 @@ class ChatStreamEncoder:
         is_first = self._num_tokens == 1
         if self._is_plain and not (is_first or finished is not None or output.special):
             return self._template.splice(output.text)
-        read = self._reader.read(output, is_last=finished is not None)
+        read = self.reader.read(output, is_last=finished is not None)
         if self._holds_back and not self._tells(read, finished, is_first):
             return None
         delta = self._delta(read)
@@ -93,7 +93,7 @@ class ChatStreamEncoder:
         if self._wanted.logprobs:
             choice.logprobs = ChoiceLogprobs([_token_logprob(output)])
         if finished is not None:
-            choice.finish_reason = _finish_reason(finished, self._reader)
+            choice.finish_reason = _finish_reason(finished, self.reader)
         return self._encoder.encode(_chunk(self._identity, choice))
 
     def _tells(self, read: AnswerDelta, finished: Finished | None, is_first: bool) -> bool:
@@ -117,6 +117,7 @@ class ChatStreamEncoder:
         return Delta(
             content=read.text if has_text else UNSET,
             reasoning_content=read.reasoning or UNSET,
+            reasoning=read.reasoning or UNSET,
             tool_calls=calls or UNSET,
         )
 
@@ -124,11 +125,26 @@ class ChatStreamEncoder:
         return _chunk(self._identity, ChunkChoice(self._index, Delta(content=text)))
 
 
-def encode_usage_chunk(identity: AnswerIdentity, ends: Sequence[Finished]) -> bytes:
-    """The chunk that `stream_options.include_usage` asks for."""
+def encode_usage_chunk(
+    wanted: ChatGeneration,
+    identity: AnswerIdentity,
+    encoders: Sequence[ChatStreamEncoder],
+    ends: Sequence[Finished],
+) -> bytes:
+    """The chunk that `stream_options.include_usage` asks for, of streams that have ended."""
     chunk = _chunk(identity, None)
-    chunk.usage = usage(ends, choices_per_prompt=len(ends))
+    chunk.usage = _usage(wanted, ends, [encoder.reader for encoder in encoders])
     return msgspec.json.encode(chunk)
+
+
+def _usage(
+    wanted: ChatGeneration, ends: Sequence[Finished], readers: Sequence[ChatContentReader]
+) -> Usage:
+    total = usage(ends, choices_per_prompt=len(ends))
+    if wanted.reasoning is not None:
+        count = sum(reader.num_reasoning_tokens for reader in readers)
+        total.completion_tokens_details = CompletionTokensDetails(count)
+    return total
 
 
 def _chunk(identity: AnswerIdentity, choice: ChunkChoice | None) -> ChatChunk:
@@ -145,9 +161,8 @@ def _choice(
     wanted: ChatGeneration,
     index: int,
     generation: Generation,
-    special_texts: Mapping[int, str],
+    reader: ChatContentReader,
 ) -> ChatChoice:
-    reader = ChatContentReader(wanted, special_texts)
     last = len(generation.tokens) - 1
     deltas = [reader.read(output, is_last=i == last) for i, output in enumerate(generation.tokens)]
     text = "".join(delta.text for delta in deltas)
@@ -160,7 +175,11 @@ def _choice(
     return ChatChoice(
         index,
         AnswerMessage(
-            "assistant", text if text or not calls else None, calls or UNSET, reasoning or UNSET
+            role="assistant",
+            content=text if text or not calls else None,
+            tool_calls=calls or UNSET,
+            reasoning_content=reasoning or UNSET,
+            reasoning=reasoning or UNSET,
         ),
         ChoiceLogprobs([_token_logprob(output) for output in generation.tokens])
         if wanted.logprobs

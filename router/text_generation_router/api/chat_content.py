@@ -9,14 +9,9 @@ from dataclasses import dataclass, field
 from text_generation_router.api.chat import ChatGeneration
 from text_generation_router.api.visible_text import visible_text
 from text_generation_router.engine.request import TokenOutput
-from text_generation_router.prompt.reasoning import REASONING_MARKS, ReasoningParser
-from text_generation_router.prompt.tool_calls import (
-    TOOL_CALL_MARKS,
-    AnswerPart,
-    AnswerText,
-    ToolCall,
-    ToolCallParser,
-)
+from text_generation_router.prompt.call_reader import ToolCall
+from text_generation_router.prompt.reasoning import ReasoningParser
+from text_generation_router.prompt.tool_calls import AnswerPart, AnswerText, ToolCallParser
 
 
 @dataclass(slots=True)
@@ -38,13 +33,29 @@ class ChatContentReader:
 
     def __init__(self, wanted: ChatGeneration, special_texts: Mapping[int, str]) -> None:
         self._special_texts = special_texts
-        self._reasoning = ReasoningParser(wanted.prompt.text) if wanted.parses_reasoning else None
-        self._parser = ToolCallParser(wanted.max_tool_calls) if wanted.parses_tool_calls else None
+        self._reasoning: ReasoningParser | None = None
+        self._parser: ToolCallParser | None = None
+        marks: set[str] = set()
+        if wanted.reasoning is not None:
+            is_open = wanted.reasoning.is_opened_by(wanted.prompt.text)
+            self._reasoning = ReasoningParser(wanted.reasoning, is_open=is_open)
+            marks |= {wanted.reasoning.opens, wanted.reasoning.closes}
+        if wanted.tool_format is not None:
+            self._parser = ToolCallParser(
+                wanted.tool_format, wanted.functions, wanted.max_tool_calls
+            )
+            marks |= set(wanted.tool_format.marks())
+        self._marks = frozenset(marks)
 
     @property
     def has_calls(self) -> bool:
         """Whether a tool call was found so far."""
         return self._parser is not None and self._parser.num_calls > 0
+
+    @property
+    def num_reasoning_tokens(self) -> int:
+        """Tokens of the reasoning so far, its marks among them."""
+        return 0 if self._reasoning is None else self._reasoning.num_reasoned
 
     def read(self, output: TokenOutput, *, is_last: bool) -> AnswerDelta:
         """What became certain with this token."""
@@ -65,10 +76,7 @@ class ChatContentReader:
         return _delta(reasoning, parts)
 
     def _content(self, output: TokenOutput) -> str:
-        special = self._special_texts.get(output.token_id)
-        if self._parser is not None and special in TOOL_CALL_MARKS:
-            return output.text
-        if self._reasoning is not None and special in REASONING_MARKS:
+        if self._special_texts.get(output.token_id) in self._marks:
             return output.text
         return visible_text(output, self._special_texts)
 

@@ -13,8 +13,20 @@ from text_generation_router.api.tool_choice import parameters_schema
 
 
 def template_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """One dict per message, with the keys that the client set."""
-    return [_message(message, f"messages[{i}]") for i, message in enumerate(messages)]
+    """One dict per message, with the keys that the client set; a result of a tool also has the name
+    of the function, which some templates show and OpenAI's clients do not send.
+    """
+    names: dict[str, str] = {}
+    shown: list[dict[str, Any]] = []
+    for i, message in enumerate(messages):
+        fields = _message(message, f"messages[{i}]")
+        for call in fields.get("tool_calls", ()):
+            names[call.get("id", "")] = call["function"]["name"]
+        name = names.get(fields.get("tool_call_id", ""))
+        if message.role == "tool" and name is not None:
+            fields.setdefault("name", name)
+        shown.append(fields)
+    return shown
 
 
 def template_tools(tools: Sequence[Tool]) -> list[dict[str, Any]]:
@@ -46,6 +58,8 @@ def _message(message: Message, place: str) -> dict[str, Any]:
         value = getattr(message, name)
         if value is not None:
             shown[name] = value
+    if message.reasoning is not None:
+        shown.setdefault("reasoning_content", message.reasoning)
     if message.tool_calls:
         shown["tool_calls"] = [_tool_call(call) for call in message.tool_calls]
     return shown

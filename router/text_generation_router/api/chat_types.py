@@ -44,6 +44,8 @@ class Message(Struct, kw_only=True):
     tool_calls: list[MessageToolCall] | None = None
     tool_call_id: str | None = None
     reasoning_content: str | None = None
+    # The newer name of the same.
+    reasoning: str | None = None
 
     # Would change the prompt, and are refused.
     audio: Any = None
@@ -78,7 +80,6 @@ class ChatBody(SamplingFields, kw_only=True):
     tool_choice: Any = None
     tool_prompt: str | None = None
     parallel_tool_calls: bool | None = None
-    response_format: Any = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     documents: list[dict[str, Any]] | None = None
@@ -139,7 +140,9 @@ class AnswerMessage(Struct):
     role: str
     content: str | None
     tool_calls: list[AnswerToolCall] | UnsetType = UNSET
+    # Under both the names that clients know.
     reasoning_content: str | UnsetType = UNSET
+    reasoning: str | UnsetType = UNSET
 
 
 class ChatChoice(Struct):
@@ -178,6 +181,7 @@ class Delta(Struct, kw_only=True):
     role: str | UnsetType = UNSET
     content: str | UnsetType = UNSET
     reasoning_content: str | UnsetType = UNSET
+    reasoning: str | UnsetType = UNSET
     tool_calls: list[DeltaToolCall] | UnsetType = UNSET
 
 

@@ -1,7 +1,5 @@
 """Wire types of POST /v1/completions."""
 
-from typing import Any
-
 from msgspec import UNSET, Struct, UnsetType, field
 
 from text_generation_router.api.openai_types import SamplingFields, UnsignedInt32, Usage
@@ -15,7 +13,6 @@ class CompletionBody(SamplingFields, kw_only=True):
     echo: bool | None = None
     logprobs: UnsignedInt32 | None = None
     best_of: UnsignedInt32 | None = None
-    response_format: Any = None
 
     suffix: str | None = None
 

@@ -7,7 +7,7 @@ import msgspec
 from text_generation_router.api.completion_types import CompletionBody
 from text_generation_router.api.errors import BatchSizeError, SuffixError, ValidationError
 from text_generation_router.api.generation import Prompt
-from text_generation_router.api.grammars import compile_format
+from text_generation_router.api.grammars import asked_grammar, compile_asked
 from text_generation_router.api.limits import (
     RequestLimits,
     check_positive,
@@ -63,9 +63,7 @@ async def prepare(
     check_positive(body.max_tokens, "max_tokens")
 
     prompts = tuple([await _tokenize(prompt, limits, tokenizer) for prompt in given])
-    grammar = await compile_format(
-        body.response_format, "response_format", grammars, ignore_eos=bool(body.ignore_eos)
-    )
+    grammar = await compile_asked(asked_grammar(body), grammars, ignore_eos=bool(body.ignore_eos))
     requests: list[GenerationRequest] = []
     for prompt in prompts:
         max_new_tokens = resolve_max_new_tokens(

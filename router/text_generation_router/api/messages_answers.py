@@ -33,7 +33,7 @@ from text_generation_router.api.messages_types import (
 )
 from text_generation_router.api.openai_answers import AnswerIdentity
 from text_generation_router.engine.request import Finished, FinishReason, TokenOutput
-from text_generation_router.prompt.tool_calls import ToolCall
+from text_generation_router.prompt.call_reader import ToolCall
 
 _STOP_REASONS = {
     FinishReason.LENGTH: "max_tokens",

@@ -1,8 +1,8 @@
 """Wire types that OpenAI's two dialects share."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 UnsignedInt32 = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 # Echoed in every chunk of a stream.
@@ -44,6 +44,14 @@ class SamplingFields(Struct, kw_only=True):
     repetition_penalty: float | None = None
     ignore_eos: bool | None = None
 
+    # What the answer must follow: OpenAI's field, then vLLM's.
+    response_format: Any = None
+    structured_outputs: dict[str, Any] | None = None
+    guided_json: Any = None
+    guided_regex: Any = None
+    guided_choice: Any = None
+    guided_grammar: Any = None
+
     @property
     def wants_usage_chunk(self) -> bool:
         """Whether a stream ends with a chunk that has the usage and nothing else."""
@@ -56,6 +64,12 @@ class PromptTokensDetails(Struct):
     cached_tokens: int
 
 
+class CompletionTokensDetails(Struct):
+    """How much of the answer was reasoning, the marks around it among it."""
+
+    reasoning_tokens: int
+
+
 class Usage(Struct):
     """`usage`, summed over the choices; a prompt counts once."""
 
@@ -63,3 +77,5 @@ class Usage(Struct):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
+    # Only of models that mark their reasoning.
+    completion_tokens_details: CompletionTokensDetails | UnsetType = UNSET

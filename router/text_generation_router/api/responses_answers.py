@@ -19,6 +19,7 @@ from text_generation_router.api.responses_types import (
     OutputMessage,
     OutputReasoning,
     OutputText,
+    OutputTokensDetails,
     ReasoningText,
     ResponseEvent,
     ResponseFailure,
@@ -28,7 +29,7 @@ from text_generation_router.api.responses_types import (
     TextFormat,
 )
 from text_generation_router.engine.request import Finished, FinishReason, TokenOutput
-from text_generation_router.prompt.tool_calls import ToolCall
+from text_generation_router.prompt.call_reader import ToolCall
 
 
 class ResponseWriter:
@@ -161,7 +162,7 @@ class ResponseWriter:
         answer = self.answer
         answer.status = "incomplete" if is_cut else "completed"
         answer.incomplete_details = IncompleteDetails("max_output_tokens") if is_cut else None
-        answer.usage = _usage(finished)
+        answer.usage = _usage(finished, self._reader)
         events.append(ResponseEvent(type=f"response.{status}", response=answer))
 
     def _about(
@@ -214,11 +215,12 @@ def _empty_answer(body: ResponsesBody, identity: AnswerIdentity) -> ResponsesAns
     )
 
 
-def _usage(finished: Finished) -> ResponsesUsage:
+def _usage(finished: Finished, reader: ChatContentReader) -> ResponsesUsage:
     return ResponsesUsage(
         input_tokens=finished.num_prompt_tokens,
         input_tokens_details=InputTokensDetails(finished.num_cached_tokens),
         output_tokens=finished.num_generated_tokens,
+        output_tokens_details=OutputTokensDetails(reader.num_reasoning_tokens),
         total_tokens=finished.num_prompt_tokens + finished.num_generated_tokens,
     )
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from msgspec import UNSET, Meta, Struct, UnsetType, field
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from text_generation_router.api.openai_types import MAX_LIST_LENGTH, ModelName, UnsignedInt32
 
@@ -151,9 +151,9 @@ class InputTokensDetails(Struct):
 
 
 class OutputTokensDetails(Struct):
-    """Not counted apart."""
+    """How much of the answer was reasoning."""
 
-    reasoning_tokens: int = 0
+    reasoning_tokens: int
 
 
 class ResponsesUsage(Struct, kw_only=True):
@@ -162,7 +162,7 @@ class ResponsesUsage(Struct, kw_only=True):
     input_tokens: int
     input_tokens_details: InputTokensDetails
     output_tokens: int
-    output_tokens_details: OutputTokensDetails = field(default_factory=OutputTokensDetails)
+    output_tokens_details: OutputTokensDetails
     total_tokens: int
 
 

@@ -1,7 +1,6 @@
-"""Which tools a chat request shows to the model, and what of their use a grammar enforces.
+"""Which tools a chat request shows to the model, and whether it has to call one.
 
 `tool_choice` is "none", "auto", "required", a function's name, or OpenAI's object with the name.
-Left to itself the model is only held to the schemas of functions that are `strict`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,12 +9,7 @@ from typing import Any
 
 from text_generation_router.api.chat_types import ChatBody, Tool
 from text_generation_router.api.errors import ToolError
-from text_generation_router.grammar.compiler import GrammarCompiler
-from text_generation_router.grammar.errors import GrammarError
-from text_generation_router.grammar.tool_calls import ToolCallGrammar
-from text_generation_router.prompt.tool_calls import TOOL_CALL_CLOSE, TOOL_CALL_OPEN
 
-_ANY_ARGUMENTS: Mapping[str, Any] = {"type": "object"}
 NO_PARAMETERS: Mapping[str, Any] = {"type": "object", "properties": {}}
 
 
@@ -54,33 +48,6 @@ def parameters_schema(tool: Tool) -> Mapping[str, Any]:
     definition = tool.function
     schema = definition.arguments if definition.parameters is None else definition.parameters
     return schema or NO_PARAMETERS
-
-
-async def compile_tool_choice(
-    choice: ToolChoice, grammars: GrammarCompiler, added_ids: Mapping[str, int]
-) -> str:
-    """The grammar of the answer; empty where the model is free. added_ids: the tokenizer's."""
-    is_strict = [tool.function.strict is True for tool in choice.tools]
-    if not choice.is_required and not any(is_strict):
-        return ""
-    source = ToolCallGrammar(
-        functions=[
-            (
-                tool.function.name,
-                parameters_schema(tool) if choice.is_required or strict else _ANY_ARGUMENTS,
-            )
-            for tool, strict in zip(choice.tools, is_strict, strict=True)
-        ],
-        added_ids=added_ids,
-        open_mark=TOOL_CALL_OPEN,
-        close_mark=TOOL_CALL_CLOSE,
-        allows_several=choice.allows_several,
-        is_optional=not choice.is_required,
-    )
-    try:
-        return await grammars.compile(source)
-    except GrammarError as error:
-        raise ToolError(f"`tools`: {error}", param="tools") from error
 
 
 def _function_name(choice: Any) -> str:

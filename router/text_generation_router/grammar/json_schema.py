@@ -9,7 +9,7 @@ pass, and bounds what a compilation can cost. What it writes:
 - No character is written as \\uXXXX: a name could otherwise be spelled twice, once past its schema.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -34,6 +34,8 @@ _NAMED_CONTROLS = "\b\f\n\r\t"
 _IGNORED_KEYWORDS = ("additionalItems", "disallow", "divisibleBy", "extends")
 # Keywords under which further names, values or members of objects come.
 _COMBINING_KEYWORDS = frozenset({"allOf", "anyOf", "oneOf", "$ref"})
+# Keywords that say nothing of a value.
+_ANNOTATIONS = frozenset({"$comment", "default", "description", "examples", "title"})
 _SPEAKS_OF_OTHERS = frozenset(
     {"additionalProperties", "patternProperties", "minProperties", "maxProperties"}
 )
@@ -56,8 +58,9 @@ def schema_document(schema: Any) -> dict[str, Any]:
     _check_counts(objects)
     for keywords in objects:
         _check_keywords(keywords)
+    schema = _mapped(schema, _without_annotations)
     if not any("allOf" in keywords for keywords in objects):
-        schema = _closed(schema)
+        schema = _mapped(schema, _closed)
     return {**schema, _OPTIONS_KEY: _OPTIONS}
 
 
@@ -147,29 +150,41 @@ def _check_characters(value: Any, name: str) -> None:
             _check_characters(element, name)
 
 
-def _closed(schema: Any) -> Any:
-    """The schema, with objects that name their properties closed to others."""
+def _mapped(schema: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
+    """The schema with itself and every schema in it changed; texts, numbers and constants stay."""
     if not isinstance(schema, dict):
         return schema
-    closed = {name: _closed_member(name, value) for name, value in schema.items()}
+    return change({name: _mapped_member(name, value, change) for name, value in schema.items()})
+
+
+def _mapped_member(
+    name: str, value: Any, change: Callable[[dict[str, Any]], dict[str, Any]]
+) -> Any:
+    """A keyword's value with the schemas in it changed."""
+    if name in ("properties", "patternProperties", "$defs", "definitions"):
+        if isinstance(value, dict):
+            return {key: _mapped(member, change) for key, member in value.items()}
+    elif name in ("items", "additionalProperties"):
+        is_list = isinstance(value, list)
+        return [_mapped(s, change) for s in value] if is_list else _mapped(value, change)
+    elif name in ("allOf", "anyOf", "oneOf", "prefixItems") and isinstance(value, list):
+        return [_mapped(element, change) for element in value]
+    return value
+
+
+def _without_annotations(schema: dict[str, Any]) -> dict[str, Any]:
+    """Less to compile and to send, and nothing of what may be in a text."""
+    return {name: value for name, value in schema.items() if name not in _ANNOTATIONS}
+
+
+def _closed(schema: dict[str, Any]) -> dict[str, Any]:
+    """A schema that names its properties closed to others, where it does not speak of them."""
     properties = schema.get("properties")
     if not isinstance(properties, dict) or schema.keys() & (
         _COMBINING_KEYWORDS | _SPEAKS_OF_OTHERS
     ):
-        return closed
+        return schema
     required = schema.get("required", [])
     if isinstance(required, list) and all(name in properties for name in map(str, required)):
-        closed["additionalProperties"] = False
-    return closed
-
-
-def _closed_member(name: str, value: Any) -> Any:
-    """A keyword's value with the schemas in it closed; texts, numbers and constants as they are."""
-    if name in ("properties", "patternProperties", "$defs", "definitions"):
-        if isinstance(value, dict):
-            return {key: _closed(member) for key, member in value.items()}
-    elif name in ("items", "additionalProperties"):
-        return [_closed(s) for s in value] if isinstance(value, list) else _closed(value)
-    elif name in ("anyOf", "oneOf", "prefixItems") and isinstance(value, list):
-        return [_closed(element) for element in value]
-    return value
+        return {**schema, "additionalProperties": False}
+    return schema

@@ -1,4 +1,4 @@
-"""Grammars of answers that call tools, in the format that `prompt/tool_calls.py` reads."""
+"""Grammars of answers that call tools, in the formats that `prompt/tool_calls.py` reads."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,7 +6,15 @@ from typing import Any
 
 from text_generation_router.grammar.errors import GrammarError
 from text_generation_router.grammar.json_schema import schema_document
-from text_generation_router.grammar.source import encode, grammar_list
+from text_generation_router.grammar.marks import MarkSpelling, quoted, sequence
+from text_generation_router.grammar.source import Grammar
+from text_generation_router.grammar.tagged_arguments import tagged_arguments
+from text_generation_router.prompt.tool_formats import (
+    NamedBody,
+    ObjectBody,
+    TaggedBody,
+    ToolFormat,
+)
 
 # A model that finds no end calls at most so many tools at once.
 _MAX_CALLS = 32
@@ -21,45 +29,86 @@ class ToolCallGrammar:
     it likes, and only what it begins as a call must become one.
     """
 
+    format: ToolFormat
     functions: Sequence[tuple[str, Mapping[str, Any]]]
-    # Texts that always are one token, and its id; marks may be among them.
-    added_ids: Mapping[str, int]
-    open_mark: str
-    close_mark: str
     allows_several: bool
     is_optional: bool = False
 
-    def serialised(self, *, is_probe: bool = False) -> str:
+    def grammars(self, marks: MarkSpelling) -> list[Grammar]:
         """See `GrammarSource`."""
         if len(self.functions) > _MAX_FUNCTIONS:
             raise GrammarError(f"more than {_MAX_FUNCTIONS} functions")
-        rules = [*self._frame(is_probe)]
-        arguments: list[dict[str, Any]] = []
+        rules = [*self._frame(marks), *self._section(marks), *marks.common_rules()]
+        arguments: list[Grammar] = []
         for i, (name, schema) in enumerate(self.functions):
-            head = f'\n{{"name": {encode(name)}, "arguments": '
-            rules.append(f"call_{i}: {encode(head)} @arguments_{i}")
             document = _arguments_document(name, schema)
-            arguments.append({"name": f"arguments_{i}", "json_schema": document})
-        return grammar_list([{"lark_grammar": "\n".join(rules)}, *arguments])
+            if isinstance(self.format.body, TaggedBody):
+                tagged = tagged_arguments(f"arguments_{i}", name, document, self.format.body, marks)
+                rules += [f"call_{i}: {quoted(name)} arguments_{i}", *tagged.rules]
+                arguments += tagged.grammars
+            else:
+                rules.append(f"call_{i}: {self._body(name, f'@arguments_{i}', marks)}")
+                arguments.append({"name": f"arguments_{i}", "json_schema": document})
+        return [{"lark_grammar": "\n".join(rules)}, *arguments]
 
-    def _frame(self, is_probe: bool) -> list[str]:
+    def _frame(self, marks: MarkSpelling) -> list[str]:
         """What stands around the calls."""
-        names = " | ".join(f"call_{i}" for i in range(len(self.functions)))
-        open_mark = self._mark(self.open_mark, is_probe)
-        body = f'({names}) "}}\\n" {self._mark(self.close_mark, is_probe)}'
         if not self.is_optional:
-            more = f' ("\\n" call){{0,{_MAX_CALLS - 1}}}' if self.allows_several else ""
-            return [f"start: call{more}", f"call: {open_mark} {body}"]
-        # Lazy: a call begins where the mark first comes, whatever the text might go on to.
-        is_token = not is_probe and self.open_mark in self.added_ids
-        head = f"head: TEXT {open_mark}" if is_token else f"head[lazy]: TEXT {open_mark}"
+            return ["start: section"]
+        wanted = self.format
+        mark = wanted.first_mark
+        if wanted.is_bare:
+            beginnings = [self._beginning(name) for name, _ in self.functions]
+            rules = marks.rest_unlike("other", beginnings, mark)
+            marked = f" ({marks.text(mark)} section)?" if marks.is_token(mark) else ""
+            return [f"start: section | other{marked}", *rules]
         repeat = "*" if self.allows_several else "?"
-        text = "TEXT: /(?s:.*)/"
-        return [f"start: call{repeat} rest", "rest: TEXT", text, head, f"call: head {body}"]
+        opening = "".join(wanted.opens or wanted.call_opens)
+        return [
+            f"start: (lead opened){repeat} rest",
+            *marks.lead("lead", mark, opening),
+            *marks.rest("rest", mark),
+        ]
 
-    def _mark(self, text: str, is_probe: bool) -> str:
-        token_id = self.added_ids.get(text)
-        return encode(text) if is_probe or token_id is None else f"<[{token_id}]>"
+    def _section(self, marks: MarkSpelling) -> list[str]:
+        """All calls with the marks around them, and the same behind the first mark."""
+        wanted = self.format
+        opens, call_opens, call_closes, between, closes = (
+            marks.text("".join(text))
+            for text in (
+                () if wanted.is_bare else wanted.opens,
+                wanted.call_opens,
+                wanted.call_closes,
+                wanted.between,
+                wanted.closes,
+            )
+        )
+        names = " | ".join(f"call_{i}" for i in range(len(self.functions)))
+        body = sequence(f"({names})", call_closes)
+        call = sequence(call_opens, body)
+        more = f"({sequence(between, call)}){{0,{_MAX_CALLS - 1}}}" if self.allows_several else ""
+        rules = [f"section: {sequence(opens, call, more, closes)}"]
+        if self.is_optional and not wanted.is_bare:
+            # Without a mark around all calls, each further one has a lead of its own.
+            opened = sequence(call, more, closes) if wanted.has_section else body
+            rules = [f"opened: {opened}"]
+        return rules
+
+    def _beginning(self, name: str) -> str:
+        """The text of an object before its arguments."""
+        body = self.format.body
+        assert isinstance(body, ObjectBody)
+        return f'{{"{body.name_key}": {quoted(name)}, "{body.arguments_key}": '
+
+    def _body(self, name: str, arguments: str, marks: MarkSpelling) -> str:
+        body = self.format.body
+        if isinstance(body, NamedBody):
+            return f"{quoted(name)} {marks.text(''.join(body.between))} {arguments}"
+        beginning = self._beginning(name)
+        if isinstance(body, ObjectBody) and body.number_key:
+            head, rest = quoted(f'{{"{body.number_key}": "'), quoted(f'", {beginning[1:]}')
+            return f'{head} /[0-9]{{1,2}}/ {rest} {arguments} "}}"'
+        return f'{quoted(beginning)} {arguments} "}}"'
 
 
 def _arguments_document(name: str, schema: Mapping[str, Any]) -> dict[str, Any]:

@@ -95,14 +95,15 @@ class ChatRoutes:
     ) -> web.StreamResponse:
         service = self._service
         special_texts = service.tokenizer.special_texts
-        usage_chunk = partial(chat_answers.encode_usage_chunk, identity)
+        encoders = [
+            chat_answers.ChatStreamEncoder(wanted, identity, i, special_texts)
+            for i in range(len(wanted.requests))
+        ]
+        usage_chunk = partial(chat_answers.encode_usage_chunk, wanted, identity, encoders)
         answer = StreamedAnswer(
             EventStream(service.streams),
             record,
-            encoders=[
-                chat_answers.ChatStreamEncoder(wanted, identity, i, special_texts)
-                for i in range(len(wanted.requests))
-            ],
+            encoders=encoders,
             tail=openai_tail(usage_chunk if body.wants_usage_chunk else None),
             error_events=openai_error_events,
         )

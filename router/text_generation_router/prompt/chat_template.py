@@ -56,6 +56,8 @@ class ChatTemplate:
         self.variables = variables - environment.globals.keys() - special_tokens.keys()
         # Whether the template shows the tools of a request to the model.
         self.uses_tools = "tools" in variables
+        # Whether it shows calls of earlier turns.
+        self.knows_calls = self.uses_tools or "tool_calls" in source
 
     def render(
         self,

@@ -1,16 +1,27 @@
 """A conversation becomes the text of a prompt: the model's templates and what they can do."""
 
 import asyncio
+import functools
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
+from text_generation_router.prompt.call_style import (
+    PROBE_TOOLS,
+    CallStyle,
+    Messages,
+    call_style_of,
+)
 from text_generation_router.prompt.chat_template import (
     ChatTemplate,
     ChatTemplateError,
     SlowTemplateError,
+)
+from text_generation_router.prompt.generic_tools import (
+    DEFAULT_INSTRUCTION,
+    with_instruction,
+    without_tool_roles,
 )
 from text_generation_router.prompt.model_files import (
     DEFAULT_TEMPLATE,
@@ -18,7 +29,13 @@ from text_generation_router.prompt.model_files import (
     ModelFileError,
     PromptFiles,
 )
-from text_generation_router.prompt.reasoning import writes_reasoning
+from text_generation_router.prompt.reasoning import ReasoningFormat, reasoning_of
+from text_generation_router.prompt.tool_formats import (
+    GENERIC,
+    KNOWN_FORMATS,
+    ToolFormat,
+    format_of,
+)
 
 # A rendering begins on the event loop, where it mostly takes a fraction of a millisecond; if it has
 # not ended after so long, it begins again in a thread.
@@ -30,8 +47,6 @@ _COMMON_SWITCHES = frozenset({"enable_thinking", "reasoning_effort", "thinking"}
 _RESERVED_VARIABLES = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
 # The variable that names a template instead of being shown to one, such as "rag".
 TEMPLATE_VARIABLE = "chat_template"
-# The mark by which a template tells that the model writes its calls as `tool_calls.py` reads them.
-_TOOL_CALL_MARK = "<tool_call>"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +55,8 @@ class Conversation:
 
     messages: Sequence[Mapping[str, Any]]
     tools: Sequence[Mapping[str, Any]] | None = None
+    # TGI's: what the model is told about tools at the end of the last message.
+    tool_prompt: str | None = None
     # What the answer is to be based on, for templates that show such.
     documents: Sequence[Mapping[str, Any]] | None = None
     # Continue the text of the last message instead of opening the model's turn.
@@ -51,7 +68,7 @@ class Conversation:
 
 
 class ToolsUnsupportedError(ValueError):
-    """The model's template cannot show tools, or its tool calls cannot be read."""
+    """The model's tool calls cannot be read."""
 
 
 class TemplateVariableError(ValueError):
@@ -73,21 +90,39 @@ class ChatTemplates:
         for name, source in files.chat_templates.items():
             self._by_name[name] = _compile(name, source, files.special_tokens)
 
-    @property
-    def write_reasoning(self) -> bool:
-        """Whether the model's answers begin with reasoning between marks."""
-        return any(writes_reasoning(template.source) for template in self._by_name.values())
+    @functools.cached_property
+    def reasoning(self) -> ReasoningFormat | None:
+        """How the model marks its reasoning; None if it has none."""
+        found = (reasoning_of(template.source) for template in self._by_name.values())
+        return next(filter(None, found), None)
+
+    @functools.cached_property
+    def tool_format(self) -> ToolFormat:
+        """How the model writes tool calls; `ToolsUnsupportedError` if nothing here can read it."""
+        template = self._usual(has_tools=True)
+        if not template.uses_tools:
+            return GENERIC
+        known = format_of(template.source)
+        if known is None:
+            names = ", ".join(known.name for known in KNOWN_FORMATS)
+            raise ToolsUnsupportedError(
+                "the tool call format of the model's chat template is not supported yet "
+                f"(supported: {names})"
+            )
+        return known
 
     async def render(self, conversation: Conversation) -> str:
         """The prompt; `ChatTemplateError` if there is no template or it fails,
         `ToolsUnsupportedError` for tools that the model could not use, `TemplateVariableError` for
         variables that the template does not read.
         """
-        template = self._template(conversation)
-        rendering = partial(
+        template = self._choose(conversation)
+        _require_variables(template, conversation)
+        messages, tools = self._shown(template, conversation)
+        rendering = functools.partial(
             template.render,
-            conversation.messages,
-            tools=conversation.tools,
+            messages,
+            tools=tools,
             documents=conversation.documents,
             continue_last=conversation.continue_last,
             add_generation_prompt=conversation.add_generation_prompt,
@@ -102,39 +137,57 @@ class ChatTemplates:
         """End the thread; what it still renders is not waited for."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _template(self, conversation: Conversation) -> ChatTemplate:
-        template = self._choose(conversation)
-        if conversation.tools:
-            _require_tool_support(template)
-        _require_variables(template, conversation)
-        return template
-
     def _choose(self, conversation: Conversation) -> ChatTemplate:
         """As transformers does: the one that is named, the one for tools, the usual one."""
         name = conversation.variables.get(TEMPLATE_VARIABLE)
-        if name is not None:
-            if not isinstance(name, str) or name not in self._by_name:
-                known = ", ".join(sorted(self._by_name)) or "none"
-                raise TemplateVariableError(
-                    TEMPLATE_VARIABLE, f"chat_template {name!r} is none of the model's ({known})"
-                )
-            return self._by_name[name]
+        if name is None:
+            return self._usual(has_tools=bool(conversation.tools))
+        if not isinstance(name, str) or name not in self._by_name:
+            known = ", ".join(sorted(self._by_name)) or "none"
+            raise TemplateVariableError(
+                TEMPLATE_VARIABLE, f"chat_template {name!r} is none of the model's ({known})"
+            )
+        return self._by_name[name]
+
+    def _usual(self, *, has_tools: bool) -> ChatTemplate:
         template = self._by_name.get(DEFAULT_TEMPLATE)
-        if conversation.tools:
+        if has_tools:
             template = self._by_name.get(TOOL_USE_TEMPLATE, template)
         if template is None:
             raise ChatTemplateError("template not found: the model has no chat template")
         return template
 
+    def _shown(
+        self, template: ChatTemplate, conversation: Conversation
+    ) -> tuple[Messages, Sequence[Mapping[str, Any]] | None]:
+        """Messages and tools as the template can show them."""
+        messages: Messages = conversation.messages
+        if any(message.get("tool_calls") or "tool_call_id" in message for message in messages):
+            if template.knows_calls:
+                messages = self._call_style.styled(messages)
+            else:
+                messages = without_tool_roles(messages)
+        tools, instruction = conversation.tools or None, conversation.tool_prompt
+        if tools is not None and self.tool_format is GENERIC:
+            return with_instruction(messages, tools, instruction or DEFAULT_INSTRUCTION), None
+        if tools is not None and not template.uses_tools:
+            raise ToolsUnsupportedError("the chat template that is named does not support tools")
+        if tools is not None and instruction:
+            messages = with_instruction(messages, None, instruction)
+        return messages, tools
 
-def _require_tool_support(template: ChatTemplate) -> None:
-    if not template.uses_tools:
-        raise ToolsUnsupportedError("the model's chat template does not support tools")
-    if _TOOL_CALL_MARK not in template.source:
-        raise ToolsUnsupportedError(
-            "the tool call format of the model's chat template is not supported yet "
-            f"(supported: {_TOOL_CALL_MARK})"
-        )
+    @functools.cached_property
+    def _call_style(self) -> CallStyle:
+        template = self._usual(has_tools=True)
+        known = format_of(template.source)
+
+        def render(messages: Messages) -> str | None:
+            try:
+                return template.render(messages, tools=PROBE_TOOLS)
+            except ChatTemplateError:
+                return None
+
+        return call_style_of(render, 0 if known is None else known.id_length)
 
 
 def _require_variables(template: ChatTemplate, conversation: Conversation) -> None:

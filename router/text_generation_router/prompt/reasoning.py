@@ -1,4 +1,4 @@
-"""Reasoning in a model's answer: what stands between `<think>` and `</think>` at its beginning.
+"""Reasoning in a model's answer: what stands between two marks at its beginning.
 
 Read incrementally, like tool calls: splitting the text differently never changes what comes out,
 only when. White space around the marks belongs to the format.
@@ -7,10 +7,36 @@ only when. White space around the marks belongs to the format.
 import enum
 from dataclasses import dataclass
 
-_OPEN = "<think>"
-_CLOSE = "</think>"
-# Texts that some tokenizers have as special tokens and that the parser needs to see.
-REASONING_MARKS = frozenset({_OPEN, _CLOSE})
+from text_generation_router.prompt.held_text import uncertain_length
+
+
+@dataclass(frozen=True, slots=True)
+class ReasoningFormat:
+    """The marks around reasoning; tokenizers may have them as special tokens."""
+
+    opens: str
+    closes: str
+
+    def is_opened_by(self, prompt: str) -> bool:
+        """Whether the answer to a prompt begins inside reasoning."""
+        return prompt.rstrip().endswith(self.opens)
+
+    def is_closed_by(self, prompt: str) -> bool:
+        """Whether the prompt ends with reasoning, so that the answer has none (some templates tell
+        a model in this way not to reason).
+        """
+        return prompt.rstrip().endswith(self.closes)
+
+
+# In the order in which templates are asked.
+KNOWN_FORMATS = (
+    ReasoningFormat("<|START_THINKING|>", "<|END_THINKING|>"),
+    ReasoningFormat("[THINK]", "[/THINK]"),
+    ReasoningFormat("<seed:think>", "</seed:think>"),
+    ReasoningFormat("<reasoning>", "</reasoning>"),
+    ReasoningFormat("Here is my thought process:", "Here is my response:"),
+    ReasoningFormat("<think>", "</think>"),
+)
 
 
 @dataclass(slots=True)
@@ -21,9 +47,9 @@ class SplitText:
     text: str = ""
 
 
-def writes_reasoning(template: str) -> bool:
-    """Whether a chat template's source tells that the model thinks between marks."""
-    return _CLOSE in template
+def reasoning_of(template: str) -> ReasoningFormat | None:
+    """How the model marks its reasoning, as its chat template tells; None if it does not."""
+    return next((known for known in KNOWN_FORMATS if known.closes in template), None)
 
 
 class _State(enum.Enum):
@@ -35,19 +61,28 @@ class _State(enum.Enum):
 class ReasoningParser:
     """Feed it the answer piece by piece, then `finish` it.
 
-    Many templates open the reasoning themselves, so `prompt` says where the answer begins. An
-    answer that does not begin with the mark is no reasoning; one that ends inside is all reasoning.
+    Many templates open the reasoning themselves: then `is_open`. An answer that does not begin with
+    the mark is no reasoning; one that ends inside is all reasoning.
     """
 
-    def __init__(self, prompt: str) -> None:
-        is_open = prompt.rstrip().endswith(_OPEN)
+    def __init__(self, marks: ReasoningFormat, *, is_open: bool) -> None:
+        self._marks = marks
         self._state = _State.REASONING if is_open else _State.START
         self._held = ""
         # White space after a mark is still to be skipped.
         self._skips_space = is_open
+        self._num_pieces = 0
+        # Pieces up to the one in which the reasoning ended.
+        self._num_reasoned = 0
+
+    @property
+    def num_reasoned(self) -> int:
+        """How many of the pieces had a part in the reasoning so far, with its marks."""
+        return self._num_pieces if self._state is _State.REASONING else self._num_reasoned
 
     def feed(self, text: str) -> SplitText:
         """What became certain with this text."""
+        self._num_pieces += 1
         self._held += text
         split = SplitText()
         while self._advance(split):
@@ -78,35 +113,26 @@ class ReasoningParser:
 
     def _begin(self) -> bool:
         begun = self._held.lstrip()
-        if begun.startswith(_OPEN):
+        if begun.startswith(self._marks.opens):
             self._state = _State.REASONING
-            self._held = begun[len(_OPEN) :]
+            self._held = begun[len(self._marks.opens) :]
             self._skips_space = True
             return True
-        if _OPEN.startswith(begun):
+        if self._marks.opens.startswith(begun):
             return False
         self._state = _State.ANSWER
         return True
 
     def _reason(self, split: SplitText) -> bool:
-        before, found, after = self._held.partition(_CLOSE)
+        before, found, after = self._held.partition(self._marks.closes)
         if found:
             split.reasoning += before.rstrip()
+            self._num_reasoned = self._num_pieces
             self._state = _State.ANSWER
             self._held = after
             self._skips_space = True
             return True
-        certain = len(self._held) - _uncertain_length(self._held)
+        certain = len(self._held) - uncertain_length(self._held, self._marks.closes)
         split.reasoning += self._held[:certain]
         self._held = self._held[certain:]
         return False
-
-
-def _uncertain_length(text: str) -> int:
-    """How much of the end may belong to the closing mark: its beginning, and white space before."""
-    start = len(text)
-    for size in range(min(len(_CLOSE) - 1, len(text)), 0, -1):
-        if _CLOSE.startswith(text[-size:]):
-            start -= size
-            break
-    return len(text) - len(text[:start].rstrip())

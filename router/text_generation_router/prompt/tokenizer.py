@@ -81,6 +81,8 @@ class TokenizerPool:
         self.added_ids: dict[str, int] = {
             token.content: token_id for token_id, token in added_tokens.items()
         }
+        # One more than the greatest id: some tokenizers leave ids out.
+        self.num_ids = max([self.vocab_size, *(i + 1 for i in self.added_ids.values())])
         self._executor = ThreadPoolExecutor(num_workers, thread_name_prefix="tokenizer")
 
     async def token_ids(self, text: str, *, add_special_tokens: bool) -> list[int]:

@@ -1,23 +1,22 @@
-"""Tool calls in a model's answer, in the format of Hermes and Qwen:
-
-    some text
-    <tool_call>
-    {"name": "get_weather", "arguments": {"city": "Paris"}}
-    </tool_call>
+"""Tool calls in a model's answer, in any of the formats of `tool_formats.py`.
 
 One incremental parser reads streamed and unstreamed answers, so both give the same calls. Splitting
 the text differently never changes what comes out, only when.
 """
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-import msgspec
-
-TOOL_CALL_OPEN = "<tool_call>"
-TOOL_CALL_CLOSE = "</tool_call>"
-# Texts that some tokenizers have as special tokens and that the parser needs to see.
-TOOL_CALL_MARKS = frozenset({TOOL_CALL_OPEN, TOOL_CALL_CLOSE})
+from text_generation_router.prompt.call_reader import (
+    CallReader,
+    NeedMoreError,
+    NoCallError,
+    ToolCall,
+)
+from text_generation_router.prompt.held_text import uncertain_length
+from text_generation_router.prompt.tool_formats import Marks, ObjectBody, ToolFormat
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,35 +26,44 @@ class AnswerText:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class ToolCall:
-    """One whole call; `arguments` is the text of a JSON object."""
-
-    name: str
-    arguments: str
-
-
 AnswerPart = AnswerText | ToolCall
 
 
 class _State(enum.Enum):
+    # Nothing of the answer was seen.
+    START = enum.auto()
     TEXT = enum.auto()
+    # The held text begins with the first mark.
     CALL = enum.auto()
+    # The held text is the whole answer so far, and begins with a brace.
+    BARE_CALL = enum.auto()
+    # The held text follows the body of a call.
+    AFTER_CALL = enum.auto()
 
 
 class ToolCallParser:
     """Feed it the answer piece by piece, then `finish` it.
 
     White space before a call belongs to the format, not to the text. What looks like a call and is
-    none (no JSON, no name) comes out as the text that it was, so nothing of an answer is lost.
-    With `max_calls`, later calls are left out: the client asked for no more.
+    none (no JSON, no name) comes out as the text that it was, so nothing of an answer is lost. A
+    call is one as soon as its arguments are whole: models forget marks, and may end without them.
+    With `max_calls`, later calls are left out: the client asked for no more. functions: the
+    parameters' JSON Schemas by name.
     """
 
-    def __init__(self, max_calls: int | None = None) -> None:
-        self._state = _State.TEXT
+    def __init__(
+        self,
+        wanted: ToolFormat,
+        functions: Mapping[str, Mapping[str, Any]],
+        max_calls: int | None = None,
+    ) -> None:
+        self._format = wanted
+        self._reader = CallReader(wanted, functions)
+        self._state = _State.START if wanted.is_bare else _State.TEXT
         self._held = ""
         # White space before the call that is being read.
         self._space = ""
+        self._is_whole = False
         self._num_calls = 0
         self._max_calls = max_calls
 
@@ -67,101 +75,127 @@ class ToolCallParser:
     def feed(self, text: str) -> list[AnswerPart]:
         """The parts that became certain with this text."""
         self._held += text
+        return self._read()
+
+    def finish(self) -> list[AnswerPart]:
+        """What was held back, at the end of the answer."""
+        self._is_whole = True
+        parts = self._read()
+        self._held = ""
+        return parts
+
+    def _read(self) -> list[AnswerPart]:
         parts: list[AnswerPart] = []
         while self._advance(parts):
             pass
         return parts
 
-    def finish(self) -> list[AnswerPart]:
-        """What was held back, at the end of the answer."""
-        parts: list[AnswerPart] = []
-        held, self._held = self._held, ""
-        if self._state is _State.CALL:
-            # A model may end its turn without closing the last call.
-            self._emit_call(held, closed=False, parts=parts)
-        elif held and not (self._num_calls and held.isspace()):
-            parts.append(AnswerText(held))
-        self._state = _State.TEXT
-        return parts
-
     def _advance(self, parts: list[AnswerPart]) -> bool:
         """Take one step through the held text; False when more of it is needed."""
-        mark = TOOL_CALL_OPEN if self._state is _State.TEXT else TOOL_CALL_CLOSE
-        before, found, after = self._held.partition(mark)
-        if self._state is _State.CALL:
-            if not found:
-                return False
-            self._emit_call(before, closed=True, parts=parts)
+        if self._state is _State.TEXT:
+            return self._read_text(parts)
+        if self._state is _State.START:
+            return self._begin()
+        self._reader.start(self._held, is_whole=self._is_whole)
+        try:
+            if self._state is _State.AFTER_CALL:
+                self._read_after(parts)
+            else:
+                self._read_first(parts)
+        except NeedMoreError:
+            return False
+        except NoCallError:
+            self._give_up(parts)
+        return True
+
+    def _begin(self) -> bool:
+        begun = self._held.lstrip()
+        if not begun and not self._is_whole:
+            return False
+        if begun.startswith("{"):
+            self._space = self._held[: -len(begun)]
+            self._held = begun
+            self._state = _State.BARE_CALL
+        else:
             self._state = _State.TEXT
-            self._held = after
-            return True
-        if found:
-            text = before.rstrip()
-            self._emit_text(text, parts)
-            self._space = before[len(text) :]
+        return True
+
+    def _read_text(self, parts: list[AnswerPart]) -> bool:
+        mark = self._format.first_mark
+        place = self._held.find(mark) if mark else -1
+        if place >= 0:
+            text = self._held[:place].rstrip()
+            _emit_text(text, parts)
+            self._space = self._held[len(text) : place]
+            self._held = self._held[place:]
             self._state = _State.CALL
-            self._held = after
             return True
-        certain = len(self._held) - _uncertain_length(self._held)
-        self._emit_text(self._held[:certain], parts)
+        certain = len(self._held)
+        if not self._is_whole:
+            certain -= uncertain_length(self._held, mark)
+        elif self._num_calls and self._held.isspace():
+            certain = 0
+        _emit_text(self._held[:certain], parts)
         self._held = self._held[certain:]
         return False
 
-    def _emit_text(self, text: str, parts: list[AnswerPart]) -> None:
-        if text:
-            parts.append(AnswerText(text))
+    def _read_first(self, parts: list[AnswerPart]) -> None:
+        """The first call after a text, or without one."""
+        if self._state is _State.CALL:
+            self._reader.marks((*self._format.opens, *self._format.call_opens))
+            call = self._reader.body()
+        else:
+            assert isinstance(self._format.body, ObjectBody)
+            call = self._reader.bare_body(self._format.body)
+        self._emit_call(call, parts)
 
-    def _emit_call(self, body: str, *, closed: bool, parts: list[AnswerPart]) -> None:
-        call = _parse_call(body)
-        if call is None:
-            parts.append(
-                AnswerText(
-                    self._space + TOOL_CALL_OPEN + body + (TOOL_CALL_CLOSE if closed else "")
-                )
-            )
+    def _read_after(self, parts: list[AnswerPart]) -> None:
+        """What may follow a call: its closing marks, then the next call, or the last mark."""
+        reader, wanted = self._reader, self._format
+        self._skip(wanted.call_closes)
+        has_more = wanted.has_section or wanted.is_bare
+        if not has_more or (wanted.closes and self._skip(wanted.closes)):
+            self._move_to(_State.TEXT)
             return
+        rest = reader.at
+        try:
+            reader.marks((*wanted.between, *wanted.call_opens))
+            self._emit_call(reader.body(), parts)
+        except NoCallError:
+            reader.at = rest
+            self._move_to(_State.TEXT)
+
+    def _skip(self, marks: Marks) -> bool:
+        """Go behind some marks if all of them are there."""
+        before = self._reader.at
+        try:
+            self._reader.marks(marks)
+        except NoCallError:
+            self._reader.at = before
+            return False
+        return True
+
+    def _emit_call(self, call: ToolCall, parts: list[AnswerPart]) -> None:
         self._num_calls += 1
         if self._max_calls is None or self._num_calls <= self._max_calls:
             parts.append(call)
+        self._space = ""
+        self._move_to(_State.AFTER_CALL)
+
+    def _move_to(self, state: _State) -> None:
+        self._held = self._held[self._reader.at :]
+        self._reader.forget()
+        self._state = state
+
+    def _give_up(self, parts: list[AnswerPart]) -> None:
+        """The held text is no call: its mark is text, and calls are looked for behind it."""
+        mark = self._format.first_mark if self._state is _State.CALL else ""
+        _emit_text(self._space + mark, parts)
+        self._space = ""
+        self._reader.at = len(mark)
+        self._move_to(_State.TEXT)
 
 
-def _uncertain_length(text: str) -> int:
-    """How much of the end may still turn out to belong to a call: white space, and the beginning of
-    a mark after it.
-    """
-    start = len(text)
-    for size in range(min(len(TOOL_CALL_OPEN) - 1, len(text)), 0, -1):
-        if TOOL_CALL_OPEN.startswith(text[-size:]):
-            start -= size
-            break
-    return len(text) - len(text[:start].rstrip())
-
-
-class _WrittenCall(msgspec.Struct):
-    """What stands between the marks; some models say `parameters` for `arguments`."""
-
-    name: str
-    arguments: msgspec.Raw = msgspec.Raw()
-    parameters: msgspec.Raw = msgspec.Raw()
-
-
-def _parse_call(body: str) -> ToolCall | None:
-    try:
-        call = msgspec.json.decode(body.strip(), type=_WrittenCall)
-        arguments = _arguments_text(bytes(call.arguments) or bytes(call.parameters))
-    except (msgspec.MsgspecError, UnicodeError):
-        return None
-    if not call.name or arguments is None:
-        return None
-    return ToolCall(call.name, arguments)
-
-
-def _arguments_text(written: bytes) -> str | None:
-    """The text of a JSON object as the model wrote it; None if it is something else."""
-    if written in (b"", b"null"):
-        return "{}"
-    text = written.decode()
-    if text.startswith('"'):
-        # An object in a string, as OpenAI's API shows it.
-        text = msgspec.json.decode(text, type=str)
-    return text if text.startswith("{") else None
+def _emit_text(text: str, parts: list[AnswerPart]) -> None:
+    if text:
+        parts.append(AnswerText(text))

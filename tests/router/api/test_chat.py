@@ -18,6 +18,7 @@ from text_generation_router.grammar.compiler import GrammarCompiler
 from text_generation_router.prompt.conversation import ChatTemplates
 from text_generation_router.prompt.model_files import PromptFiles
 from text_generation_router.prompt.tokenizer import TokenizerPool
+from text_generation_router.prompt.tool_formats import HERMES
 
 from tests.fakes.byte_tokenizer import byte_tokenizer
 from tests.fakes.router_app import CHATML, make_limits
@@ -122,14 +123,14 @@ async def test_switches_that_the_template_does_not_have_switch_nothing(
 async def test_tools_are_shown_and_parsed(tokenizer: TokenizerPool) -> None:
     wanted = await prepare(tokenizer, tools=[TOOL], parallel_tool_calls=False)
     assert '"name": "f"' in wanted.prompt.text
-    assert wanted.parses_tool_calls
+    assert wanted.tool_format is HERMES
     assert wanted.max_tool_calls == 1
 
 
 @pytest.mark.parametrize("fields", [{"tools": []}, {"tools": [TOOL], "tool_choice": "none"}])
 async def test_no_tools_are_shown(tokenizer: TokenizerPool, fields: dict[str, Any]) -> None:
     wanted = await prepare(tokenizer, **fields)
-    assert not wanted.parses_tool_calls
+    assert wanted.tool_format is None
     assert wanted.prompt.text == (await prepare(tokenizer)).prompt.text
 
 
@@ -157,7 +158,6 @@ async def test_no_tools_are_shown(tokenizer: TokenizerPool, fields: dict[str, An
         ({"audio": {"voice": "x"}}, "audio"),
         ({"modalities": ["text", "audio"]}, "modalities"),
         ({"web_search_options": {}}, "web_search_options"),
-        ({"tool_prompt": "use them"}, "tool_prompt"),
         (
             {"add_generation_prompt": True, "continue_final_message": True},
             "add_generation_prompt",
@@ -189,16 +189,11 @@ async def test_tools_that_cannot_be_chosen(tokenizer: TokenizerPool, choice: Any
         await prepare(tokenizer, tool_choice=choice)
 
 
-async def test_grammar_and_tools_exclude_each_other(tokenizer: TokenizerPool) -> None:
-    with pytest.raises(ToolError, match=r"^Grammar and tools are mutually exclusive$"):
-        await prepare(tokenizer, tools=[], response_format={"type": "json_object"})
-
-
 async def test_what_a_template_refuses(tokenizer: TokenizerPool) -> None:
     with pytest.raises(TemplateError, match="no"):
         await prepare(tokenizer, template="{{ raise_exception('no') }}")
     with pytest.raises(ToolError, match="`tools`"):
-        await prepare(tokenizer, template="{{ messages }}", tools=[TOOL])
+        await prepare(tokenizer, template="{{ messages }}{{ tools }}", tools=[TOOL])
 
 
 def shown(message: dict[str, Any]) -> dict[str, Any]:

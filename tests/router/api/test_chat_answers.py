@@ -18,6 +18,7 @@ from text_generation_router.engine.request import (
     SamplingParameters,
     TokenOutput,
 )
+from text_generation_router.prompt.tool_formats import HERMES
 
 from tests.fakes.generations import make_end, make_generation, make_token, make_top_token
 
@@ -32,8 +33,6 @@ def make_wanted(**changes: Any) -> ChatGeneration:
     values: dict[str, Any] = {
         "prompt": Prompt(text="p", token_ids=(1,)),
         "requests": (request,),
-        "parses_tool_calls": False,
-        "max_tool_calls": None,
         "logprobs": False,
         **changes,
     }
@@ -146,7 +145,7 @@ def test_usage_counts_a_prompt_once() -> None:
 
 def test_a_message_that_only_calls() -> None:
     tokens = [make_token(f"<tool_call>{CALL_BODY}</tool_call>"), EOS]
-    choice = whole(make_wanted(parses_tool_calls=True), tokens)["choices"][0]
+    choice = whole(make_wanted(tool_format=HERMES), tokens)["choices"][0]
     assert choice["finish_reason"] == "tool_calls"
     assert choice["message"]["content"] is None
     (call,) = choice["message"]["tool_calls"]
@@ -162,7 +161,7 @@ def test_marks_may_be_special_tokens() -> None:
         make_token("</tool_call>", token_id=9, special=True),
         EOS,
     ]
-    message = whole(make_wanted(parses_tool_calls=True), tokens)["choices"][0]["message"]
+    message = whole(make_wanted(tool_format=HERMES), tokens)["choices"][0]["message"]
     assert message["content"] == "So:"
     assert message["tool_calls"][0]["function"]["name"] == "f"
     without = whole(make_wanted(), tokens)["choices"][0]["message"]
@@ -171,7 +170,7 @@ def test_marks_may_be_special_tokens() -> None:
 
 def test_a_call_cut_by_the_limit_is_text() -> None:
     tokens = [make_token('<tool_call>{"na')]
-    wanted = make_wanted(parses_tool_calls=True)
+    wanted = make_wanted(tool_format=HERMES)
     choice = whole(wanted, tokens, reason=FinishReason.LENGTH)["choices"][0]
     assert choice["finish_reason"] == "length"
     assert choice["message"] == {"role": "assistant", "content": '<tool_call>{"na'}
@@ -189,7 +188,7 @@ def test_streamed_and_whole_answers_are_equal(text: str, data: st.DataObject) ->
     tokens = [
         make_token(text[a:b]) for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)
     ] + [EOS]
-    wanted = make_wanted(parses_tool_calls=True)
+    wanted = make_wanted(tool_format=HERMES)
     choice = whole(wanted, tokens)["choices"][0]
     deltas = [chunk["choices"][0] for chunk in stream(wanted, tokens)]
     calls = [call for delta in deltas for call in delta["delta"].get("tool_calls", [])]

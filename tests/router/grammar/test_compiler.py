@@ -6,21 +6,26 @@ from typing import Any
 
 import pytest
 from llguidance import LLMatcher
+from text_generation_router.grammar.checker import _byte_tokenizer
 from text_generation_router.grammar.compiler import GrammarCompiler
 from text_generation_router.grammar.errors import GrammarError
+from text_generation_router.grammar.marks import PLAIN_MARKS, MarkSpelling
 from text_generation_router.grammar.source import (
     JSON_OBJECT,
     ChoiceGrammar,
     GrammarSource,
     JsonSchemaGrammar,
+    LarkGrammar,
     RegexGrammar,
+    serialised,
 )
 from text_generation_router.grammar.tool_calls import ToolCallGrammar
+from text_generation_router.prompt.tool_formats import HERMES
 
 
 @pytest.fixture(scope="module")
 def compiler() -> Iterator[GrammarCompiler]:
-    compiler = GrammarCompiler(added_texts=["<tool_call>", "  "])
+    compiler = GrammarCompiler(marks=MarkSpelling({"<tool_call>": 300, "  ": 301}, (), 400))
     yield compiler
     compiler.close()
 
@@ -28,7 +33,7 @@ def compiler() -> Iterator[GrammarCompiler]:
 async def accepts(compiler: GrammarCompiler, source: GrammarSource, text: str) -> bool:
     """Whether the text is one that the grammar describes."""
     await compiler.compile(source)
-    matcher = LLMatcher(compiler._tokenizer, source.serialised(is_probe=True), log_level=0)
+    matcher = LLMatcher(_byte_tokenizer(), serialised(source.grammars(PLAIN_MARKS)), log_level=0)
     data = list(text.encode())
     if matcher.validate_tokens(data) < len(data):
         return False
@@ -95,6 +100,22 @@ async def test_other_grammars(compiler: GrammarCompiler) -> None:
     assert not await accepts(compiler, choices, "ye")
 
 
+async def test_context_free_grammars(compiler: GrammarCompiler) -> None:
+    sums = LarkGrammar(
+        """
+        start: sum  // comments, %json and <[5]> among them
+        sum: product ("+" product)*
+        product: atom ("*" atom)*
+        atom: NUMBER | "(" sum ")" | "<" NUMBER /[@%]/ ">"
+        NUMBER: /[0-9]+/
+        %ignore / /
+        """
+    )
+    assert await accepts(compiler, sums, "1 + 2*(3+(4)) * <5@>")
+    for text in ("1+", "(1", "1)", ""):
+        assert not await accepts(compiler, sums, text)
+
+
 def nested(depth: int) -> dict[str, Any]:
     return reduce(lambda inner, _: {"type": "array", "items": inner}, range(depth), STRING)
 
@@ -139,6 +160,13 @@ REFUSED: list[tuple[str, GrammarSource]] = [
     ("look-around", RegexGrammar("(?=a)b")),
     ("1 to 1024 choices", ChoiceGrammar(())),
     ("token of the model's own", RegexGrammar("<tool_call>x")),
+    ("token of the model's own", LarkGrammar('start: "<tool_call>"')),
+    ("no start rule", LarkGrammar("")),
+    ("at most 32768", LarkGrammar("start: " + '"a" ' * 10_000)),
+    ("'%json' is not supported", LarkGrammar('start: %json {"type": "object"}')),
+    ("'%llguidance' is not supported", LarkGrammar('%llguidance {}\nstart: "a"')),
+    ("'@' is not supported", LarkGrammar("start: @answer")),
+    ("'<' is not supported", LarkGrammar("start: <|im_end|>")),
 ]
 
 
@@ -155,6 +183,16 @@ async def test_refusals_say_why(
 async def test_a_property_may_have_the_name_of_a_keyword(compiler: GrammarCompiler) -> None:
     members = dict.fromkeys(("not", "pattern", "enum", "extends", "minProperties"), STRING)
     assert await accepts(compiler, JsonSchemaGrammar(closed(**members)), '{"extends": "x"}')
+
+
+async def test_annotations_are_no_part_of_a_grammar(compiler: GrammarCompiler) -> None:
+    """They may have any text in them, also one that is a token of the model's own."""
+    notes = {"title": "t", "description": "<tool_call>", "default": "<tool_call>"}
+    members = {"description": {**STRING, **notes}, "title": {"anyOf": [{**INTEGER, **notes}]}}
+    source = JsonSchemaGrammar({**closed(**members), **notes})
+    assert "<tool_call>" not in await compiler.compile(source)
+    assert await accepts(compiler, source, '{"description": "x", "title": 1}')
+    assert not await accepts(compiler, source, '{"description": 1}')
 
 
 async def test_nothing_is_compiled_where_nothing_can_be_enforced() -> None:
@@ -174,9 +212,7 @@ def tool_calls(**options: Any) -> ToolCallGrammar:
             ("f", {**closed(a=INTEGER), "required": ["a"]}),
             ("g", {"type": "object", "properties": {}}),
         ],
-        "added_ids": {"<tool_call>": 100_000},
-        "open_mark": "<tool_call>",
-        "close_mark": "</tool_call>",
+        "format": HERMES,
         "allows_several": True,
         **options,
     }
@@ -199,7 +235,7 @@ async def test_tool_calls(
     compiler: GrammarCompiler, options: dict[str, Any], good: list[str], bad: list[str]
 ) -> None:
     source = tool_calls(**options)
-    assert "<[100000]>" in source.serialised()
+    assert "<[300]>" in await compiler.compile(source)
     assert [text for text in good if not await accepts(compiler, source, text)] == []
     assert [text for text in bad if await accepts(compiler, source, text)] == []
 

@@ -22,16 +22,24 @@ async def test_chat(script: list[Any], reasoning: str | None) -> None:
         openai.AsyncOpenAI(base_url=f"http://127.0.0.1:{app.port}/v1", api_key="-") as client,
     ):
         whole = await client.chat.completions.create(model="tgi", messages=MESSAGES)
-        stream = await client.chat.completions.create(model="tgi", messages=MESSAGES, stream=True)
-        deltas = [chunk.choices[0].delta async for chunk in stream]
+        stream = await client.chat.completions.create(
+            model="tgi", messages=MESSAGES, stream=True, stream_options={"include_usage": True}
+        )
+        chunks = [chunk async for chunk in stream]
+    deltas = [chunk.choices[0].delta for chunk in chunks[:-1]]
     message = whole.choices[0].message
     assert message.content == "So."
-    assert getattr(message, "reasoning_content", None) == reasoning
+    for name in ("reasoning_content", "reasoning"):
+        assert getattr(message, name, None) == reasoning
+        thoughts = [getattr(delta, name, None) or "" for delta in deltas]
+        assert "".join(thoughts) == (reasoning or "")
     assert "".join(delta.content or "" for delta in deltas) == "So."
-    thoughts = [getattr(delta, "reasoning_content", None) or "" for delta in deltas]
-    assert "".join(thoughts) == (reasoning or "")
     assert whole.usage is not None
     assert whole.usage.completion_tokens == len(script)
+    details = whole.usage.completion_tokens_details
+    assert details is not None
+    assert details.reasoning_tokens == (5 if reasoning else 0)
+    assert chunks[-1].usage == whole.usage
 
 
 async def test_messages() -> None:
@@ -60,6 +68,7 @@ async def test_responses() -> None:
         assert [item.type for item in response.output] == ["reasoning", "message"]
         assert response.output[0].content[0].text == "Let me"
         assert response.output_text == "So."
+        assert response.usage.output_tokens_details.reasoning_tokens == 5
     deltas = [event.delta for event in events if event.type == "response.reasoning_text.delta"]
     assert "".join(deltas) == "Let me"
 

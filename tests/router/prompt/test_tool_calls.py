@@ -1,98 +1,108 @@
-"""Tool calls in answers: the same result however the answer is cut into pieces."""
+"""Tool calls in answers, in every format: the same result however the answer is cut into pieces."""
 
 import json
+from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from text_generation_router.prompt.tool_calls import (
-    AnswerPart,
-    AnswerText,
-    ToolCall,
-    ToolCallParser,
+from text_generation_router.prompt.call_reader import ToolCall
+from text_generation_router.prompt.tool_calls import AnswerPart, AnswerText, ToolCallParser
+from text_generation_router.prompt.tool_formats import (
+    COHERE,
+    DEEPSEEK,
+    GENERIC,
+    HERMES,
+    LLAMA,
+    MISTRAL,
+    MISTRAL_LIST,
+    QWEN_CODER,
+    ToolFormat,
 )
 
-CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call>'
-FRAGMENTS = st.sampled_from(
-    [
-        CALL,
-        '<tool_call>{"name": "f"}</tool_call>',
-        '<tool_call>{"arguments": {"a": 1}, "name": "g"}</tool_call>',
-        "<tool_call>not JSON</tool_call>",
-        "<tool_call>",
-        "</tool_call>",
-        "<tool",
-        "<",
-        "text ",
-        "é😀",
-        "\n",
-        "  ",
-        '{"name": "h"}',
-    ]
-)
+from tests.router.prompt.answers import ARGUMENTS, FUNCTIONS, WRITTEN, Written
+
+FORMATS = list(dict.fromkeys(written.format for written in WRITTEN))
+every_answer = pytest.mark.parametrize("written", WRITTEN, ids=lambda written: written.format.name)
 
 
-def merged(parts: list[AnswerPart]) -> list[AnswerPart]:
-    """Neighbouring texts as one."""
-    result: list[AnswerPart] = []
+def parse(
+    wanted: ToolFormat, pieces: Sequence[str], max_calls: int | None = None
+) -> list[AnswerPart]:
+    """The parts of an answer, neighbouring texts as one."""
+    parser = ToolCallParser(wanted, FUNCTIONS, max_calls)
+    parts = [part for piece in pieces for part in parser.feed(piece)] + parser.finish()
+    merged: list[AnswerPart] = []
     for part in parts:
-        if isinstance(part, AnswerText) and result and isinstance(result[-1], AnswerText):
-            result[-1] = AnswerText(result[-1].text + part.text)
+        if isinstance(part, AnswerText) and merged and isinstance(merged[-1], AnswerText):
+            merged[-1] = AnswerText(merged[-1].text + part.text)
         else:
-            result.append(part)
-    return result
+            merged.append(part)
+    return merged
 
 
-def parse(pieces: list[str], max_calls: int | None = None) -> list[AnswerPart]:
-    parser = ToolCallParser(max_calls)
-    parts = [part for piece in pieces for part in parser.feed(piece)]
-    return merged(parts + parser.finish())
+def calls_of(parts: Sequence[AnswerPart]) -> list[tuple[str, object]]:
+    return [(p.name, json.loads(p.arguments)) for p in parts if isinstance(p, ToolCall)]
 
 
-@given(st.lists(FRAGMENTS, max_size=6).map("".join), st.data())
-def test_every_split_gives_the_same(text: str, data: st.DataObject) -> None:
+@every_answer
+def test_two_calls(written: Written) -> None:
+    parts = parse(written.format, [written.text])
+    assert calls_of(parts) == [("get_weather", json.loads(ARGUMENTS)), ("clock", {})]
+    assert len(parts) == 2
+
+
+MARKED = [w for w in WRITTEN if w.format.first_mark and w.format.first_mark in w.text]
+
+
+@pytest.mark.parametrize("written", MARKED, ids=lambda written: written.format.name)
+def test_text_around_calls(written: Written) -> None:
+    before, *calls = parse(written.format, ["Let me see. \n" + written.text + "\n"])
+    assert before == AnswerText("Let me see.")
+    assert len(calls_of(calls)) == len(calls) == 2
+    *calls, after = parse(written.format, [written.text + " Done."])
+    assert after == AnswerText(" Done.")
+    assert len(calls_of(calls)) == 2
+
+
+@every_answer
+def test_no_more_calls_than_wanted(written: Written) -> None:
+    assert len(parse(written.format, [written.text], max_calls=1)) == 1
+
+
+@every_answer
+def test_every_cut_in_two_gives_the_same(written: Written) -> None:
+    """Also for answers that end anywhere, as by a limit; and nothing of them is lost."""
+    for end in range(len(written.text) + 1):
+        text = "So: " * (not written.format.is_bare) + written.text[:end]
+        expected = parse(written.format, [text])
+        assert parse(written.format, list(text)) == expected
+        assert parse(written.format, [text[: end // 2], text[end // 2 :]]) == expected
+        if not calls_of(expected) and text:
+            assert expected == [AnswerText(text)]
+
+
+def fragments(wanted: ToolFormat) -> st.SearchStrategy[str]:
+    """Calls of a format, pieces of them, and what is in none."""
+    texts = [written.text for written in WRITTEN if written.format is wanted]
+    marks = [mark for mark in wanted.marks() if mark]
+    broken = [text[: len(text) // 2] for text in texts] + [mark[:-1] for mark in marks]
+    others = ["text ", "é😀", "\n", "  ", "{", "}", "]", "<", '{"name": "clock"}', "not JSON"]
+    return st.lists(st.sampled_from([*texts, *marks, *broken, *others]), max_size=6).map("".join)
+
+
+@pytest.mark.parametrize("wanted", FORMATS, ids=lambda wanted: wanted.name)
+@settings(max_examples=40)
+@given(data=st.data())
+def test_every_split_gives_the_same(wanted: ToolFormat, data: st.DataObject) -> None:
+    text = data.draw(fragments(wanted))
     cuts = data.draw(st.lists(st.integers(0, len(text)), max_size=12).map(sorted))
     pieces = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
-    expected = parse([text])
-    assert parse(pieces) == expected
-    assert parse(list(text)) == expected
-
-
-@given(st.text(alphabet="ab <>/_tolcal\n{}", max_size=60))
-def test_text_without_calls_comes_out_unchanged(text: str) -> None:
-    parts = parse(list(text))
-    if not any(isinstance(part, ToolCall) for part in parts):
-        assert "".join(part.text for part in parts if isinstance(part, AnswerText)) == text
-
-
-def test_text_before_a_call_loses_its_trailing_space() -> None:
-    assert parse(["Let me see. \n" + CALL + "\n"]) == [
-        AnswerText("Let me see."),
-        ToolCall("get_weather", '{"city": "Paris"}'),
-    ]
-
-
-def test_parallel_calls() -> None:
-    parts = parse([CALL + "\n" + CALL.replace("Paris", "Rome")])
-    assert [json.loads(part.arguments) for part in parts if isinstance(part, ToolCall)] == [
-        {"city": "Paris"},
-        {"city": "Rome"},
-    ]
-
-
-def test_no_more_calls_than_wanted() -> None:
-    assert len(parse([CALL + CALL], max_calls=1)) == 1
-
-
-def test_the_last_call_may_stay_open() -> None:
-    assert parse([CALL.removesuffix("</tool_call>")]) == [
-        ToolCall("get_weather", '{"city": "Paris"}')
-    ]
-
-
-def test_a_call_cut_off_by_the_length_limit_stays_text() -> None:
-    cut = 'a <tool_call>{"name": "get_w'
-    assert parse([cut]) == [AnswerText(cut)]
+    expected = parse(wanted, [text])
+    assert parse(wanted, pieces) == expected
+    assert parse(wanted, list(text)) == expected
+    if not calls_of(expected):
+        assert "".join(p.text for p in expected if isinstance(p, AnswerText)) == text
 
 
 @pytest.mark.parametrize(
@@ -100,23 +110,86 @@ def test_a_call_cut_off_by_the_length_limit_stays_text() -> None:
     [
         ('{"name": "f", "parameters": {"a": 1}}', '{"a": 1}'),
         ('{"name": "f", "arguments": "{\\"a\\": 1}"}', '{"a": 1}'),
+        ('{"arguments": {"a": 1}, "name": "f"}', '{"a": 1}'),
         ('{"name": "f"}', "{}"),
+        ('{"name": "f", "arguments": null}', "{}"),
     ],
 )
 def test_forms_of_arguments(body: str, arguments: str) -> None:
-    assert parse([f"<tool_call>{body}</tool_call>"]) == [ToolCall("f", arguments)]
+    assert parse(HERMES, [f"<tool_call>{body}</tool_call>"]) == [ToolCall("f", arguments)]
 
 
 @pytest.mark.parametrize(
-    "body", ["[]", '{"name": ""}', '{"name": 1}', '{"name": "f", "arguments": [1]}', ""]
+    ("wanted", "text"),
+    [
+        *(
+            (HERMES, f"<tool_call>{body}</tool_call>")
+            for body in (
+                "[]",
+                "not JSON",
+                '{"name": ""}',
+                '{"name": 1}',
+                '{"name": "f", "arguments": [1]}',
+                '{"name": "f", "arguments": "[1]"}',
+                '{"name": "f", "arguments": {]}}',
+                '{"name": "f", "arguments": {"a": \x00}}',
+                "",
+            )
+        ),
+        (LLAMA, '{"name": "somebody", "parameters": {}}'),
+        (LLAMA, '{"answer": 42}'),
+        (LLAMA, '<|python_tag|>search.call(query="x")'),
+        (LLAMA, 'It is {"name": "clock", "parameters": {}}'),
+        (GENERIC, '{"name": "clock"'),
+        (MISTRAL, "[TOOL_CALLS] and then [ARGS]{}"),
+        (MISTRAL, "[TOOL_CALLS]clock{}"),
+        (MISTRAL_LIST, "[TOOL_CALLS]{}"),
+        (DEEPSEEK, "<｜tool▁calls▁begin｜> well <｜tool▁calls▁end｜>"),
+        (COHERE, "<|START_ACTION|>[]<|END_ACTION|>"),
+        (QWEN_CODER, "<tool_call>\n<function=clock>\n<parameter=a>\n1</function>\n</tool_call>"),
+    ],
 )
-def test_what_is_no_call_is_text(body: str) -> None:
-    text = f"<tool_call>{body}</tool_call>"
-    assert parse([text]) == [AnswerText(text)]
+def test_what_is_no_call_is_text(wanted: ToolFormat, text: str) -> None:
+    assert parse(wanted, [text]) == [AnswerText(text)]
+
+
+def test_a_call_after_what_is_none_is_found() -> None:
+    call = '<tool_call>\n{"name": "clock"}\n</tool_call>'
+    assert parse(HERMES, ["<tool_call> " + call]) == [
+        AnswerText("<tool_call>"),
+        ToolCall("clock", "{}"),
+    ]
+
+
+def test_the_first_calls_of_a_list_stand_when_a_later_one_is_none() -> None:
+    text = '[TOOL_CALLS][{"name": "clock", "arguments": {}}, {"name": 5}]'
+    assert parse(MISTRAL_LIST, [text]) == [ToolCall("clock", "{}"), AnswerText(', {"name": 5}]')]
+
+
+def test_a_tagged_argument_is_text_if_its_schema_says_so() -> None:
+    text = (
+        "<tool_call><function=get_weather>\n<parameter=city>\n12\n</parameter>\n"
+        "<parameter=days>\n3\n</parameter>\n<parameter=note>\nhot\n</parameter>\n</function>"
+    )
+    assert calls_of(parse(QWEN_CODER, [text])) == [
+        ("get_weather", {"city": "12", "days": 3, "note": "hot"})
+    ]
 
 
 def test_text_goes_out_as_soon_as_it_is_certain() -> None:
-    parser = ToolCallParser()
+    parser = ToolCallParser(HERMES, FUNCTIONS)
     assert parser.feed("Hello") == [AnswerText("Hello")]
     assert parser.feed(" <tool") == []
     assert parser.feed("box>") == [AnswerText(" <toolbox>")]
+    assert parser.feed("<tool_call> x") == [AnswerText("<tool_call>"), AnswerText(" x")]
+    bare = ToolCallParser(LLAMA, FUNCTIONS)
+    assert bare.feed('{"') == []
+    assert bare.feed("answer") == [AnswerText('{"answer')]
+
+
+def test_a_call_comes_out_as_soon_as_it_is_whole() -> None:
+    parser = ToolCallParser(MISTRAL_LIST, FUNCTIONS)
+    assert parser.feed('[TOOL_CALLS][{"name": "clock", "arguments": {}}') == [
+        ToolCall("clock", "{}")
+    ]
+    assert parser.num_calls == 1

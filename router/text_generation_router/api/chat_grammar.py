@@ -1,0 +1,123 @@
+"""What a grammar enforces of a chat answer.
+
+- `response_format`: the answer follows it.
+- Tools that must be called: the answer is calls.
+- Tools that may be called: the model writes what it likes, or follows `response_format`; what it
+  begins as a call has a name and arguments that fit. A schema that cannot be enforced leaves that
+  function's arguments free, unless it is `strict`: then it is refused.
+- Reasoning comes before all of this and is free.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from text_generation_router.api.errors import ToolError
+from text_generation_router.api.grammars import AskedGrammar, compile_asked
+from text_generation_router.api.tool_choice import ToolChoice, parameters_schema
+from text_generation_router.grammar.answer import CallsOrAnswer, ReasonedGrammar
+from text_generation_router.grammar.compiler import GrammarCompiler
+from text_generation_router.grammar.errors import GrammarError
+from text_generation_router.grammar.source import GrammarSource
+from text_generation_router.grammar.tool_calls import ToolCallGrammar
+from text_generation_router.prompt.reasoning import ReasoningFormat
+from text_generation_router.prompt.tool_formats import ToolFormat
+
+_ANY_ARGUMENTS: Mapping[str, Any] = {"type": "object"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerShape:
+    """All that decides what an answer must look like."""
+
+    choice: ToolChoice
+    # None without tools.
+    tool_format: ToolFormat | None
+    # What the answer must follow, if anything.
+    asked: AskedGrammar | None
+    reasoning: ReasoningFormat | None
+    # As the template wrote it: it may begin the reasoning, or end it.
+    prompt: str
+    ignore_eos: bool
+
+
+async def compile_answer(shape: AnswerShape, grammars: GrammarCompiler) -> str:
+    """The grammar of the answer; empty where the model is free."""
+    asked = shape.asked
+    calls = await _tool_calls(shape, grammars)
+    if asked is None or shape.choice.is_required:
+        if calls is None:
+            return ""
+        return await _compile_tools(_reasoned(calls, shape), grammars)
+    # By itself first, so that a refusal names the field that it is about.
+    await compile_asked(asked, grammars, ignore_eos=shape.ignore_eos)
+    answer: GrammarSource = asked.source
+    if calls is not None:
+        if calls.format.is_bare:
+            # Both are JSON objects, told apart too late.
+            raise ToolError(
+                f"`tools` and `{asked.field}` exclude each other with the tool call format of "
+                "this model, unless `tool_choice` is required or none",
+                param=asked.field,
+            )
+        answer = CallsOrAnswer(calls=replace(calls, is_optional=False), answer=answer)
+    whole = AskedGrammar(asked.field, _reasoned(answer, shape))
+    return await compile_asked(whole, grammars, ignore_eos=False)
+
+
+def _reasoned(answer: GrammarSource, shape: AnswerShape) -> GrammarSource:
+    reasoning = shape.reasoning
+    if reasoning is None or reasoning.is_closed_by(shape.prompt):
+        return answer
+    is_open = reasoning.is_opened_by(shape.prompt)
+    return ReasonedGrammar(reasoning=reasoning, is_open=is_open, answer=answer)
+
+
+async def _tool_calls(shape: AnswerShape, grammars: GrammarCompiler) -> ToolCallGrammar | None:
+    """The calls of the answer; None where nothing of them is enforced."""
+    choice = shape.choice
+    if shape.tool_format is None:
+        return None
+    must_hold = choice.is_required or any(tool.function.strict for tool in choice.tools)
+    if shape.ignore_eos and must_hold:
+        raise ToolError("enforced tools and `ignore_eos` exclude each other", param="ignore_eos")
+    if not must_hold and (shape.ignore_eos or grammars.refusal):
+        return None
+    calls = ToolCallGrammar(
+        format=shape.tool_format,
+        functions=[(tool.function.name, parameters_schema(tool)) for tool in choice.tools],
+        allows_several=choice.allows_several,
+        is_optional=not choice.is_required,
+    )
+    if choice.is_required or await _can_enforce(calls, grammars):
+        return calls
+    calls = replace(calls, functions=await _enforceable(calls, choice, grammars))
+    # What every function allows may be too much for all together.
+    return calls if must_hold or await _can_enforce(calls, grammars) else None
+
+
+async def _enforceable(
+    calls: ToolCallGrammar, choice: ToolChoice, grammars: GrammarCompiler
+) -> Sequence[tuple[str, Mapping[str, Any]]]:
+    """The functions, with any arguments where their schema cannot be enforced."""
+    functions: list[tuple[str, Mapping[str, Any]]] = []
+    for function, tool in zip(calls.functions, choice.tools, strict=True):
+        alone = replace(calls, functions=[function])
+        can = tool.function.strict or await _can_enforce(alone, grammars)
+        functions.append(function if can else (function[0], _ANY_ARGUMENTS))
+    return functions
+
+
+async def _can_enforce(source: GrammarSource, grammars: GrammarCompiler) -> bool:
+    try:
+        await grammars.compile(source)
+    except GrammarError:
+        return False
+    return True
+
+
+async def _compile_tools(source: GrammarSource, grammars: GrammarCompiler) -> str:
+    try:
+        return await grammars.compile(source)
+    except GrammarError as error:
+        raise ToolError(f"`tools`: {error}", param="tools") from error
