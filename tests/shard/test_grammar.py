@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from llguidance import LLMatcher
 from text_generation_proto import shard_pb2 as pb
-from text_generation_router.grammar.source import JsonSchemaGrammar
+from text_generation_router.grammar.marks import PLAIN_MARKS
+from text_generation_router.grammar.source import JsonSchemaGrammar, serialised
 from text_generation_shard.shard import Shard
 
 from tests.fakes.byte_tokenizer import EOS, SPECIAL_TOKENS, byte_tokenizer, save_byte_tokenizer
@@ -35,7 +36,7 @@ PERSON = {
 
 
 def grammar(schema: Any) -> str:
-    return JsonSchemaGrammar(schema).serialised()
+    return serialised(JsonSchemaGrammar(schema).grammars(PLAIN_MARKS))
 
 
 def regex(pattern: str) -> str:
@@ -150,6 +151,26 @@ def test_a_grammar_that_fails_harms_its_own_sequence_only(shard: Shard, broken: 
     for result in results:
         assert [failure.slot for failure in result.failures] == [1]
         assert "the grammar failed" in result.failures[0].message
+    assert text(script.tokens(results)[2]).isdigit()
+
+
+def test_a_grammar_that_explodes_late_harms_its_own_sequence_only(shard: Shard) -> None:
+    """It compiles, and the router's check of the first token passes; then the items of the parser
+    are too many.
+    """
+    rules = 'start: "ab" first{500}\nfirst: second{500}\nsecond: "c"'
+    script = StepScript()
+    script.admit(0, PROMPT, sampling=noisy(1))
+    script.admit(1, PROMPT, grammar=json.dumps({"grammars": [{"lark_grammar": rules}]}))
+    script.admit(2, PROMPT, grammar=regex("[0-9]+"))
+    script.step(dict.fromkeys(range(3), len(PROMPT)))
+    script.decode(range(3), 5)
+    shard.reset()
+    results = [shard.step(request) for request in script.requests]
+    failed = [[failure.slot for failure in result.failures] for result in results]
+    assert failed[0] == []
+    assert failed[-1] == [1]
+    assert "Too many items" in results[-1].failures[0].message
     assert text(script.tokens(results)[2]).isdigit()
 
 

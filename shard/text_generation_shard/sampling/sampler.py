@@ -141,7 +141,7 @@ class Sampler:
             allowed = penalties.allowed_mask(rows.grammar.allowed, vocab_size=self._vocab_size)
             change.apply(
                 rows.grammar.rows,
-                lambda scores, _: scores.masked_fill(~allowed, filters.REMOVED),
+                lambda scores, _: scores.masked_fill_(~allowed, filters.REMOVED),
             )
         change.apply(
             features.needing(Processor.TEMPERATURE),
