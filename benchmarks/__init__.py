@@ -5,6 +5,7 @@
     startup     from process start to the first token
     engine      prefill and decode of the CPU engine, transformers beside it in the same run
     generic     one model by its family and by the generic path
+    grammars    what grammars cost the streams that have one, and those beside them
     checkpoint  writes a random-weight Llama checkpoint of a named size, for speed runs
 
 `python -m benchmarks` (`make bench`) runs a short selection. What was found is in
