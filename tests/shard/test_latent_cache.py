@@ -14,7 +14,7 @@ SPEC = KVCacheSpec(
 
 
 def test_nothing_is_stored_twice() -> None:
-    cache = KVCache.allocate(SPEC, num_blocks=5, block_size=4, max_total_tokens=32)
+    cache = KVCache.allocate(SPEC, num_blocks=5, block_size=4, max_total_tokens=32, num_slots=1)
     stored = {layer.keys.untyped_storage().data_ptr(): layer.keys.nbytes for layer in cache.layers}
     stored |= {
         layer.values.untyped_storage().data_ptr(): layer.values.untyped_storage().nbytes()
@@ -24,7 +24,7 @@ def test_nothing_is_stored_twice() -> None:
 
 
 def test_values_are_the_first_part_of_keys() -> None:
-    cache = KVCache.allocate(SPEC, num_blocks=5, block_size=4, max_total_tokens=32)
+    cache = KVCache.allocate(SPEC, num_blocks=5, block_size=4, max_total_tokens=32, num_slots=1)
     layer = cache.layers[1]
     layer.keys[2, 1, 0] = torch.arange(20)
     assert layer.values[2, 1, 0].tolist() == list(range(12))
