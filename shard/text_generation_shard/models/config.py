@@ -13,8 +13,10 @@ from typing import Any, ClassVar, Literal, Self
 
 from text_generation_shard.errors import CheckpointError
 from text_generation_shard.models.fields import Fields
+from text_generation_shard.models.quantization_config import read_scale_blocks
 from text_generation_shard.models.rope_config import RopeConfig
 from text_generation_shard.ops.attention_window import Window
+from text_generation_shard.weights.block_scales import ScaleBlocks
 
 # What a query sees, for every layer.
 LayerWindows = tuple[Window, ...]
@@ -45,14 +47,14 @@ class ModelConfig:
     dtype: str | None
     # What the decoder of an encoder-decoder begins with; None for all other models.
     decoder_start_token_id: int | None = None
+    # Of matrices that are stored in 8-bit floats, if some are; `dtype` is then that of the others.
+    scale_blocks: ScaleBlocks | None = None
 
     @classmethod
     def from_hf(cls, config: Mapping[str, Any]) -> Self:
         """Translate the contents of a config.json as transformers writes it, old or new."""
         fields = Fields(config, cls.RENAMED)
-        if fields.has("quantization_config"):
-            raise CheckpointError("quantization_config: quantized checkpoints are not supported")
-        return cls(**cls.settings(fields))
+        return cls(**cls.settings(fields), scale_blocks=read_scale_blocks(fields))
 
     @classmethod
     def settings(cls, fields: Fields) -> dict[str, Any]:

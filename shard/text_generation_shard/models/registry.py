@@ -1,5 +1,6 @@
 """From the name of an architecture to the code that runs it, and from a directory to a model."""
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,8 @@ from text_generation_shard.models.t5 import t5
 from text_generation_shard.models.t5_config import MT5Config, T5Config
 from text_generation_shard.weights.reader import CheckpointReader, WeightScope
 from text_generation_shard.weights.storage import DENSE, WeightStorage
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -316,7 +319,11 @@ def load_model(
     family = FAMILIES.get(config.model_type)
     if family is None:
         return _load_generic(model_path, config, ranks, dtype=dtype, device=device)
-    with CheckpointReader(model_path) as reader:
+    if config.scale_blocks is not None:
+        logger.info(
+            "Weights are stored as 8-bit floats in blocks; they are widened while they are read"
+        )
+    with CheckpointReader(model_path, scale_blocks=config.scale_blocks) as reader:
         weights = WeightScope(reader=reader, prefix="", dtype=dtype, device=device, storage=storage)
         model = family.build(config, weights, ranks)
         tied = family.tied if config.tie_word_embeddings else ()

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from text_generation_shard.errors import CheckpointError
 from text_generation_shard.ops.linear import DenseWeight, LinearWeight, pack, source_dtype
+from text_generation_shard.weights.block_scales import FP8, SCALES_SUFFIX, ScaleBlocks
 from text_generation_shard.weights.storage import DENSE, WeightStorage
 
 logger = logging.getLogger(__name__)
@@ -49,13 +50,14 @@ class _StoredTensor:
 class CheckpointReader:
     """The tensors of one checkpoint directory. Use as a context manager: it holds files open."""
 
-    def __init__(self, model_path: Path) -> None:
+    def __init__(self, model_path: Path, *, scale_blocks: ScaleBlocks | None = None) -> None:
         """Open all files and read their headers.
 
-        Raises CheckpointError if there is none, or one is missing, damaged, or not what the index
-        says.
+        scale_blocks: of the matrices of 8-bit floats, if the checkpoint may have some. Raises
+        CheckpointError if there is no file, or one is missing, damaged, or not what the index says.
         """
         self._model_path = model_path
+        self._scale_blocks = scale_blocks
         self._tensors: dict[str, _StoredTensor] = {}
         self._files: list[Any] = []
         # Bytes that this rank keeps of what it read.
@@ -108,14 +110,11 @@ class CheckpointReader:
         window[dim] = slice(start, start + length)
         if index is not None:
             window[0] = index
-        try:
-            destination.copy_(stored.slices[tuple(window)])
-        except SafetensorError as error:
-            raise CheckpointError(f"{stored.path}: tensor {name}: {error}") from error
+        part = self._part(stored, name, tuple(window))
+        if stored.dtype == FP8:
+            part = self._widen(part, stored, name, first=(start, 0) if dim == 0 else (0, start))
+        destination.copy_(part)
         self.kept_bytes += destination.nbytes
-        if not stored.was_read:
-            stored.was_read = True
-            self._progress.advance(stored.num_bytes)
 
     def finish(
         self,
@@ -150,6 +149,27 @@ class CheckpointReader:
             )
         self._progress.finish()
 
+    def _part(self, stored: _StoredTensor, name: str, window: tuple[slice | int, ...]) -> Tensor:
+        """A part as it is stored."""
+        try:
+            part: Tensor = stored.slices[window]
+        except SafetensorError as error:
+            raise CheckpointError(f"{stored.path}: tensor {name}: {error}") from error
+        if not stored.was_read:
+            stored.was_read = True
+            self._progress.advance(stored.num_bytes)
+        return part
+
+    def _widen(
+        self, part: Tensor, stored: _StoredTensor, name: str, *, first: tuple[int, int]
+    ) -> Tensor:
+        """The values of a part of a matrix of 8-bit floats, float32; first: its row and column."""
+        assert self._scale_blocks is not None
+        name += SCALES_SUFFIX
+        scales = self._find(name, self._scale_blocks.shape_of_scales(stored.shape))
+        whole = (slice(None), slice(None))
+        return self._scale_blocks.widen(part, self._part(scales, name, whole), first=first)
+
     def _open(self, path: Path) -> None:
         try:
             file = safe_open(path, framework="pt", device="cpu")
@@ -175,7 +195,8 @@ class CheckpointReader:
                 f"{stored.path}: tensor {name} has shape {list(stored.shape)}, "
                 f"config.json implies {list(shape)}"
             )
-        if stored.dtype not in _LOADABLE:
+        is_scaled = stored.dtype == FP8 and self._scale_blocks is not None and len(shape) == 2
+        if stored.dtype not in _LOADABLE and not is_scaled:
             raise CheckpointError(
                 f"{stored.path}: tensor {name} has data type {stored.dtype}, which is not "
                 f"supported (supported: {', '.join(_LOADABLE)})"
