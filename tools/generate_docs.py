@@ -44,9 +44,9 @@ Mamba keeps a state of fixed size for every sequence instead of keys and values:
 preempted is read from its start. It has no positions that could run out; longer sequences than 4096
 tokens are served where `--max-total-tokens` asks for them. Shards divide the channels.
 
-Weights are float32, float16 or bfloat16, or 8-bit floats with a scale for every block (`fp8` with a
-`weight_block_size`, as DeepSeek V3 and its relatives are published), which are widened while they are
-read. Any other `quantization_config` is refused.
+Weights are float32, float16 or bfloat16, or 8-bit floats with a scale for every block (`fp8` with
+a `weight_block_size`, as DeepSeek V3 and its relatives are published), which are widened while they
+are read, as gpt-oss's MXFP4 is. Any other `quantization_config` is refused.
 
 How a model is added: [adding-a-model.md](adding-a-model.md).
 

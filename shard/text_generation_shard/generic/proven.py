@@ -24,11 +24,6 @@ PROVEN: Mapping[str, Proven] = MappingProxyType(
         "ernie4_5": Proven("Ernie4_5ForCausalLM"),
         "exaone4": Proven("Exaone4ForCausalLM", notes="sliding windows"),
         "glm4": Proven("Glm4ForCausalLM"),
-        "gpt_oss": Proven(
-            "GptOssForCausalLM",
-            is_sharded=False,
-            notes="mixture of experts; attention sinks, sliding windows",
-        ),
         "granitemoe": Proven("GraniteMoeForCausalLM", notes="mixture of experts"),
         "helium": Proven("HeliumForCausalLM"),
         "hunyuan_v1_dense": Proven("HunYuanDenseV1ForCausalLM", is_sharded=False),

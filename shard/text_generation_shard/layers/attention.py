@@ -55,6 +55,7 @@ class SelfAttention:
         sliding_window: Window = None,
         alibi_slopes: Tensor | None = None,
         distance_bias: Tensor | None = None,
+        sinks: Tensor | None = None,
         qk_norms: tuple[HeadNorm, HeadNorm] | None = None,
         norms_turned: bool = False,
         temperature: Temperature | None = None,
@@ -88,6 +89,7 @@ class SelfAttention:
         self._window = sliding_window
         self._slopes = alibi_slopes
         self._distance_bias = distance_bias
+        self._sinks = sinks
         self._qk_norms = qk_norms
         self._norms_turned = norms_turned
         self._temperature = temperature
@@ -147,6 +149,7 @@ class SelfAttention:
             soft_cap=self._soft_cap,
             alibi_slopes=self._slopes,
             distance_bias=self._distance_bias,
+            sinks=self._sinks,
         )
         return attended.flatten(1)
 

@@ -45,15 +45,17 @@ class SoftmaxRouter:
         num_experts: int,
         experts_per_token: int,
         is_normalised: bool,
+        bias: bool = False,
     ) -> None:
         """is_normalised: the weights of the chosen experts are made to add up to 1."""
         self._weight = weights.read("weight", (num_experts, hidden_size))
+        self._bias = weights.read("bias", (num_experts,)) if bias else None
         self._experts_per_token = experts_per_token
         self._is_normalised = is_normalised
 
     def __call__(self, x: Tensor) -> Routing:
         """x: [tokens, hidden]."""
-        probabilities = F.linear(x, self._weight).float().softmax(-1)
+        probabilities = F.linear(x, self._weight, self._bias).float().softmax(-1)
         chosen = probabilities.topk(self._experts_per_token, dim=-1)
         weights = chosen.values
         if self._is_normalised:

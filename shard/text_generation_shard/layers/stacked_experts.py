@@ -1,6 +1,6 @@
 """Experts whose matrices the checkpoint stores in a few tensors for all of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -20,6 +20,12 @@ Projection = Literal["gate", "up", "down"]
 ReadExpert = Callable[[Projection, int, range, Tensor], None]
 
 
+Transform = Callable[[Tensor], Tensor]
+
+# Of the gates and up-projections, [2 * size], and of the result, [hidden].
+Biases = tuple[Tensor | None, Tensor | None]
+
+
 @dataclass(frozen=True, slots=True)
 class StackedExpert:
     """down(activation(gate(x)) * up(x)), as `GatedMLP` has it; not summed over the ranks."""
@@ -27,11 +33,14 @@ class StackedExpert:
     # The gates and then the up-projections of this rank's dimensions.
     gate_up: LinearWeight
     down: LinearWeight
-    activation: Activation
+    # [tokens, 2 * size] to [tokens, size]
+    activation: Transform
+    biases: Biases
 
     def __call__(self, x: Tensor) -> Tensor:
         """x: [tokens, hidden]. Returns this rank's addend, the same shape."""
-        return self.down(gated_activation(self.gate_up(x), self.activation))
+        gate_up_bias, down_bias = self.biases
+        return self.down(self.activation(self.gate_up(x, gate_up_bias)), down_bias)
 
 
 def stacked_experts(
@@ -42,9 +51,15 @@ def stacked_experts(
     num_experts: int,
     hidden_size: int,
     intermediate_size: int,
-    activation: Activation,
+    activation: Activation | Transform,
+    biases: Sequence[Biases] | None = None,
 ) -> list[StackedExpert]:
-    """This rank's part of every expert."""
+    """This rank's part of every expert; biases: of each, if they have some, the first for this
+    rank's dimensions; the second is added by one rank alone.
+    """
+    transform = activation if callable(activation) else _gated(activation)
+    if biases is None:
+        biases = [(None, None)] * num_experts
     share = even_range(intermediate_size, ranks.rank, ranks.world_size)
     size = len(share)
 
@@ -59,7 +74,12 @@ def stacked_experts(
         StackedExpert(
             weights.matrix(2 * size, hidden_size, partial(fill_gate_up, expert)),
             weights.matrix(hidden_size, size, partial(fill_down, expert)),
-            activation,
+            transform,
+            (biases[expert][0], biases[expert][1] if ranks.rank == 0 else None),
         )
         for expert in range(num_experts)
     ]
+
+
+def _gated(activation: Activation) -> Transform:
+    return lambda gate_up: gated_activation(gate_up, activation)

@@ -47,6 +47,9 @@ def llama_attention(
             RMSNorm(weights.scope(name), size=size, eps=eps) for name in ("q_norm", "k_norm")
         )
         norms = query_norm, key_norm
+    sinks = None
+    if config.has_sinks:
+        sinks = weights.read("sinks", (shape.total_num_heads,)).float()[list(shape.query_heads)]
     return SelfAttention(
         weights,
         ranks,
@@ -57,6 +60,7 @@ def llama_attention(
         output_bias=config.output_bias,
         scale=config.attention_scale,
         sliding_window=config.layer_windows[index],
+        sinks=sinks,
         qk_norms=norms,
     )
 

@@ -20,6 +20,7 @@ class LlamaConfig(ModelConfig):
     output_bias: bool
     mlp_bias: bool
     has_qk_norms: bool = False
+    has_sinks: bool = False
     # Whether the checkpoint stores qkv_proj and gate_up_proj.
     is_fused: bool = False
     embedding_scale: float = 1.0

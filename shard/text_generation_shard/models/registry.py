@@ -23,6 +23,8 @@ from text_generation_shard.models.gemma import gemma
 from text_generation_shard.models.gemma_config import Gemma2Config, Gemma3Config, GemmaConfig
 from text_generation_shard.models.gpt2 import GPT2Config, GPTBigCodeConfig, gpt2
 from text_generation_shard.models.gpt_neox import GPTNeoXConfig, gpt_neox
+from text_generation_shard.models.gpt_oss import gpt_oss
+from text_generation_shard.models.gpt_oss_config import GptOssConfig
 from text_generation_shard.models.gptj import GPTJConfig, gptj
 from text_generation_shard.models.llama import llama
 from text_generation_shard.models.llama4 import llama4
@@ -158,6 +160,12 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             unserved=draft_layers,
             notes="latent attention, mixture of experts; V3, V3.1, R1, Kimi K2, Moonlight; "
             "layers for multi-token prediction are not used",
+        ),
+        "gpt_oss": Family(
+            architecture="GptOssForCausalLM",
+            config=GptOssConfig,
+            build=gpt_oss,
+            notes="mixture of experts, also stored as MXFP4; attention sinks, alternating windows",
         ),
         "dbrx": Family(
             architecture="DbrxForCausalLM",

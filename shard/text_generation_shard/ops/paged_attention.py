@@ -111,12 +111,12 @@ def paged_attention(
     et al., 2022). With distance_bias, float32 [num_heads, distances], the entry of the distance
     query position - key position is added, the last one for all that are farther (T5). At most one
     of the three is given. With sinks, float32 [num_heads], each head's softmax has one more score,
-    whose share goes nowhere (gpt-oss); the native operators have none, so that is torch's
-    everywhere, and only a soft cap goes with it. Returns [tokens, num_heads, value_dim].
+    whose share goes nowhere (gpt-oss), and only a soft cap goes with it. Returns [tokens,
+    num_heads, value_dim].
     """
     is_widened = query.dtype is torch.bfloat16 and query.device.type == "cpu"
     wide = query.float() if is_widened else query
-    native = native_operators(wide) if sinks is None else None
+    native = native_operators(wide)
     if native is None:
         return reference_attention(
             query,
@@ -142,5 +142,6 @@ def paged_attention(
         soft_cap or 0.0,
         alibi_slopes,
         distance_bias,
+        sinks,
     )
     return attended.to(query.dtype)

@@ -116,6 +116,13 @@ class CheckpointReader:
         destination.copy_(part)
         self.kept_bytes += destination.nbytes
 
+    def read_bytes(
+        self, name: str, *, shape: tuple[int, ...], window: tuple[slice | int, ...]
+    ) -> Tensor:
+        """A part of a tensor of bytes, uint8."""
+        stored = self._find(name, shape, dtypes=("U8",))
+        return self._part(stored, name, window)
+
     def finish(
         self,
         *,
@@ -186,7 +193,9 @@ class CheckpointReader:
             num_bytes = torch.Size(shape).numel() * _LOADABLE.get(dtype, 1)
             self._tensors[name] = _StoredTensor(path, slices, shape, dtype, num_bytes)
 
-    def _find(self, name: str, shape: tuple[int, ...]) -> _StoredTensor:
+    def _find(
+        self, name: str, shape: tuple[int, ...], dtypes: Collection[str] = _LOADABLE
+    ) -> _StoredTensor:
         stored = self._tensors.get(name)
         if stored is None:
             raise CheckpointError(f"{self._model_path}: tensor {name} is missing")
@@ -196,10 +205,10 @@ class CheckpointReader:
                 f"config.json implies {list(shape)}"
             )
         is_scaled = stored.dtype == FP8 and self._scale_blocks is not None and len(shape) == 2
-        if stored.dtype not in _LOADABLE and not is_scaled:
+        if stored.dtype not in dtypes and not is_scaled:
             raise CheckpointError(
                 f"{stored.path}: tensor {name} has data type {stored.dtype}, which is not "
-                f"supported (supported: {', '.join(_LOADABLE)})"
+                f"supported (supported: {', '.join(dtypes)})"
             )
         return stored
 
@@ -278,6 +287,12 @@ class WeightScope:
         self.reader.read_into(
             destination, self.prefix + name, shape=shape, dim=dim, start=start, index=index
         )
+
+    def read_bytes(
+        self, name: str, *, shape: tuple[int, ...], window: tuple[slice | int, ...]
+    ) -> Tensor:
+        """A part of a tensor of bytes, see `CheckpointReader.read_bytes`."""
+        return self.reader.read_bytes(self.prefix + name, shape=shape, window=window)
 
 
 class _Progress:

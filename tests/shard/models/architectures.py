@@ -1,7 +1,5 @@
 """Tiny models of architectures without a family here, which run on transformers' code."""
 
-from typing import Any
-
 from tests.shard.models.families import Model, like_llama, plain
 
 ALTERNATING = {"sliding_window": 9, "layer_types": ["sliding_attention", "full_attention"]}
@@ -13,7 +11,6 @@ LATENT = {
     "qk_rope_head_dim": 4,
     "v_head_dim": 8,
 }
-ROPE: dict[str, Any] = {"rope_type": "default", "rope_theta": 10000.0}
 
 # By model_type.
 ARCHITECTURES: dict[str, Model] = {
@@ -23,14 +20,6 @@ ARCHITECTURES: dict[str, Model] = {
     "ernie4_5": like_llama("Ernie4_5Config", head_dim=12),
     "exaone4": like_llama("Exaone4Config", **ALTERNATING),
     "glm4": like_llama("Glm4Config", head_dim=12),
-    "gpt_oss": like_llama(
-        "GptOssConfig",
-        head_dim=12,
-        num_local_experts=5,
-        num_experts_per_tok=2,
-        rope_parameters=ROPE,
-        **ALTERNATING,
-    ),
     "granitemoe": like_llama("GraniteMoeConfig", num_local_experts=5, logits_scaling=2.0),
     "helium": like_llama("HeliumConfig", head_dim=12),
     "hunyuan_v1_dense": like_llama("HunYuanDenseV1Config", head_dim=12),

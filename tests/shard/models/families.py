@@ -105,6 +105,15 @@ DBRX = {
     "ffn_config": {"ffn_hidden_size": 40, "moe_num_experts": 5, "moe_top_k": 2},
 }
 
+GPT_OSS = {
+    "head_dim": 16,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_local_experts": 5,
+    "num_experts_per_tok": 2,
+    "sliding_window": 9,
+    "swiglu_limit": 3.0,
+}
 LLAMA4 = {
     "head_dim": 16,
     "num_key_value_heads": 2,
@@ -186,6 +195,7 @@ MODELS: dict[str, Model] = {
         {"text_config": {**COMMON, **LLAMA4}, "vision_config": VISION},
         auto_class="AutoModelForImageTextToText",
     ),
+    "gpt_oss": like_llama("GptOssConfig", **GPT_OSS),
     "dbrx": Model("DbrxConfig", DBRX),
     "gemma": like_llama("GemmaConfig", head_dim=16),
     "gemma2": like_llama(

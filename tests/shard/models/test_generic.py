@@ -72,7 +72,7 @@ def prefill_and_decode() -> StepScript:
     return script
 
 
-@pytest.mark.parametrize("name", ["olmo3", "gpt_oss", "minicpm3", "vaultgemma"])
+@pytest.mark.parametrize("name", ["olmo3", "minicpm3", "vaultgemma"])
 def test_bfloat16(name: str, tmp_path: Path) -> None:
     """All arithmetic in the type, as on a GPU: logits stay near."""
     checkpoint = write(ARCHITECTURES[name], tmp_path, std=0.1)

@@ -114,7 +114,7 @@ def test_options(
 @pytest.mark.parametrize(
     ("name", "num_ranks", "reason"),
     [
-        ("gpt_oss", 2, "GptOssForCausalLM has no tensor-parallel plan"),
+        ("persimmon", 2, "PersimmonForCausalLM has no tensor-parallel plan"),
         ("olmo2", 3, "num_attention_heads (4) cannot be divided among 3 shards"),
         ("olmo2", 4, "num_key_value_heads (2) cannot be divided among 4 shards"),
     ],

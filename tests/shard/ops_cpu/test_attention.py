@@ -26,7 +26,7 @@ QUERIES = (1, 1, 1, 5, 70, 200)
 CONTEXTS = (1, 15, 130, 5, 100, 333)
 
 
-@pytest.mark.parametrize("kind", ["plain", "soft_cap", "alibi", "distance_bias"])
+@pytest.mark.parametrize("kind", ["plain", "soft_cap", "alibi", "distance_bias", "sinks"])
 @pytest.mark.parametrize("case", CASES)
 def test_decodes_and_chunks(operators: Operators, case: tuple, kind: str) -> None:
     num_heads, num_kv_heads, head_dim, block_size, window, dtype, *latent = case
@@ -51,6 +51,7 @@ def test_decodes_and_chunks(operators: Operators, case: tuple, kind: str) -> Non
     soft_cap = 2.0 if kind == "soft_cap" else None
     slopes = torch.rand(num_heads) if kind == "alibi" else None
     bias = torch.randn(num_heads, 40) if kind == "distance_bias" else None
+    sinks = torch.randn(num_heads) if kind == "sinks" else None
     space = torch.zeros(2, 8192, num_kv_heads, head_dim)
     workspace = Workspace(space[0], space[1, ..., : values.shape[-1]])
     expected = reference_attention(
@@ -63,6 +64,7 @@ def test_decodes_and_chunks(operators: Operators, case: tuple, kind: str) -> Non
         soft_cap=soft_cap,
         alibi_slopes=slopes,
         distance_bias=bias,
+        sinks=sinks,
     )
     actual = operators.attend(
         query,
@@ -76,5 +78,6 @@ def test_decodes_and_chunks(operators: Operators, case: tuple, kind: str) -> Non
         soft_cap or 0.0,
         slopes,
         bias,
+        sinks,
     )
     torch.testing.assert_close(actual, expected, atol=2e-5, rtol=2e-5)

@@ -101,6 +101,7 @@ class Operators(Protocol):
         soft_cap: float,
         alibi_slopes: Tensor | None,
         distance_bias: Tensor | None,
+        sinks: Tensor | None,
     ) -> Tensor:
         """Causal attention over the paged cache, see `AttentionCall` in `csrc/kernels.h`."""
 

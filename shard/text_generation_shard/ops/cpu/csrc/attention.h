@@ -125,6 +125,11 @@ struct RunningSoftmax {
   }
 };
 
+// Before the first score: what a sink leaves behind, if the head has one.
+inline RunningSoftmax first_softmax(const AttentionCall& call, int64_t query_head) {
+  return call.sinks == nullptr ? RunningSoftmax{} : RunningSoftmax{call.sinks[query_head], 1};
+}
+
 // A task of one row.
 template <class Element>
 void attend_row(const AttentionCall& call, const AttentionTask& task);

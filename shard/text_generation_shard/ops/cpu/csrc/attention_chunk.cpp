@@ -120,7 +120,7 @@ void load_query(const AttentionCall& call, const AttentionTask& task, const Chun
   const int64_t head_dim = call.cache.head_dim, padded = padded_head_dim(call);
   for_task_rows(task, [&](int64_t index, int64_t row, int64_t head) {
     const float* query = call.query + row * call.query_stride + head * head_dim;
-    memory.softmax[index] = RunningSoftmax{};
+    memory.softmax[index] = first_softmax(call, head);
     for (int64_t i = 0; i < padded; i += kLanes) {
       const Float16x x = load_some(query + i, head_dim - i);
       store(memory.query + index * padded + i, x * broadcast(call.scale));

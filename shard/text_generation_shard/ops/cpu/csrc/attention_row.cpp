@@ -35,7 +35,7 @@ void load_query(const AttentionCall& call, const AttentionTask& task, const RowM
       call.query + task.rows.begin * call.query_stride + task.heads.begin * head_dim;
   const int64_t heads = task.heads.end - task.heads.begin;
   for (int64_t head = 0; head < heads; ++head) {
-    memory.softmax[head] = RunningSoftmax{};
+    memory.softmax[head] = first_softmax(call, task.heads.begin + head);
     for (int64_t i = 0; i < padded; i += kLanes) {
       const Float16x x = load_some(query + head * head_dim + i, head_dim - i);
       store(memory.query + head * padded + i, x * broadcast(call.scale));

@@ -230,7 +230,8 @@ class Operators {
   Tensor attend(const Tensor& query, const Tensor& keys, const Tensor& values,
                 const Tensor& block_tables, const Tensor& first_rows, const Tensor& contexts,
                 int64_t sliding_window, int64_t attention_chunk, double scale, double soft_cap,
-                const OptionalTensor& alibi_slopes, const OptionalTensor& distance_bias) const {
+                const OptionalTensor& alibi_slopes, const OptionalTensor& distance_bias,
+                const OptionalTensor& sinks) const {
     const Cache cache = cache_of(keys, values);
     const int64_t requests = contexts.numel();
     TORCH_CHECK(query.dim() == 3 && query.scalar_type() == at::kFloat &&
@@ -252,6 +253,7 @@ class Operators {
                       distance_bias->size(1) > 0,
                   "distance_bias must be [num_heads, distances], got ", distance_bias->sizes());
     }
+    if (sinks.has_value()) check_dense(*sinks, "sinks", at::kFloat, query.size(1));
     Tensor out = at::empty({query.size(0), query.size(1), cache.value_dim}, query.options());
     kernels_.attend({query.const_data_ptr<float>(), query.stride(0), query.size(1), cache,
                      block_tables.const_data_ptr<int32_t>(), block_tables.size(1), requests,
@@ -259,7 +261,7 @@ class Operators {
                      sliding_window, attention_chunk, static_cast<float>(scale),
                      static_cast<float>(soft_cap),
                      data_of<float>(alibi_slopes), data_of<float>(distance_bias),
-                     distance_bias.has_value() ? distance_bias->size(1) : 0,
+                     distance_bias.has_value() ? distance_bias->size(1) : 0, data_of<float>(sinks),
                      out.mutable_data_ptr<float>(), num_threads()});
     return out;
   }

@@ -122,6 +122,7 @@ struct AttentionCall {
   const float* alibi_slopes;  // [num_heads]: slope * (key - query position) is added; or null
   const float* distance_bias;  // [num_heads, distances]: by query - key position; or null
   int64_t distances;           // farther ones take the last entry
+  const float* sinks;         // [num_heads]: a score more, whose share goes nowhere; or null
   float* out;  // [rows, num_heads, value_dim]
   int num_threads;
 };
