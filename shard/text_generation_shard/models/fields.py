@@ -37,10 +37,7 @@ class Fields:
 
     def integer(self, key: str, default: int | None = None) -> int:
         """A positive integer."""
-        value = self.count(key, default)
-        if value < 1:
-            raise CheckpointError(f"{self._key(key)} must be a positive integer, got {value!r}")
-        return value
+        return self._integer(key, default, least=1, kind="a positive integer")
 
     def integer_unless_null(self, key: str, default: int) -> int | None:
         """A positive integer, `default` where the key is missing; a null is None."""
@@ -48,10 +45,7 @@ class Fields:
 
     def count(self, key: str, default: int | None = None) -> int:
         """An integer that is not negative."""
-        value = self._required(key, default)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise CheckpointError(f"{self._key(key)} must be a positive integer, got {value!r}")
-        return value
+        return self._integer(key, default, least=0, kind="an integer that is not negative")
 
     def number(self, key: str, default: float | None = None) -> float:
         """A number, also written as an integer."""
@@ -125,6 +119,12 @@ class Fields:
         value = self._value(key, unless)
         if value != unless:
             raise CheckpointError(f"{self._key(key)} {value!r} is not supported for this model")
+
+    def _integer(self, key: str, default: int | None, *, least: int, kind: str) -> int:
+        value = self._required(key, default)
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise CheckpointError(f"{self._key(key)} must be {kind}, got {value!r}")
+        return value
 
     def _key(self, key: str) -> str:
         own = self._renamed.get(key, key)
