@@ -79,7 +79,7 @@ def test_a_model_computes_what_the_codes_stand_for(paths: tuple[Path, Path]) -> 
     assert narrow.shape == (4, VOCAB_SIZE) and torch.equal(narrow, wide)
 
 
-def test_two_ranks(paths: tuple[Path, Path]) -> None:
+def test_ranks_read_halves_of_experts(paths: tuple[Path, Path]) -> None:
     """Two ranks read a half of every expert each."""
     script = prompt_script()
     with running_shard(paths[1]) as shard:

@@ -14,7 +14,8 @@ from text_generation_shard.errors import CheckpointError
 from text_generation_shard.models.bloom import BloomConfig, bloom
 from text_generation_shard.models.cohere import cohere
 from text_generation_shard.models.cohere_config import Cohere2Config, CohereConfig
-from text_generation_shard.models.config import ModelConfig, read_config
+from text_generation_shard.models.config import ModelConfig
+from text_generation_shard.models.config_file import read_config
 from text_generation_shard.models.dbrx import DbrxConfig, dbrx
 from text_generation_shard.models.deepseek import deepseek, draft_layers
 from text_generation_shard.models.deepseek_config import DeepseekV2Config, DeepseekV3Config
