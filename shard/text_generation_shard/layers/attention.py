@@ -18,7 +18,7 @@ from text_generation_shard.ops.kv_write import write_kv
 from text_generation_shard.ops.normed_qkv import project_and_write
 from text_generation_shard.ops.paged_attention import paged_attention
 from text_generation_shard.ops.rotary import apply_rotary
-from text_generation_shard.ops.rotary_kv import rotate_and_write
+from text_generation_shard.ops.rotary_kv import HeadNorms, rotate_and_write
 from text_generation_shard.weights.reader import WeightScope
 
 # [tokens, heads, head_dim] to the same
@@ -93,6 +93,7 @@ class SelfAttention:
         self._qk_norms = qk_norms
         self._norms_turned = norms_turned
         self._temperature = temperature
+        self._fused_norms = None if norms_turned else _fused_norms(qk_norms)
         self._clip = clip
 
     def __call__(
@@ -165,9 +166,16 @@ class SelfAttention:
         heads: [tokens, num_heads + 2 * num_kv_heads, head_dim], queries, keys and values.
         """
         places = (cache.keys, cache.values, inputs.slot_mapping)
-        if self._is_plain(rotation):
-            assert rotation is not None
-            return rotate_and_write(heads, rotation.cos, rotation.signed_sin, *places)
+        is_fused = self._qk_norms is None or self._fused_norms is not None
+        if rotation is not None and is_fused:
+            return rotate_and_write(
+                heads,
+                rotation.cos,
+                rotation.signed_sin,
+                *places,
+                interleaved=rotation.interleaved,
+                norms=self._fused_norms,
+            )
         num_heads, num_kv_heads = self._shape.heads.num_heads, self._shape.heads.num_kv_heads
         query, key = heads[:, :num_heads], heads[:, num_heads:-num_kv_heads]
         if self._norms_turned:
@@ -179,6 +187,17 @@ class SelfAttention:
             query, key = _turn(query, rotation), _turn(key, rotation)
         write_kv(key, heads[:, -num_kv_heads:], *places)
         return query
+
+
+def _fused_norms(qk_norms: tuple[HeadNorm, HeadNorm] | None) -> HeadNorms | None:
+    """The norms as the operator that turns and writes takes them; None where it cannot."""
+    if qk_norms is None:
+        return None
+    query_norm, key_norm = qk_norms
+    if not isinstance(query_norm, RMSNorm) or not isinstance(key_norm, RMSNorm):
+        return None
+    assert query_norm.eps == key_norm.eps
+    return HeadNorms(query_norm.weight, key_norm.weight, query_norm.eps)
 
 
 def _turn(heads: Tensor, rotation: Rotation | None) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from text_generation_shard.ops.layer_norm import layer_norm
-from text_generation_shard.ops.rms_norm import rms_norm
+from text_generation_shard.ops.rms_norm import add_rms_norm, rms_norm
 from text_generation_shard.weights.reader import WeightScope
 
 # [..., size] to the same
@@ -25,6 +25,13 @@ class RMSNorm:
     def __call__(self, x: Tensor) -> Tensor:
         """x: [..., size]. Returns the same shape and dtype."""
         return rms_norm(x, self.weight, self.eps)
+
+    def after_adding(self, stream: Tensor, update: Tensor, *, scale: float = 1.0) -> Tensor:
+        """Add scale * update to the stream, in place; returns the stream's norm.
+
+        All: [tokens, size].
+        """
+        return add_rms_norm(stream, update, self.weight, self.eps, alpha=scale)
 
 
 class UnitNorm:

@@ -111,8 +111,8 @@ class LlamaLayer:
             x = self.attention.add_to(x, self.input_norm, rotation, inputs, cache)
             return add_mlp(x, self.mlp_norm, self.mlp)
         attended = self.attention(self.input_norm(x), rotation, inputs, cache)
-        x = torch.add(x, attended, alpha=self.residual_scale)
-        return torch.add(x, self.mlp(self.mlp_norm(x)), alpha=self.residual_scale)
+        normed = self.mlp_norm.after_adding(x, attended, scale=self.residual_scale)
+        return torch.add(x, self.mlp(normed), alpha=self.residual_scale)
 
 
 def llama(

@@ -7,6 +7,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from text_generation_shard.ops.silu_mul import silu_mul
+from text_generation_shard.ops.triton import library as triton_library
 
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
 # By all their names.
@@ -37,6 +38,10 @@ def gated_activation(gate_up: Tensor, activation: Activation) -> Tensor:
 
     gate_up: [tokens, 2 * intermediate]. Returns [tokens, intermediate].
     """
+    if triton_library.takes(gate_up):
+        from text_generation_shard.ops.triton import activation as kernels
+
+        return kernels.gated_activation(gate_up, activation)
     if activation == "silu":
         return silu_mul(gate_up)
     gate, up = gate_up.chunk(2, dim=-1)

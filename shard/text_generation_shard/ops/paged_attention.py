@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -23,8 +24,14 @@ from text_generation_shard.ops.reference_attention import (
     plan_reference,
     reference_attention,
 )
+from text_generation_shard.ops.triton import library as triton_library
+
+if TYPE_CHECKING:
+    from text_generation_shard.ops.triton.geometry import DeviceGeometry
 
 __all__ = ["MAX_GROUP_TOKENS", "AttentionPlan", "Workspace", "paged_attention", "plan_attention"]
+
+_MAX_HEAD_DIM = 256
 
 
 @dataclass(frozen=True)
@@ -39,10 +46,14 @@ class AttentionPlan:
     context_lengths: Sequence[int]
     block_size: int
     sliding_window: Window
+    # Where the device alone knows the contexts, and context_lengths are what they may be at most.
+    device_contexts: Tensor | None = None
 
     @cached_property
     def reference(self) -> ReferencePlan:
-        """The indices of the torch reference."""
+        """The indices of the torch reference, which needs to know the contexts."""
+        if self.device_contexts is not None:
+            raise RuntimeError("no kernel computes this attention from what the device knows")
         return plan_reference(
             self.block_tables,
             self.query_lengths,
@@ -50,6 +61,18 @@ class AttentionPlan:
             self.block_size,
             self.sliding_window,
         )
+
+    @cached_property
+    def on_device(self) -> "DeviceGeometry":
+        """The indices of the Triton kernels."""
+        from text_generation_shard.ops.triton.geometry import DeviceGeometry
+
+        if self.device_contexts is not None:
+            longest = self.context_lengths[0]
+            return DeviceGeometry(
+                self.block_tables, self.device_contexts, len(self.query_lengths), longest, None
+            )
+        return DeviceGeometry.of(self.block_tables, self.query_lengths, self.context_lengths)
 
     @cached_property
     def first_rows(self) -> Tensor:
@@ -88,6 +111,22 @@ def plan_attention(
     return AttentionPlan(block_tables, query_lengths, context_lengths, block_size, sliding_window)
 
 
+def plan_decode(
+    *,
+    block_tables: Tensor,
+    contexts: Tensor,
+    max_context: int,
+    block_size: int,
+    sliding_window: Window,
+) -> AttentionPlan:
+    """Plan a step of one token per request, whose contexts (int32 [requests], none above
+    max_context) the host need not know. Only the Triton kernels can carry it out.
+    """
+    count = len(contexts)
+    bounds = (block_size, sliding_window, contexts)
+    return AttentionPlan(block_tables, [1] * count, [max_context] * count, *bounds)
+
+
 def paged_attention(
     query: Tensor,
     key_cache: Tensor,
@@ -114,22 +153,22 @@ def paged_attention(
     whose share goes nowhere (gpt-oss), and only a soft cap goes with it. Returns [tokens,
     num_heads, value_dim].
     """
+    scores: dict[str, Any] = {"scale": scale, "soft_cap": soft_cap, "alibi_slopes": alibi_slopes}
+    is_usual = distance_bias is None and sinks is None
+    if is_usual and _has_kernel(query, key_cache, value_cache, plan):
+        from text_generation_shard.ops.triton import paged_attention as kernels
+
+        window = plan.native_window[0] or None
+        return kernels.paged_attention(
+            query, key_cache, value_cache, plan.on_device, sliding_window=window, **scores
+        )
     is_widened = query.dtype is torch.bfloat16 and query.device.type == "cpu"
     wide = query.float() if is_widened else query
     native = native_operators(wide)
     if native is None:
-        return reference_attention(
-            query,
-            key_cache,
-            value_cache,
-            plan.reference,
-            workspace,
-            scale=scale,
-            soft_cap=soft_cap,
-            alibi_slopes=alibi_slopes,
-            distance_bias=distance_bias,
-            sinks=sinks,
-        )
+        scores |= {"distance_bias": distance_bias, "sinks": sinks}
+        caches = (key_cache, value_cache)
+        return reference_attention(query, *caches, plan.reference, workspace, **scores)
     attended = native.attend(
         wide if wide[0].is_contiguous() else wide.contiguous(),
         key_cache,
@@ -145,3 +184,12 @@ def paged_attention(
         sinks,
     )
     return attended.to(query.dtype)
+
+
+def _has_kernel(query: Tensor, key_cache: Tensor, value_cache: Tensor, plan: AttentionPlan) -> bool:
+    """Whether the Triton kernels take these: heads up to 256, values as wide as keys, no chunked
+    contexts. The rest is the reference's on a GPU, as are tables of distances and sinks.
+    """
+    is_usual = query.shape[-1] <= _MAX_HEAD_DIM and value_cache.shape == key_cache.shape
+    is_usual = is_usual and not isinstance(plan.sliding_window, AttentionChunk)
+    return is_usual and triton_library.takes(query)

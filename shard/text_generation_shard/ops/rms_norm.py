@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from text_generation_shard.ops.cpu.library import native_operators
+from text_generation_shard.ops.triton import library as triton_library
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -12,6 +13,10 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     x: [..., size]; weight: [size], of x's dtype, or float32: then the product is float32 too and
     rounded once (Gemma). Returns x's shape and dtype.
     """
+    if triton_library.takes(x):
+        from text_generation_shard.ops.triton import norm
+
+        return norm.rms_norm(x, weight, eps)
     native = native_operators(x)
     if native is not None:
         rows = x.reshape(-1, x.shape[-1]).contiguous()
@@ -21,3 +26,20 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     if weight.dtype != x.dtype:
         return (wide * scale).mul_(weight).to(x.dtype)
     return (wide * scale).to(x.dtype).mul_(weight)
+
+
+def add_rms_norm(
+    stream: Tensor, update: Tensor, weight: Tensor, eps: float, *, alpha: float = 1.0
+) -> Tensor:
+    """Add alpha * update to the stream, in place; returns the stream's norm, as `rms_norm` has it.
+
+    stream, update: [tokens, size], contiguous.
+    """
+    if triton_library.takes(stream):
+        from text_generation_shard.ops.triton import norm
+
+        return norm.add_rms_norm(stream, update, weight, eps, alpha)
+    native = native_operators(stream)
+    if native is not None and alpha == 1 and weight.dtype == stream.dtype:
+        return native.rms_norm(stream, update, weight, eps)
+    return rms_norm(stream.add_(update, alpha=alpha), weight, eps)

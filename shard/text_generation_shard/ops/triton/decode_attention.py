@@ -1,0 +1,211 @@
+"""Attention of one query token per sequence: split over the context, then combined.
+
+    context      [ first visible ................ context )
+    split         | 0 | 1 | 2 |           every program takes one, and the last may be shorter
+
+A program computes its split for all query heads of one KV head. How long a split is, the kernels
+derive from the context and the number of programs per sequence, so that a captured graph serves
+every length: too short a context leaves programs idle (Flash-Decoding, Dao et al., 2023).
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from text_generation_shard.ops.triton.attend import divided, walk_context
+from text_generation_shard.ops.triton.geometry import AttentionCall
+from text_generation_shard.ops.triton.library import num_multiprocessors
+
+# Context tokens that are worth a program of their own.
+_MIN_SPLIT = 256
+_MAX_SPLITS = 64
+# Programs per multiprocessor that hide each other's latency.
+_PROGRAMS_PER_MULTIPROCESSOR = 2
+
+
+def num_splits(num_rows: int, num_kv_heads: int, max_context: int, num_multiprocessors: int) -> int:
+    """Programs per sequence and KV head: enough to fill the device, where the context allows it; a
+    power of two, so that few variants are compiled.
+    """
+    wanted = -(-_PROGRAMS_PER_MULTIPROCESSOR * num_multiprocessors // (num_rows * num_kv_heads))
+    useful = -(-max_context // _MIN_SPLIT)
+    return int(triton.next_power_of_2(max(1, min(wanted, useful, _MAX_SPLITS))))
+
+
+def decode_attention(
+    query: Tensor, output: Tensor, contexts: Tensor, max_context: int, call: AttentionCall
+) -> None:
+    """Fill output for rows of one token each.
+
+    query, output: [rows, num_heads, head_dim]; contexts: int32 [rows]; max_context: none is longer,
+    or the longest is computed in longer splits.
+    """
+    rows, num_heads, head_dim = query.shape
+    num_kv_heads = call.num_kv_heads
+    visible = min(max_context, call.sliding_window or max_context)
+    splits = num_splits(rows, num_kv_heads, visible, num_multiprocessors(query.device))
+    parts, scales = output, output
+    if splits > 1:
+        shape = (rows, num_heads, splits)
+        parts = torch.empty(*shape, head_dim, dtype=torch.float32, device=query.device)
+        scales = torch.empty(shape, dtype=torch.float32, device=query.device)
+    tile = call.tile(call.group_rows)
+    _decode_kernel[(rows, num_kv_heads, splits)](
+        query,
+        parts,
+        scales,
+        contexts,
+        splits,
+        query.stride(0),
+        *call.tensors,
+        *call.numbers,
+        IS_SPLIT=splits > 1,
+        MIN_SPLIT=_MIN_SPLIT,
+        TILE=tile,
+        ROWS=call.group_rows,
+        **call.constants,
+        num_warps=4,
+        num_stages=3 if tile * call.dim <= 8192 and query.dtype.itemsize == 2 else 2,
+    )
+    if splits > 1:
+        _combine_kernel[(rows, num_heads)](
+            parts,
+            scales,
+            output,
+            contexts,
+            splits,
+            WINDOW=call.sliding_window or 0,
+            MIN_SPLIT=_MIN_SPLIT,
+            TILE=tile,
+            SPLITS=splits,
+            HEAD_DIM=head_dim,
+            DIM=call.dim,
+            num_warps=1 if splits * call.dim <= 2048 else 4,
+        )
+
+
+@triton.jit
+def _split_length(visible, splits, MIN_SPLIT: tl.constexpr, TILE: tl.constexpr):
+    """Tokens of a split: a multiple of TILE."""
+    return tl.maximum(tl.cdiv(tl.cdiv(visible, splits), TILE) * TILE, MIN_SPLIT)
+
+
+@triton.jit
+def _first_visible(context, WINDOW: tl.constexpr):
+    first = 0
+    if WINDOW > 0:
+        first = tl.maximum(context - WINDOW, 0)
+    return first
+
+
+@triton.jit(do_not_specialize=["splits"])
+def _decode_kernel(
+    query,
+    parts,
+    scales,
+    contexts,
+    splits,
+    query_stride,
+    key_cache,
+    value_cache,
+    block_tables,
+    slopes,
+    table_stride,
+    block_stride,
+    token_stride,
+    scale,
+    soft_cap,
+    IS_SPLIT: tl.constexpr,
+    MIN_SPLIT: tl.constexpr,
+    GROUP: tl.constexpr,
+    NUM_HEADS: tl.constexpr,
+    WINDOW: tl.constexpr,
+    HAS_SOFT_CAP: tl.constexpr,
+    HAS_SLOPES: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    TILE: tl.constexpr,
+    ROWS: tl.constexpr,
+    DIM: tl.constexpr,
+):
+    request, kv_head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    context = tl.load(contexts + request)
+    first = _first_visible(context, WINDOW)
+    length = _split_length(context - first, splits, MIN_SPLIT, TILE)
+    begin = first + split * length
+    if IS_SPLIT and begin >= context:
+        return
+    rows, dims = tl.arange(0, ROWS), tl.arange(0, DIM)
+    heads = kv_head * GROUP + rows
+    inside = (rows < GROUP)[:, None] & (dims < HEAD_DIM)[None, :]
+    places = request.to(tl.int64) * query_stride + heads[:, None] * HEAD_DIM + dims[None, :]
+    row_slopes = tl.zeros([ROWS], tl.float32)
+    if HAS_SLOPES:
+        row_slopes = tl.load(slopes + heads, mask=rows < GROUP, other=0.0)
+    values, largest, total = walk_context(
+        tl.load(query + places, mask=inside, other=0.0),
+        begin,
+        tl.minimum(begin + length, context),
+        tl.zeros([ROWS], tl.int32) + (context - 1),
+        row_slopes,
+        key_cache,
+        value_cache,
+        block_tables + request.to(tl.int64) * table_stride,
+        kv_head,
+        block_stride,
+        token_stride,
+        scale,
+        soft_cap,
+        WINDOW,
+        HAS_SOFT_CAP,
+        HAS_SLOPES,
+        BLOCK_SIZE,
+        HEAD_DIM,
+        TILE,
+        ROWS,
+        DIM,
+    )
+    part = request.to(tl.int64) * NUM_HEADS + heads
+    if IS_SPLIT:
+        part = part * splits + split
+        tl.store(scales + part, largest + tl.log2(total), mask=rows < GROUP)
+    places = part[:, None] * HEAD_DIM + dims[None, :]
+    tl.store(parts + places, divided(values, total).to(parts.dtype.element_ty), mask=inside)
+
+
+@triton.jit(do_not_specialize=["splits"])
+def _combine_kernel(
+    parts,
+    scales,
+    output,
+    contexts,
+    splits,
+    WINDOW: tl.constexpr,
+    MIN_SPLIT: tl.constexpr,
+    TILE: tl.constexpr,
+    SPLITS: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    DIM: tl.constexpr,
+):
+    """The mean of the parts, weighted by 2^scale: the share of the softmax that each one has."""
+    request, head = tl.program_id(0), tl.program_id(1)
+    context = tl.load(contexts + request)
+    visible = context - _first_visible(context, WINDOW)
+    used = tl.cdiv(visible, _split_length(visible, splits, MIN_SPLIT, TILE))
+    row = request.to(tl.int64) * tl.num_programs(1) + head
+    split, dims = tl.arange(0, SPLITS), tl.arange(0, DIM)
+    inside = split < used
+    share = tl.load(scales + row * splits + split, mask=inside, other=float("-inf"))
+    # With no split at all (a row without context) the result is zero.
+    share = tl.where(inside, tl.exp2(share - tl.max(share)), 0.0)
+    part = tl.load(
+        parts + (row * splits + split)[:, None] * HEAD_DIM + dims[None, :],
+        mask=inside[:, None] & (dims < HEAD_DIM)[None, :],
+        other=0.0,
+    )
+    total = tl.maximum(tl.sum(share), 1e-30)
+    values = tl.sum(part * share[:, None], axis=0) / total
+    tl.store(
+        output + row * HEAD_DIM + dims, values.to(output.dtype.element_ty), mask=dims < HEAD_DIM
+    )

@@ -1,0 +1,140 @@
+"""A step's attention as the kernels want it: indices on the device, tiles, compiled constants."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+# The smallest side of a tile that the matrix units multiply.
+_MIN_ROWS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Chunks:
+    """The requests with several query tokens; all int32 on the device.
+
+    first_rows: [chunks + 1]; contexts: [chunks]; block_tables: [chunks, max_blocks].
+    """
+
+    count: int
+    max_tokens: int
+    first_rows: Tensor
+    contexts: Tensor
+    block_tables: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceGeometry:
+    """The geometry of a step's attention; see `ops.paged_attention.plan_attention`.
+
+    contexts: int32 [requests]; the first num_decodes requests have one query token each, and none
+    of them a context above max_decode_context.
+    """
+
+    block_tables: Tensor
+    contexts: Tensor
+    num_decodes: int
+    max_decode_context: int
+    chunks: Chunks | None
+
+    @classmethod
+    def of(
+        cls, block_tables: Tensor, query_lengths: Sequence[int], context_lengths: Sequence[int]
+    ) -> "DeviceGeometry":
+        """One upload for all that the host knows."""
+        requests = len(query_lengths)
+        num_decodes = sum(1 for length in query_lengths if length == 1)
+        first_rows = list(accumulate(query_lengths, initial=0))
+        numbers = torch.tensor([*context_lengths, *first_rows], dtype=torch.int32)
+        numbers = numbers.to(block_tables.device, non_blocking=True)
+        chunks = None
+        if num_decodes < requests:
+            chunks = Chunks(
+                count=requests - num_decodes,
+                max_tokens=max(query_lengths[num_decodes:]),
+                first_rows=numbers[requests + num_decodes :],
+                contexts=numbers[num_decodes:requests],
+                block_tables=block_tables[num_decodes:],
+            )
+        return cls(
+            block_tables,
+            numbers[:requests],
+            num_decodes,
+            max(context_lengths[:num_decodes], default=0),
+            chunks,
+        )
+
+
+@dataclass(frozen=True)
+class AttentionCall:
+    """One layer's cache and scores, and what the kernels compile for them."""
+
+    num_heads: int
+    head_dim: int
+    key_cache: Tensor
+    value_cache: Tensor
+    block_tables: Tensor
+    sliding_window: int | None
+    scale: float
+    soft_cap: float | None
+    alibi_slopes: Tensor | None
+
+    @property
+    def num_kv_heads(self) -> int:
+        return self.key_cache.shape[2]
+
+    @property
+    def group(self) -> int:
+        """Query heads that read one KV head."""
+        return self.num_heads // self.num_kv_heads
+
+    @property
+    def group_rows(self) -> int:
+        """Rows of a tile that holds one group."""
+        return max(_MIN_ROWS, int(triton.next_power_of_2(self.group)))
+
+    @property
+    def dim(self) -> int:
+        """Columns of a tile that holds a head."""
+        return max(_MIN_ROWS, int(triton.next_power_of_2(self.head_dim)))
+
+    def is_wide(self, dtype: torch.dtype) -> bool:
+        """Whether a head takes more registers than a full tile leaves."""
+        return self.dim > 128 or dtype.itemsize > 2
+
+    def tile(self, rows: int) -> int:
+        """Keys of a tile."""
+        bytes_per_key = self.dim * self.key_cache.dtype.itemsize
+        return 64 if bytes_per_key <= 256 or (rows <= 32 and bytes_per_key <= 512) else 32
+
+    @property
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        return self.tensors_of(self.block_tables)
+
+    def tensors_of(self, block_tables: Tensor) -> tuple[Tensor | None, ...]:
+        """The tensors that both kernels read, with some requests' block tables."""
+        return self.key_cache, self.value_cache, block_tables, self.alibi_slopes
+
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        """Steps from block table to block table, block to block and token to token; the scores'."""
+        strides = (self.block_tables.stride(0), *self.key_cache.stride()[:2])
+        return *strides, self.scale, self.soft_cap or 0.0
+
+    @cached_property
+    def constants(self) -> dict[str, Any]:
+        return {
+            "GROUP": self.group,
+            "NUM_HEADS": self.num_heads,
+            "WINDOW": self.sliding_window or 0,
+            "HAS_SOFT_CAP": self.soft_cap is not None,
+            "HAS_SLOPES": self.alibi_slopes is not None,
+            "BLOCK_SIZE": self.key_cache.shape[1],
+            "HEAD_DIM": self.head_dim,
+            "DIM": self.dim,
+        }

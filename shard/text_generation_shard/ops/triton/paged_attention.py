@@ -1,0 +1,49 @@
+"""Attention over the paged KV cache: decode rows by one kernel, chunks by another."""
+
+import torch
+from torch import Tensor
+
+from text_generation_shard.ops.triton.decode_attention import decode_attention
+from text_generation_shard.ops.triton.geometry import AttentionCall, DeviceGeometry
+from text_generation_shard.ops.triton.prefill_attention import prefill_attention
+
+MAX_HEAD_DIM = 256
+
+
+def paged_attention(
+    query: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    geometry: DeviceGeometry,
+    *,
+    sliding_window: int | None,
+    scale: float,
+    soft_cap: float | None = None,
+    alibi_slopes: Tensor | None = None,
+) -> Tensor:
+    """Arguments and result as `ops.paged_attention.paged_attention` has them."""
+    query = query if query[0:1].is_contiguous() else query.contiguous()
+    output = torch.empty(query.shape, dtype=query.dtype, device=query.device)
+    call = AttentionCall(
+        num_heads=query.shape[1],
+        head_dim=query.shape[2],
+        key_cache=key_cache,
+        value_cache=value_cache,
+        block_tables=geometry.block_tables,
+        sliding_window=sliding_window,
+        scale=scale,
+        soft_cap=soft_cap,
+        alibi_slopes=alibi_slopes,
+    )
+    num_decodes = geometry.num_decodes
+    if num_decodes:
+        decode_attention(
+            query[:num_decodes],
+            output[:num_decodes],
+            geometry.contexts,
+            geometry.max_decode_context,
+            call,
+        )
+    if geometry.chunks is not None:
+        prefill_attention(query, output, geometry.chunks, call)
+    return output

@@ -1,0 +1,174 @@
+"""Paged attention by the kernels against the reference: decode rows, chunks, and mixtures."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from text_generation_shard.ops.paged_attention import Workspace, paged_attention, plan_attention
+from text_generation_shard.ops.triton import library
+from torch import Tensor
+
+IS_INTERPRETED = os.environ["TRITON_INTERPRET"] == "1"
+Call = Callable[..., Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """requests: query tokens and context of each; decodes first, ascending by context."""
+
+    requests: tuple[tuple[int, int], ...] = ((1, 1), (1, 70), (3, 3), (9, 75))
+    heads: tuple[int, int] = (4, 2)
+    head_dim: int = 16
+    block_size: int = 8
+    window: int | None = None
+    soft_cap: float | None = None
+    has_slopes: bool = False
+    dtype: torch.dtype = torch.float32
+
+
+CASES = {
+    "plain": Case(),
+    "window": Case(window=5),
+    "window of one": Case(window=1),
+    "cap": Case(soft_cap=1.5),
+    "cap and window": Case(soft_cap=1.5, window=33),
+    "slopes": Case(has_slopes=True),
+    "slopes and window": Case(has_slopes=True, window=20),
+    "one kv head": Case(heads=(5, 1)),
+    "no group": Case(heads=(3, 3), block_size=5),
+    "odd dim": Case(head_dim=20, block_size=3),
+    "80 dims": Case(head_dim=80, heads=(2, 1), block_size=16),
+    "256 dims": Case(head_dim=256, heads=(2, 1), block_size=64),
+    "bfloat16": Case(dtype=torch.bfloat16),
+    "float16": Case(dtype=torch.float16, window=40),
+    "decodes": Case(requests=((1, 1), (1, 2), (1, 65), (1, 130))),
+    "chunks": Case(requests=((40, 40), (2, 50)), heads=(8, 2)),
+    "many tiles": Case(requests=((70, 90),), heads=(8, 2), window=30),
+    "wide group": Case(requests=((1, 40), (5, 9)), heads=(24, 1)),
+}
+
+
+@dataclass(frozen=True)
+class Inputs:
+    query: Tensor
+    keys: Tensor
+    values: Tensor
+    tables: Tensor
+
+
+def make_inputs(case: Case, device: torch.device) -> Inputs:
+    """Caches hold NaN wherever no token of these requests lies, but for the scrap block."""
+    num_heads, num_kv_heads = case.heads
+    max_blocks = max(-(-context // case.block_size) for _, context in case.requests) + 1
+    num_blocks = 1 + len(case.requests) * max_blocks
+    order = torch.randperm(num_blocks - 1) + 1
+    tables = order.view(len(case.requests), max_blocks).int()
+    shape = (num_blocks * case.block_size, num_kv_heads, case.head_dim)
+    keys, values = (torch.full(shape, float("nan")) for _ in range(2))
+    keys[: case.block_size], values[: case.block_size] = 0, 0
+    for table, (_, context) in zip(tables, case.requests, strict=True):
+        positions = torch.arange(context)
+        places = table[positions // case.block_size].long() * case.block_size
+        places += positions % case.block_size
+        keys[places] = torch.randn(context, num_kv_heads, case.head_dim)
+        values[places] = torch.randn(context, num_kv_heads, case.head_dim)
+    paged = (num_blocks, case.block_size, num_kv_heads, case.head_dim)
+    tokens = sum(length for length, _ in case.requests)
+    query = torch.randn(tokens, num_heads, case.head_dim)
+    on_device = (x.to(device, case.dtype) for x in (query, keys.view(paged), values.view(paged)))
+    return Inputs(*on_device, tables.to(device))
+
+
+def attend(call: Call, case: Case, inputs: Inputs) -> Tensor:
+    device = inputs.query.device
+    plan = plan_attention(
+        block_tables=inputs.tables,
+        query_lengths=[length for length, _ in case.requests],
+        context_lengths=[context for _, context in case.requests],
+        block_size=case.block_size,
+        sliding_window=case.window,
+    )
+    space = torch.zeros(4096, case.heads[1], case.head_dim, device=device, dtype=case.dtype)
+    slopes = torch.rand(case.heads[0], generator=torch.Generator().manual_seed(3)).to(device)
+    output: Tensor = call(
+        paged_attention,
+        inputs.query,
+        inputs.keys,
+        inputs.values,
+        plan,
+        Workspace(space, space.clone()),
+        scale=case.head_dim**-0.5,
+        soft_cap=case.soft_cap,
+        alibi_slopes=slopes if case.has_slopes else None,
+    )
+    return output
+
+
+TOLERANCES = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
+
+
+@pytest.mark.parametrize("case", list(CASES.values()), ids=list(CASES))
+def test_against_reference(
+    by_kernel: Call, by_reference: Call, device: torch.device, case: Case
+) -> None:
+    if IS_INTERPRETED and case.dtype is torch.bfloat16:
+        pytest.skip("the interpreter of Triton 3.6 multiplies the bits of bfloat16 matrices")
+    inputs = make_inputs(case, device)
+    actual, expected = attend(by_kernel, case, inputs), attend(by_reference, case, inputs)
+    tolerance = TOLERANCES[case.dtype]
+    torch.testing.assert_close(actual, expected, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("window", [None, 300])
+@pytest.mark.parametrize("multiprocessors", [1, 4, 132])
+def test_splits(
+    by_kernel: Call,
+    by_reference: Call,
+    device: torch.device,
+    monkeypatch: pytest.MonkeyPatch,
+    multiprocessors: int,
+    window: int | None,
+) -> None:
+    """One program or many for a context, and contexts too short for all of them."""
+    monkeypatch.setattr(
+        "text_generation_shard.ops.triton.decode_attention.num_multiprocessors",
+        lambda _: multiprocessors,
+    )
+    requests = ((1, 1), (1, 255), (1, 257), (1, 900))
+    case = Case(requests=requests, heads=(4, 1), block_size=64, window=window)
+    inputs = make_inputs(case, device)
+    actual, expected = attend(by_kernel, case, inputs), attend(by_reference, case, inputs)
+    torch.testing.assert_close(actual, expected, atol=2e-5, rtol=2e-5)
+
+
+def test_strided_query(by_kernel: Call, by_reference: Call, device: torch.device) -> None:
+    """The queries as part of a projection's output."""
+    case = CASES["plain"]
+    inputs = make_inputs(case, device)
+    wide = torch.cat((inputs.query, torch.full_like(inputs.query, float("nan"))), dim=1)
+    inputs = Inputs(wide[:, : case.heads[0]], inputs.keys, inputs.values, inputs.tables)
+    expected = attend(by_reference, case, inputs)
+    torch.testing.assert_close(attend(by_kernel, case, inputs), expected, atol=2e-5, rtol=2e-5)
+
+
+def test_padded_rows(by_kernel: Call, device: torch.device) -> None:
+    """Rows that fill up a bucket see the scrap block, or nothing at all."""
+    inputs = make_inputs(CASES["plain"], device)
+    tables = torch.zeros_like(inputs.tables)
+    inputs = Inputs(inputs.query[:4], inputs.keys, inputs.values, tables)
+    for context in (1, 0):
+        output = attend(by_kernel, Case(requests=((1, context),) * 4), inputs)
+        assert torch.equal(output, torch.zeros_like(output))
+
+
+def test_num_splits() -> None:
+    from text_generation_shard.ops.triton.decode_attention import num_splits
+
+    assert num_splits(1, 8, 100_000, 132) == 64
+    assert num_splits(1, 8, 1000, 132) == 4
+    assert num_splits(256, 8, 100_000, 132) == 1
+    assert num_splits(8, 8, 32_768, 132) == 8
+    assert library.num_multiprocessors(torch.device("cpu")) == 132

@@ -1,0 +1,31 @@
+"""Compiled for an H100 without a GPU: the kernels of a bfloat16 model keep to registers.
+
+`python tools/compile_kernels.py` compiles every variant; here are those of a step.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[3]
+CALLS = ["add_rms_norm 4096 bf", "silu bf", "rotary 128 normed=True bf", "decode 1", "prefill, 64"]
+
+
+def test_no_value_is_spilled() -> None:
+    """A spilled value is read back from memory in every pass of a loop."""
+    output = subprocess.run(
+        [sys.executable, ROOT / "tools" / "compile_kernels.py", "--json", "--only", *CALLS],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "TRITON_INTERPRET": "0"},
+    ).stdout
+    kernels = [json.loads(line) for line in output.splitlines()]
+    assert {"decode_kernel", "combine_kernel", "prefill_kernel", "rotate_kernel"} <= {
+        kernel["kernel"] for kernel in kernels
+    }
+    assert [kernel for kernel in kernels if kernel["spilled"]] == []
+    # What a multiprocessor has to give to one program.
+    assert all(kernel["shared"] <= 227 * 1024 for kernel in kernels)

@@ -1,0 +1,120 @@
+"""Calls that launch every Triton kernel in every variant that models ask for, on meta tensors."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from text_generation_shard.ops.triton import activation, norm, paged_attention, rotary_kv
+from text_generation_shard.ops.triton.geometry import Chunks, DeviceGeometry
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attention:
+    """An attention layer; `decodes` rows of one token, or one chunk of `chunk` tokens."""
+
+    heads: tuple[int, int] = (32, 8)
+    head_dim: int = 128
+    dtype: torch.dtype = torch.bfloat16
+    cache_dtype: torch.dtype | None = None
+    window: int | None = None
+    soft_cap: float | None = None
+    has_slopes: bool = False
+    block_size: int = 64
+    decodes: int = 0
+    chunk: int = 0
+    max_context: int = 8192
+
+
+ATTENTION = {
+    "decode 1": Attention(decodes=1),
+    "decode 256": Attention(decodes=256),
+    "decode 32, 80 dims": Attention(decodes=32, head_dim=80, heads=(32, 32)),
+    "decode 32, window and cap, 256 dims": Attention(
+        decodes=32, head_dim=256, heads=(8, 4), window=4096, soft_cap=50.0
+    ),
+    "decode 32, slopes": Attention(decodes=32, heads=(32, 32), has_slopes=True),
+    "decode 32, float32": Attention(decodes=32, dtype=torch.float32),
+    "decode 32, block 16": Attention(decodes=32, block_size=16, heads=(64, 8), head_dim=64),
+    "prefill": Attention(chunk=2048),
+    "prefill, 64 dims": Attention(chunk=2048, head_dim=64),
+    "prefill, window and cap, 256 dims": Attention(
+        chunk=2048, head_dim=256, heads=(8, 4), window=4096, soft_cap=50.0
+    ),
+    "prefill, slopes": Attention(chunk=2048, heads=(32, 32), has_slopes=True),
+    "prefill, 80 dims": Attention(chunk=2048, head_dim=80, heads=(32, 32)),
+    "prefill, float32": Attention(chunk=2048, dtype=torch.float32),
+}
+
+
+def kernel_calls() -> dict[str, Callable[[], Any]]:
+    """The calls by name."""
+    calls: dict[str, Callable[[], Any]] = {}
+    for dtype in (torch.bfloat16, torch.float32):
+        name = str(dtype).removeprefix("torch.")
+        for size in (4096, 16384):
+            x, update, weight = _meta(8, size, dtype=dtype), _meta(8, size, dtype=dtype), None
+            weight = _meta(size, dtype=dtype)
+            calls |= {
+                f"rms_norm {size} {name}": _call(norm.rms_norm, x, weight, 1e-5),
+                f"add_rms_norm {size} {name}": _call(
+                    norm.add_rms_norm, x, update, weight, 1e-5, 1.0
+                ),
+                f"layer_norm {size} {name}": _call(norm.layer_norm, x, weight, weight, 1e-5),
+            }
+        for kind in ("silu", "gelu", "gelu_tanh", "relu"):
+            gate_up = _meta(8, 2 * 14336, dtype=dtype)
+            calls[f"{kind} {name}"] = _call(activation.gated_activation, gate_up, kind)
+        for heads, dim, is_normed in ((32, 128, False), (32, 128, True), (16, 80, False)):
+            calls[f"rotary {dim} normed={is_normed} {name}"] = _rotary(heads, dim, dtype, is_normed)
+    calls |= {name: _attention(layer) for name, layer in ATTENTION.items()}
+    return calls
+
+
+def _meta(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def _call(function: Callable[..., Any], *args: Any, **options: Any) -> Callable[[], Any]:
+    return lambda: function(*args, **options)
+
+
+def _rotary(heads: int, dim: int, dtype: torch.dtype, is_normed: bool) -> Callable[[], Any]:
+    cache, angles = _meta(1000, 64, 8, dim, dtype=dtype), _meta(8, 1, dim, dtype=dtype)
+    weight = _meta(dim, dtype=dtype)
+    return _call(
+        rotary_kv.rotate_and_write,
+        _meta(8, heads + 16, dim, dtype=dtype),
+        angles,
+        angles,
+        cache,
+        cache,
+        _meta(8, dtype=torch.int64),
+        interleaved=False,
+        norm_weights=(weight, weight) if is_normed else None,
+        eps=1e-6,
+    )
+
+
+def _attention(layer: Attention) -> Callable[[], Any]:
+    num_heads, num_kv_heads = layer.heads
+    rows = layer.decodes + layer.chunk
+    tables = _meta(max(1, layer.decodes), 128, dtype=torch.int32)
+    contexts = _meta(max(1, layer.decodes), dtype=torch.int32)
+    chunks = None
+    if layer.chunk:
+        chunks = Chunks(1, layer.chunk, _meta(2, dtype=torch.int32), contexts, tables)
+    shape = (1000, layer.block_size, num_kv_heads, layer.head_dim)
+    cache = _meta(*shape, dtype=layer.cache_dtype or layer.dtype)
+    return _call(
+        paged_attention.paged_attention,
+        _meta(rows, num_heads, layer.head_dim, dtype=layer.dtype),
+        cache,
+        cache,
+        DeviceGeometry(tables, contexts, layer.decodes, layer.max_context, chunks),
+        sliding_window=layer.window,
+        scale=0.1,
+        soft_cap=layer.soft_cap,
+        alibi_slopes=_meta(num_heads, dtype=torch.float32) if layer.has_slopes else None,
+    )
