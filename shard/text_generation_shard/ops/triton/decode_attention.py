@@ -57,7 +57,6 @@ def decode_attention(
         scales,
         contexts,
         splits,
-        query.stride(0),
         *call.tensors,
         *call.numbers,
         IS_SPLIT=splits > 1,
@@ -106,23 +105,17 @@ def _decode_kernel(
     scales,
     contexts,
     splits,
-    query_stride,
     key_cache,
     value_cache,
     block_tables,
     slopes,
     table_stride,
-    block_stride,
-    token_stride,
     scale,
     soft_cap,
     IS_SPLIT: tl.constexpr,
     MIN_SPLIT: tl.constexpr,
     GROUP: tl.constexpr,
-    NUM_HEADS: tl.constexpr,
     WINDOW: tl.constexpr,
-    HAS_SOFT_CAP: tl.constexpr,
-    HAS_SLOPES: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     TILE: tl.constexpr,
@@ -137,36 +130,30 @@ def _decode_kernel(
     if IS_SPLIT and begin >= context:
         return
     rows, dims = tl.arange(0, ROWS), tl.arange(0, DIM)
-    heads = kv_head * GROUP + rows
+    # Rows beyond the group repeat its last head, and are not stored.
+    heads = kv_head * GROUP + tl.minimum(rows, GROUP - 1)
     inside = (rows < GROUP)[:, None] & (dims < HEAD_DIM)[None, :]
-    places = request.to(tl.int64) * query_stride + heads[:, None] * HEAD_DIM + dims[None, :]
-    row_slopes = tl.zeros([ROWS], tl.float32)
-    if HAS_SLOPES:
-        row_slopes = tl.load(slopes + heads, mask=rows < GROUP, other=0.0)
+    part = request.to(tl.int64) * tl.num_programs(1) * GROUP + heads
+    places = part[:, None] * HEAD_DIM + dims[None, :]
     values, largest, total = walk_context(
         tl.load(query + places, mask=inside, other=0.0),
+        heads,
+        tl.zeros([ROWS], tl.int32) + (context - 1),
         begin,
         tl.minimum(begin + length, context),
-        tl.zeros([ROWS], tl.int32) + (context - 1),
-        row_slopes,
         key_cache,
         value_cache,
         block_tables + request.to(tl.int64) * table_stride,
         kv_head,
-        block_stride,
-        token_stride,
+        slopes,
+        tl.num_programs(1) * HEAD_DIM,
         scale,
         soft_cap,
         WINDOW,
-        HAS_SOFT_CAP,
-        HAS_SLOPES,
         BLOCK_SIZE,
         HEAD_DIM,
         TILE,
-        ROWS,
-        DIM,
     )
-    part = request.to(tl.int64) * NUM_HEADS + heads
     if IS_SPLIT:
         part = part * splits + split
         tl.store(scales + part, largest + tl.log2(total), mask=rows < GROUP)

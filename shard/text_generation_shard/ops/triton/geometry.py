@@ -121,19 +121,15 @@ class AttentionCall:
         return self.key_cache, self.value_cache, block_tables, self.alibi_slopes
 
     @property
-    def numbers(self) -> tuple[float, ...]:
-        """Steps from block table to block table, block to block and token to token; the scores'."""
-        strides = (self.block_tables.stride(0), *self.key_cache.stride()[:2])
-        return *strides, self.scale, self.soft_cap or 0.0
+    def numbers(self) -> tuple[float | None, ...]:
+        """The step from block table to block table, and what makes scores."""
+        return self.block_tables.stride(0), self.scale, self.soft_cap
 
     @cached_property
     def constants(self) -> dict[str, Any]:
         return {
             "GROUP": self.group,
-            "NUM_HEADS": self.num_heads,
             "WINDOW": self.sliding_window or 0,
-            "HAS_SOFT_CAP": self.soft_cap is not None,
-            "HAS_SLOPES": self.alibi_slopes is not None,
             "BLOCK_SIZE": self.key_cache.shape[1],
             "HEAD_DIM": self.head_dim,
             "DIM": self.dim,

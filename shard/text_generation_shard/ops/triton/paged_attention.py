@@ -7,8 +7,6 @@ from text_generation_shard.ops.triton.decode_attention import decode_attention
 from text_generation_shard.ops.triton.geometry import AttentionCall, DeviceGeometry
 from text_generation_shard.ops.triton.prefill_attention import prefill_attention
 
-MAX_HEAD_DIM = 256
-
 
 def paged_attention(
     query: Tensor,
@@ -22,7 +20,8 @@ def paged_attention(
     alibi_slopes: Tensor | None = None,
 ) -> Tensor:
     """Arguments and result as `ops.paged_attention.paged_attention` has them."""
-    query = query if query[0:1].is_contiguous() else query.contiguous()
+    query = query.contiguous()
+    assert key_cache.is_contiguous() and value_cache.shape == key_cache.shape
     output = torch.empty(query.shape, dtype=query.dtype, device=query.device)
     call = AttentionCall(
         num_heads=query.shape[1],

@@ -26,7 +26,6 @@ def prefill_attention(query: Tensor, output: Tensor, chunks: Chunks, call: Atten
         output,
         chunks.first_rows,
         chunks.contexts,
-        query.stride(0),
         *call.tensors_of(chunks.block_tables),
         *call.numbers,
         TOKENS=tokens,
@@ -44,22 +43,16 @@ def _prefill_kernel(
     output,
     first_rows,
     contexts,
-    query_stride,
     key_cache,
     value_cache,
     block_tables,
     slopes,
     table_stride,
-    block_stride,
-    token_stride,
     scale,
     soft_cap,
     TOKENS: tl.constexpr,
     GROUP: tl.constexpr,
-    NUM_HEADS: tl.constexpr,
     WINDOW: tl.constexpr,
-    HAS_SOFT_CAP: tl.constexpr,
-    HAS_SLOPES: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     TILE: tl.constexpr,
@@ -79,35 +72,28 @@ def _prefill_kernel(
     is_row = (tokens < TOKENS) & (first_token + tokens < num_tokens)
     inside = is_row[:, None] & (dims < HEAD_DIM)[None, :]
     row = (first_row + first_token + tokens).to(tl.int64)
-    row_slopes = tl.zeros([ROWS], tl.float32)
-    if HAS_SLOPES:
-        row_slopes = tl.load(slopes + heads, mask=is_row, other=0.0)
     begin = 0
     if WINDOW > 0:
         begin = tl.maximum(start - WINDOW + 1, 0)
-    places = row[:, None] * query_stride + heads[:, None] * HEAD_DIM + dims[None, :]
+    row = row * tl.num_programs(2) * GROUP + heads
+    places = row[:, None] * HEAD_DIM + dims[None, :]
     values, _, total = walk_context(
         tl.load(query + places, mask=inside, other=0.0),
+        heads,
+        start + tokens,
         begin,
         start + tl.minimum(TOKENS, num_tokens - first_token),
-        start + tokens,
-        row_slopes,
         key_cache,
         value_cache,
         block_tables + chunk.to(tl.int64) * table_stride,
         kv_head,
-        block_stride,
-        token_stride,
+        slopes,
+        tl.num_programs(2) * HEAD_DIM,
         scale,
         soft_cap,
         WINDOW,
-        HAS_SOFT_CAP,
-        HAS_SLOPES,
         BLOCK_SIZE,
         HEAD_DIM,
         TILE,
-        ROWS,
-        DIM,
     )
-    places = (row * NUM_HEADS)[:, None] * HEAD_DIM + heads[:, None] * HEAD_DIM + dims[None, :]
     tl.store(output + places, divided(values, total).to(output.dtype.element_ty), mask=inside)
