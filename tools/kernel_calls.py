@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from text_generation_shard.ops.triton import activation, norm, paged_attention, rotary_kv
+from text_generation_shard.ops.triton import activation, norm, paged_attention, rotary_kv, sample
 from text_generation_shard.ops.triton.geometry import Chunks, DeviceGeometry
 from torch import Tensor
 
@@ -69,6 +69,9 @@ def kernel_calls() -> dict[str, Callable[[], Any]]:
         for heads, dim, is_normed in ((32, 128, False), (32, 128, True), (16, 80, False)):
             calls[f"rotary {dim} normed={is_normed} {name}"] = _rotary(heads, dim, dtype, is_normed)
     calls |= {name: _attention(layer) for name, layer in ATTENTION.items()}
+    calls["sample"] = _sample(256, is_filtered=False, is_penalised=False)
+    calls["sample, filters"] = _sample(256, is_filtered=True, is_penalised=False)
+    calls["sample, all"] = _sample(256, is_filtered=True, is_penalised=True)
     return calls
 
 
@@ -118,3 +121,29 @@ def _attention(layer: Attention) -> Callable[[], Any]:
         soft_cap=layer.soft_cap,
         alibi_slopes=_meta(num_heads, dtype=torch.float32) if layer.has_slopes else None,
     )
+
+
+def _sample(rows: int, *, is_filtered: bool, is_penalised: bool) -> Callable[[], Any]:
+    """A step's sampling over 128k tokens."""
+    wide, whole = _meta(rows, dtype=torch.float32), _meta(rows, dtype=torch.int64)
+    draws = sample.Draws(
+        temperature=wide, is_drawn=_meta(rows, dtype=torch.bool), seeds=whole, positions=whole
+    )
+    filters, penalties, mask = None, None, None
+    if is_filtered:
+        filters = sample.Filters(top_k=whole, top_p=wide, typical_p=wide, min_p=wide)
+    if is_penalised:
+        history = _meta(rows, 8192, dtype=torch.int32)
+        penalties = sample.Penalties(
+            repetition=wide,
+            frequency=wide,
+            presence=wide,
+            history=history,
+            history_rows=whole,
+            output_starts=whole,
+            lengths=whole,
+        )
+        allowed = _meta(rows, 128256 // 32, dtype=torch.int32)
+        mask = sample.TokenMask(allowed=allowed, index=_meta(rows, dtype=torch.int32))
+    logits = _meta(rows, 128256, dtype=torch.float32)
+    return _call(sample.sample, logits, draws, filters=filters, penalties=penalties, mask=mask)

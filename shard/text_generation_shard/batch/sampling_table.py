@@ -38,7 +38,7 @@ class _Selection:
     index: Tensor
     # float32 [len(_FLOATS), rows]
     floats: Tensor
-    # int64 [3, rows]: top_k, seed, output start
+    # int64 [4, rows]: top_k, seed, output start, whether it is drawn
     integers: Tensor
     features: SamplingFeatures
     logit_bias: tuple[RowBias, ...]
@@ -55,7 +55,7 @@ class SamplingTable:
         self._device = device
         self._parameters = [SamplingParameters()] * num_slots
         self._floats = torch.ones(len(_FLOATS), num_slots, device=device)
-        self._integers = torch.zeros(3, num_slots, dtype=torch.int64, device=device)
+        self._integers = torch.zeros(4, num_slots, dtype=torch.int64, device=device)
         self._selection: _Selection | None = None
 
     def set(self, slot: int, message: pb.SamplingParameters, *, output_start: int) -> None:
@@ -63,7 +63,8 @@ class SamplingTable:
         parameters = _from_message(message, self._vocab_size)
         self._parameters[slot] = parameters
         floats = [float(getattr(parameters, name)) for name in _FLOATS]
-        integers = [parameters.top_k, parameters.signed_seed, output_start]
+        sampled = parameters.do_sample
+        integers = [parameters.top_k, parameters.signed_seed, output_start, int(sampled)]
         self._floats[:, slot] = torch.tensor(floats, device=self._device)
         self._integers[:, slot] = torch.tensor(integers, device=self._device)
         self._selection = None
@@ -80,11 +81,12 @@ class SamplingTable:
         lengths = [item.end for item in items]
         reads_history = any(chosen.features.needing(processor) for processor in _READ_HISTORY)
         width = max(lengths) if reads_history else 0
-        top_k, seeds, output_starts = chosen.integers
+        top_k, seeds, output_starts, draws = chosen.integers
         positions = torch.tensor(lengths, device=self._device)
         return SamplingRows(
             **dict(zip(_FLOATS, chosen.floats, strict=True)),
             top_k=top_k,
+            draws=draws.bool(),
             seeds=seeds,
             output_starts=output_starts,
             positions=positions,

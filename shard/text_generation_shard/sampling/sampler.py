@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from text_generation_shard.ops.choose_best import choose_best
-from text_generation_shard.sampling import filters, penalties, philox
+from text_generation_shard.sampling import filters, fused, penalties, philox
 from text_generation_shard.sampling.parameters import FILTERS, Processor, SamplingFeatures
 from text_generation_shard.sampling.top_n import TopTokens, most_likely
 
@@ -66,6 +66,8 @@ class SamplingRows:
     presence_penalty: Tensor
     # int64 [rows]
     top_k: Tensor
+    # bool [rows]: whether the token is drawn, or the best one taken
+    draws: Tensor
     # int64 [rows], the bit pattern of a u64
     seeds: Tensor
     # int64 [rows], index in the sequence of the token to be sampled
@@ -112,6 +114,9 @@ class Sampler:
         are reported for each row, 0 for none; empty means none for all rows.
         """
         assert logits.dtype == torch.float32 and logits.shape[1] == self._vocab_size
+        if fused.can_sample(logits, rows, top_n):
+            token_ids, chosen = fused.sample(logits, rows)
+            return SampledTokens(token_ids=token_ids, logprobs=chosen, top_tokens=None)
         scores = self._process(logits, rows)
         token_ids, logprobs = choose_best(scores)
         _draw_rows(token_ids, scores, rows)

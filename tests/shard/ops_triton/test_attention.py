@@ -123,7 +123,7 @@ def test_against_reference(
 
 
 @pytest.mark.parametrize("window", [None, 300])
-@pytest.mark.parametrize("multiprocessors", [1, 4, 132])
+@pytest.mark.parametrize("multiprocessors", [1, 132])
 def test_splits(
     by_kernel: Call,
     by_reference: Call,
@@ -137,8 +137,8 @@ def test_splits(
         "text_generation_shard.ops.triton.decode_attention.num_multiprocessors",
         lambda _: multiprocessors,
     )
-    requests = ((1, 1), (1, 255), (1, 257), (1, 900))
-    case = Case(requests=requests, heads=(4, 1), block_size=64, window=window)
+    requests = ((1, 1), (1, 255), (1, 257), (1, 700))
+    case = Case(requests=requests, heads=(2, 1), block_size=64, window=window)
     inputs = make_inputs(case, device)
     actual, expected = attend(by_kernel, case, inputs), attend(by_reference, case, inputs)
     torch.testing.assert_close(actual, expected, atol=2e-5, rtol=2e-5)

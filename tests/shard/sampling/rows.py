@@ -35,6 +35,7 @@ def make_rows(
     return SamplingRows(
         **{name: torch.tensor([getattr(p, name) for p in parameters]).float() for name in FLOATS},
         top_k=torch.tensor([p.top_k for p in parameters]),
+        draws=torch.tensor([p.do_sample for p in parameters]),
         seeds=torch.tensor([p.signed_seed for p in parameters]),
         positions=lengths,
         history=torch.tensor(history),

@@ -1,0 +1,185 @@
+"""One token per row of logits, exactly as the reference sampler chooses it, without a sort.
+
+    adjust   (rows, tiles)   penalties and mask; the largest score of every tile
+    cut      (rows)          the thresholds of the filters, found by their digits
+    draw     (rows, tiles)   the best of what is left, with noise, and its share of the softmax
+    finish   (rows)          the best tile; the log-probability
+
+A filter is a threshold, so several are the largest of them; only typical-p has one of its own.
+Nothing waits for the device: what a row asks for is read by the kernels. What no row asks for, the
+host may know, and leave out.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import triton
+from torch import Tensor
+
+from text_generation_shard.ops.triton.sample_cut import cut_kernel
+from text_generation_shard.ops.triton.sample_draw import draw_kernel, finish_kernel
+from text_generation_shard.ops.triton.sample_scores import adjust_kernel, count_kernel
+
+# Tokens that one program takes at a time: of a tile, and of the search for a threshold.
+_TILE = 4096
+_SEARCH_TILE = 1024
+_HISTORY_TILE = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Penalties:
+    """Float32 [rows] each, and what they look at.
+
+    history: integer [sequences, width]; history_rows: int64 [rows], a row's place in it. A row's
+    known tokens are history[.., :lengths], its output begins at output_starts; int64 [rows].
+    """
+
+    repetition: Tensor
+    frequency: Tensor
+    presence: Tensor
+    history: Tensor
+    history_rows: Tensor
+    output_starts: Tensor
+    lengths: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filters:
+    """top_k: int64 [rows], 0 for none; the others float32 [rows]; as in `SamplingParameters`."""
+
+    top_k: Tensor
+    top_p: Tensor
+    typical_p: Tensor
+    min_p: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenMask:
+    """allowed: int32 [masks, ceil(vocab / 32)], a bit for every allowed token; index: int32 [rows],
+    a row's mask, or -1 where it has none.
+    """
+
+    allowed: Tensor
+    index: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draws:
+    """temperature: float32 [rows]; is_drawn: bool [rows], else the best token is chosen; seeds and
+    positions: int64 [rows], of the noise.
+    """
+
+    temperature: Tensor
+    is_drawn: Tensor
+    seeds: Tensor
+    positions: Tensor
+
+
+def sample(
+    logits: Tensor,
+    draws: Draws,
+    *,
+    penalties: Penalties | None = None,
+    mask: TokenMask | None = None,
+    filters: Filters | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Token ids, int64 [rows], and their log-probabilities, float32 [rows].
+
+    logits: float32 [rows, vocab], left as they are; None: no row asks for it.
+    """
+    if len(logits) == 0:
+        return draws.seeds.new_empty(0), logits.new_empty(0)
+    logits = logits.contiguous()
+    is_adjusted = penalties is not None or mask is not None
+    scores = torch.empty_like(logits) if is_adjusted else logits
+    highest = logits.new_empty(len(logits), triton.cdiv(logits.shape[1], _TILE))
+    _adjust(logits, scores, highest, penalties, mask)
+    thresholds = None if filters is None else _cut(scores, highest, draws.temperature, filters)
+    return _draw(scores, highest, thresholds, draws)
+
+
+def _adjust(
+    logits: Tensor,
+    scores: Tensor,
+    highest: Tensor,
+    penalties: Penalties | None,
+    mask: TokenMask | None,
+) -> None:
+    """Fill scores, if they are not the logits, and highest: [rows, tiles]."""
+    rows, vocab_size = logits.shape
+    counts = None
+    if penalties is not None:
+        counts = torch.zeros(rows, vocab_size, dtype=torch.int32, device=logits.device)
+        _count(counts, penalties)
+    adjust_kernel[(rows, highest.shape[1])](
+        logits,
+        None if scores is logits else scores,
+        highest,
+        counts,
+        None if penalties is None else penalties.repetition,
+        None if penalties is None else penalties.frequency,
+        None if penalties is None else penalties.presence,
+        None if mask is None else mask.allowed,
+        None if mask is None else mask.index,
+        vocab_size,
+        TILE=_TILE,
+        num_warps=8,
+    )
+
+
+def _count(counts: Tensor, penalties: Penalties) -> None:
+    """The occurrences of every token, int32 [rows, vocab], see `count_kernel`."""
+    width = penalties.history.shape[1]
+    count_kernel[(len(counts), triton.cdiv(width, _HISTORY_TILE))](
+        counts,
+        penalties.repetition,
+        penalties.frequency,
+        penalties.presence,
+        penalties.history,
+        penalties.history_rows,
+        penalties.output_starts,
+        penalties.lengths,
+        penalties.history.stride(0),
+        counts.shape[1],
+        TILE=_HISTORY_TILE,
+    )
+
+
+def _cut(scores: Tensor, highest: Tensor, temperature: Tensor, filters: Filters) -> Tensor:
+    """The thresholds of every row, float32 [rows, 4], see `cut_kernel`."""
+    rows, tiles = highest.shape
+    thresholds = scores.new_empty(rows, 4)
+    cut_kernel[(rows,)](
+        scores,
+        highest,
+        temperature,
+        filters.top_k,
+        filters.top_p,
+        filters.typical_p,
+        filters.min_p,
+        thresholds,
+        scores.shape[1],
+        tiles,
+        TILES=triton.next_power_of_2(tiles),
+        TILE=_SEARCH_TILE,
+        num_warps=16,
+    )
+    return thresholds
+
+
+def _draw(
+    scores: Tensor, highest: Tensor, thresholds: Tensor | None, draws: Draws
+) -> tuple[Tensor, Tensor]:
+    """What `sample` returns, by tile and then by row."""
+    rows, tiles = highest.shape
+    found = scores.new_empty(rows, tiles, 2)
+    ids = torch.empty(rows, tiles, dtype=torch.int32, device=scores.device)
+    sizes = (scores.shape[1], tiles, triton.next_power_of_2(tiles))
+    row_scores = (scores, highest, draws.temperature)
+    noise = (draws.is_drawn.to(torch.int32), draws.seeds, draws.positions)
+    draw_kernel[(rows, tiles)](
+        *row_scores, thresholds, *noise, found, ids, *sizes, TILE=_TILE, num_warps=8
+    )
+    token_ids, logprobs = draws.seeds.new_empty(rows), scores.new_empty(rows)
+    finish_kernel[(rows,)](*row_scores, found, ids, token_ids, logprobs, *sizes, num_warps=1)
+    return token_ids, logprobs

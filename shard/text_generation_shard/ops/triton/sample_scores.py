@@ -1,0 +1,99 @@
+"""Scores before the filters: penalties for what a sequence holds already, and a mask.
+
+A row's occurrences are counted into one word per token: bit 31 is set by a token of the prompt, the
+bits below count those of the output.
+"""
+
+import triton
+import triton.language as tl
+
+_IN_PROMPT = tl.constexpr(-(1 << 31))
+_COUNT = tl.constexpr((1 << 31) - 1)
+
+
+@triton.jit
+def count_kernel(
+    counts,
+    repetition,
+    frequency,
+    presence,
+    history,
+    history_rows,
+    output_starts,
+    lengths,
+    history_stride,
+    vocab_size,
+    TILE: tl.constexpr,
+):
+    """A program takes a piece of a row's history; rows without a penalty are left out."""
+    row = tl.program_id(0).to(tl.int64)
+    is_repeated = tl.load(repetition + row) != 1.0
+    is_counted = (tl.load(frequency + row) != 0.0) | (tl.load(presence + row) != 0.0)
+    if (is_repeated | is_counted) == 0:
+        return
+    columns = tl.program_id(1) * TILE + tl.arange(0, TILE)
+    known = columns < tl.load(lengths + row)
+    start = tl.load(history_rows + row) * history_stride
+    tokens = tl.load(history + start + columns, mask=known, other=0).to(tl.int64)
+    places = counts + row * vocab_size + tokens
+    is_output = columns >= tl.load(output_starts + row)
+    tl.atomic_or(places, tl.full([TILE], _IN_PROMPT, tl.int32), mask=known & (is_output == 0))
+    tl.atomic_add(places, tl.full([TILE], 1, tl.int32), mask=known & is_output)
+
+
+@triton.jit
+def adjust_kernel(
+    logits,
+    scores,
+    highest,
+    counts,
+    repetition,
+    frequency,
+    presence,
+    allowed,
+    mask_index,
+    vocab_size,
+    TILE: tl.constexpr,
+):
+    """A tile of a row: its scores, where they are not the logits, and the largest of them."""
+    row = tl.program_id(0).to(tl.int64)
+    tokens = tl.program_id(1) * TILE + tl.arange(0, TILE)
+    inside = tokens < vocab_size
+    places = row * vocab_size + tokens
+    score = tl.load(logits + places, mask=inside, other=float("-inf"))
+    if counts is not None:
+        count = tl.load(counts + places, mask=inside, other=0)
+        penalty = tl.load(repetition + row)
+        penalised = tl.where(score < 0, score * penalty, tl.div_rn(score, penalty))
+        score = tl.where(count != 0, penalised, score)
+        in_output = count & _COUNT
+        score -= in_output.to(tl.float32) * tl.load(frequency + row)
+        score -= tl.where(in_output > 0, tl.load(presence + row), 0.0)
+    if allowed is not None:
+        index = tl.load(mask_index + row).to(tl.int64)
+        words = allowed + index * tl.cdiv(vocab_size, 32) + tokens // 32
+        word = tl.load(words, mask=inside & (index >= 0), other=-1)
+        score = tl.where((word >> (tokens % 32)) & 1 != 0, score, float("-inf"))
+    if scores is not None:
+        tl.store(scores + places, score, mask=inside)
+    tl.store(highest + row * tl.num_programs(1) + tl.program_id(1), tl.max(score))
+
+
+@triton.jit
+def highest_score(highest, row, num_tiles, TILES: tl.constexpr):
+    """The largest score of a row."""
+    tiles = tl.arange(0, TILES)
+    scores = tl.load(highest + row * num_tiles + tiles, mask=tiles < num_tiles, other=float("-inf"))
+    return tl.max(scores)
+
+
+@triton.jit
+def tempered(scores, best, temperature):
+    """scores / temperature, up to a constant that keeps tiny temperatures finite."""
+    return tl.where(temperature == 1.0, scores, tl.div_rn(scores - best, temperature))
+
+
+@triton.jit
+def highest_tempered(best, temperature):
+    """What `tempered` makes of a row's largest score."""
+    return tl.where(temperature == 1.0, best, 0.0)

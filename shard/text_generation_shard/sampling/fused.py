@@ -1,0 +1,82 @@
+"""The sampler's pipeline as a few kernels, for logits on a GPU."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from text_generation_shard.ops.triton import library
+from text_generation_shard.sampling.parameters import FILTERS, Processor
+
+if TYPE_CHECKING:
+    from text_generation_shard.ops.triton.sample import Filters, Penalties, TokenMask
+    from text_generation_shard.sampling.sampler import SamplingRows
+
+
+def can_sample(logits: Tensor, rows: "SamplingRows", top_n: Sequence[int]) -> bool:
+    """Whether the kernels do all that these rows ask for. They know no watermark, and do not keep
+    the log-probabilities of other tokens.
+    """
+    is_known = not any(top_n) and not rows.features.needing(Processor.WATERMARK)
+    return is_known and library.takes(logits)
+
+
+def sample(logits: Tensor, rows: "SamplingRows") -> tuple[Tensor, Tensor]:
+    """Token ids, int64 [rows], and their log-probabilities, float32 [rows].
+
+    logits: float32 [rows, vocab], left as they are.
+    """
+    from text_generation_shard.ops.triton import sample as kernels
+
+    if rows.logit_bias:
+        logits = logits.clone()
+        for bias in rows.logit_bias:
+            logits[bias.row].index_add_(0, bias.token_ids, bias.values)
+    return kernels.sample(
+        logits,
+        kernels.Draws(
+            temperature=rows.temperature,
+            is_drawn=rows.draws,
+            seeds=rows.seeds,
+            positions=rows.positions,
+        ),
+        penalties=_penalties(rows),
+        mask=_mask(rows),
+        filters=_filters(rows),
+    )
+
+
+def _penalties(rows: "SamplingRows") -> "Penalties | None":
+    from text_generation_shard.ops.triton.sample import Penalties
+
+    if not any(map(rows.features.needing, (Processor.REPETITION, Processor.FREQUENCY))):
+        return None
+    return Penalties(
+        repetition=rows.repetition_penalty,
+        frequency=rows.frequency_penalty,
+        presence=rows.presence_penalty,
+        history=rows.history,
+        history_rows=torch.arange(len(rows.history), device=rows.history.device),
+        output_starts=rows.output_starts,
+        lengths=rows.lengths,
+    )
+
+
+def _mask(rows: "SamplingRows") -> "TokenMask | None":
+    from text_generation_shard.ops.triton.sample import TokenMask
+
+    if rows.grammar is None:
+        return None
+    places = {row: place for place, row in enumerate(rows.grammar.rows)}
+    index = [places.get(row, -1) for row in range(len(rows.seeds))]
+    on_device = torch.tensor(index, dtype=torch.int32).to(rows.seeds.device, non_blocking=True)
+    return TokenMask(allowed=rows.grammar.allowed, index=on_device)
+
+
+def _filters(rows: "SamplingRows") -> "Filters | None":
+    from text_generation_shard.ops.triton.sample import Filters
+
+    if not any(map(rows.features.needing, FILTERS)):
+        return None
+    return Filters(top_k=rows.top_k, top_p=rows.top_p, typical_p=rows.typical_p, min_p=rows.min_p)

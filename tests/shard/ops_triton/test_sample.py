@@ -1,0 +1,155 @@
+"""The sampler's kernels choose what the reference sampler chooses."""
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import triton
+import triton.language as tl
+from text_generation_shard.ops.triton.sample_draw import random_words
+from text_generation_shard.sampling import philox
+from text_generation_shard.sampling.parameters import SamplingParameters
+from text_generation_shard.sampling.sampler import GrammarMask, SampledTokens, Sampler, SamplingRows
+from torch import Tensor
+
+from tests.shard.sampling.rows import make_rows, pack_allowed
+
+Call = Callable[..., Any]
+FILTERS = {
+    "greedy": {"do_sample": False},
+    "temperature": {"temperature": 0.7},
+    "tiny temperature": {"temperature": 1e-4},
+    "top-k": {"top_k": 5},
+    "top-k of one": {"top_k": 1},
+    "top-k beyond the vocabulary": {"top_k": 100_000},
+    "top-p": {"top_p": 0.8},
+    "top-p of nearly all": {"top_p": 0.9999999},
+    "typical-p": {"typical_p": 0.5},
+    "min-p": {"min_p": 0.1},
+    "min-p of one": {"min_p": 1.0},
+    "chain": {"temperature": 1.3, "top_k": 20, "top_p": 0.9, "typical_p": 0.9, "min_p": 0.02},
+    "penalties": {"repetition_penalty": 1.3, "frequency_penalty": 0.4, "presence_penalty": -0.6},
+    "repetition alone": {"repetition_penalty": 0.8, "top_p": 0.5},
+    "bias": {"logit_bias": ((3, 5.0), (7, -100.0)), "top_k": 3},
+}
+
+
+@triton.jit
+def words_kernel(seeds, positions, words, TILE: tl.constexpr):  # noqa: N803
+    row, tile = tl.program_id(0), tl.program_id(1)
+    found = random_words(tl.load(seeds + row), tl.load(positions + row).to(tl.int32), tile, TILE)
+    places = (row * tl.num_programs(1) + tile) * TILE + tl.arange(0, TILE)
+    tl.store(words + places, found.to(tl.int64))
+
+
+def both(
+    by_kernel: Call, by_reference: Call, logits: Tensor, rows: SamplingRows
+) -> tuple[SampledTokens, SampledTokens]:
+    sampler = Sampler(vocab_size=logits.shape[1], watermark_gamma=0.5, watermark_delta=2.0)
+    before = logits.clone()
+    actual = by_kernel(sampler, logits, rows)
+    assert torch.equal(logits, before)
+    return actual, by_reference(sampler, logits, rows)
+
+
+def moved(rows: SamplingRows, device: torch.device) -> SamplingRows:
+    from dataclasses import replace
+
+    tensors = {
+        name: getattr(rows, name).to(device)
+        for name in rows.__slots__
+        if isinstance(getattr(rows, name), Tensor)
+    }
+    biases = tuple(
+        replace(bias, token_ids=bias.token_ids.to(device), values=bias.values.to(device))
+        for bias in rows.logit_bias
+    )
+    grammar = rows.grammar and replace(rows.grammar, allowed=rows.grammar.allowed.to(device))
+    return replace(rows, **tensors, logit_bias=biases, grammar=grammar)
+
+
+def check_same(actual: SampledTokens, expected: SampledTokens) -> None:
+    assert actual.token_ids.tolist() == expected.token_ids.tolist()
+    torch.testing.assert_close(actual.logprobs, expected.logprobs, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("options", list(FILTERS.values()), ids=list(FILTERS))
+def test_same_tokens(
+    by_kernel: Call,
+    by_reference: Call,
+    device: torch.device,
+    options: dict[str, Any],
+) -> None:
+    """Fresh random scores, of which some fill a tile and a piece of the next; one row of two asks
+    for nothing.
+    """
+    vocab_size = random.choice([33, 1024, 1500, 4100])
+    parameters = [
+        SamplingParameters(seed=1),
+        SamplingParameters(**{"do_sample": True, **options}, seed=random.getrandbits(64)),
+    ]
+    prompts = [[random.randrange(33) for _ in range(9)] for _ in parameters]
+    outputs = [[random.randrange(33) for _ in range(5)] for _ in parameters]
+    rows = moved(make_rows(parameters, prompts=prompts, outputs=outputs), device)
+    logits = torch.randn(len(parameters), vocab_size, device=device) * 3
+    check_same(*both(by_kernel, by_reference, logits, rows))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"top_k": 3}, {"top_p": 0.5}, {"typical_p": 0.5}, {"min_p": 0.9}, {"top_k": 2, "top_p": 0.3}],
+    ids=str,
+)
+def test_equal_scores_stay_together(
+    by_kernel: Call, by_reference: Call, device: torch.device, options: dict[str, Any]
+) -> None:
+    """Scores of which many are equal, zeros of both signs among them: a threshold keeps all."""
+    values = torch.tensor([-1.0, -0.0, 0.0, 0.5, 2.0])
+    logits = values[torch.randint(0, 5, (4, 60))].to(device)
+    parameters = [SamplingParameters(do_sample=seed < 3, seed=seed, **options) for seed in range(4)]
+    rows = moved(make_rows(parameters), device)
+    check_same(*both(by_kernel, by_reference, logits, rows))
+
+
+def test_mask_of_some_rows(by_kernel: Call, by_reference: Call, device: torch.device) -> None:
+    vocab_size = 70
+    allowed = [[5, 31, 32, 69], [64]]
+    grammar = GrammarMask((1, 3), pack_allowed(allowed, vocab_size))
+    parameters = [SamplingParameters(do_sample=True, seed=seed, top_p=0.9) for seed in range(4)]
+    rows = moved(make_rows(parameters, grammar=grammar), device)
+    logits = torch.randn(4, vocab_size, device=device)
+    actual, expected = both(by_kernel, by_reference, logits, rows)
+    check_same(actual, expected)
+    assert actual.token_ids[1].item() in allowed[0] and actual.token_ids[3].item() == 64
+
+
+def test_scores_that_are_no_numbers(by_kernel: Call, device: torch.device) -> None:
+    """The token means nothing, but is one; the log-probability says so."""
+    logits = torch.full((2, 50), float("nan"), device=device)
+    logits[1, 10:] = 1.0
+    options = [SamplingParameters(), SamplingParameters(do_sample=True, top_p=0.5)]
+    sampler = Sampler(vocab_size=50, watermark_gamma=0.5, watermark_delta=2.0)
+    sampled = by_kernel(sampler, logits, moved(make_rows(options), device))
+    assert sampled.logprobs.isnan().all()
+    assert ((sampled.token_ids >= 0) & (sampled.token_ids < 50)).all()
+
+
+def test_no_rows(by_kernel: Call, device: torch.device) -> None:
+    from text_generation_shard.ops.triton.sample import Draws, sample
+
+    empty = torch.empty(0, device=device)
+    draws = Draws(temperature=empty, is_drawn=empty, seeds=empty.long(), positions=empty.long())
+    token_ids, logprobs = by_kernel(sample, torch.empty(0, 20, device=device), draws)
+    assert token_ids.shape == logprobs.shape == (0,)
+
+
+def test_random_words_are_the_references(device: torch.device) -> None:
+    """All 32 bits of the words of a draw, for seeds and positions of any size."""
+    seeds = torch.tensor([0, 1, -1, 2**62 + 12345, random.getrandbits(63)], device=device)
+    positions = torch.tensor([0, 7, 131071, 2**31 - 1, 1], device=device)
+    words = torch.zeros(5, 128, dtype=torch.int64, device=device)
+    words_kernel[(5, 2)](seeds, positions, words, TILE=64)
+    expected = philox.vocabulary_words(seeds, positions, vocab_size=128, stream=philox.Stream.DRAW)
+    assert torch.equal(words, expected)
