@@ -5,7 +5,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from text_generation_shard.ops.triton import activation, norm, paged_attention, rotary_kv, sample
+from text_generation_shard.ops.triton import (
+    activation,
+    gemv,
+    norm,
+    paged_attention,
+    rotary_kv,
+    sample,
+)
 from text_generation_shard.ops.triton.geometry import Chunks, DeviceGeometry
 from torch import Tensor
 
@@ -69,6 +76,9 @@ def kernel_calls() -> dict[str, Callable[[], Any]]:
         for heads, dim, is_normed in ((32, 128, False), (32, 128, True), (16, 80, False)):
             calls[f"rotary {dim} normed={is_normed} {name}"] = _rotary(heads, dim, dtype, is_normed)
     calls |= {name: _attention(layer) for name, layer in ATTENTION.items()}
+    for outputs, inputs in ((6144, 4096), (4096, 14336), (1024, 4096), (128256, 4096)):
+        x, matrix = _meta(1, inputs), _meta(outputs, inputs)
+        calls[f"gemv {outputs} x {inputs}"] = _call(gemv.gemv, x, matrix, None)
     calls["sample"] = _sample(256, is_filtered=False, is_penalised=False)
     calls["sample, filters"] = _sample(256, is_filtered=True, is_penalised=False)
     calls["sample, all"] = _sample(256, is_filtered=True, is_penalised=True)

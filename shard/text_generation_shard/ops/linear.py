@@ -7,6 +7,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from text_generation_shard.ops.cpu import library
+from text_generation_shard.ops.triton import library as triton_library
 
 PackedFormat = Literal["float32", "bfloat16", "int8", "int4"]
 
@@ -42,8 +43,16 @@ class DenseWeight:
     def __call__(
         self, x: Tensor, bias: Tensor | None = None, addend: Tensor | None = None
     ) -> Tensor:
-        product = F.linear(x, self._matrix, bias)
+        product = self._multiply(x, bias)
         return product if addend is None else addend + product
+
+    def _multiply(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        if triton_library.takes(x):
+            from text_generation_shard.ops.triton import gemv
+
+            if gemv.has_kernel(x, self._matrix):
+                return gemv.gemv(x, self._matrix, bias)
+        return F.linear(x, self._matrix, bias)
 
     def rows(self, indices: Tensor) -> Tensor:
         return F.embedding(indices, self._matrix)
