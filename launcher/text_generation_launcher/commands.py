@@ -42,6 +42,7 @@ def shard_config(
         rope_scaling=resolved.rope_scaling,
         rope_factor=resolved.rope_factor,
         cuda_memory_fraction=config.cuda_memory_fraction,
+        cuda_graphs=config.cuda_graphs,
         num_threads=config.num_threads,
         json_output=True,
         logger_level=most_verbose(config.log_level),

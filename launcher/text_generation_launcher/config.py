@@ -79,11 +79,7 @@ class LauncherConfig:
     num_threads: int | None = option(
         None, help="Threads of each shard that compute on CPU (default: its share of the cores)."
     )
-    cuda_graphs: tuple[int, ...] | None = option(
-        None,
-        help="Batch sizes to capture CUDA graphs for, comma-separated; 0 turns them off. Not "
-        "available yet, except 0.",
-    )
+    cuda_graphs: tuple[int, ...] | None = same_as(ShardConfig, "cuda_graphs")
     cuda_memory_fraction: float = option(
         1.0, help="Share of each GPU's memory that a shard may use."
     )

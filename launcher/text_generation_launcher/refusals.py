@@ -14,7 +14,6 @@ REASONS: Mapping[str, str] = {
     "speculate": "speculative decoding is not available yet",
     "kv_cache_dtype": "the KV cache has the data type of the model; others are not available yet",
     "lora_adapters": "LoRA adapters are not available yet",
-    "cuda_graphs": "CUDA graphs are not available yet",
     "ngrok": "tunnels are not part of this server; put one of your own before --port",
     "otlp_endpoint": "OpenTelemetry export is not available yet; metrics are at /metrics",
 }

@@ -30,7 +30,7 @@ class Resolved:
 
 def resolve(config: LauncherConfig, environment: Mapping[str, str]) -> Resolved:
     """Decide; OptionError where this machine cannot do what is asked."""
-    _check_cuda_memory_fraction(config, environment)
+    _check_gpu_options(config, environment)
     scaling, factor = config.rope_scaling, config.rope_factor
     if scaling is None and factor is not None:
         scaling = "linear"
@@ -100,8 +100,13 @@ def _hostname(hostname: str, environment: Mapping[str, str]) -> str:
     return "0.0.0.0"  # noqa: S104  the default
 
 
-def _check_cuda_memory_fraction(config: LauncherConfig, environment: Mapping[str, str]) -> None:
-    if config.cuda_memory_fraction != 1.0 and visible_gpus(environment).count == 0:
+def _check_gpu_options(config: LauncherConfig, environment: Mapping[str, str]) -> None:
+    if visible_gpus(environment).count > 0:
+        return
+    if config.cuda_memory_fraction != 1.0:
         raise OptionError(
             f"--cuda-memory-fraction {config.cuda_memory_fraction}: no GPU is visible"
         )
+    if any(config.cuda_graphs or ()):
+        sizes = ",".join(map(str, config.cuda_graphs or ()))
+        raise OptionError(f"--cuda-graphs {sizes}: no GPU is visible")

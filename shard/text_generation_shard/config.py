@@ -42,6 +42,11 @@ class ShardConfig:
     cuda_memory_fraction: float = option(
         1.0, help="Share of the GPU's memory that this process may use."
     )
+    cuda_graphs: tuple[int, ...] | None = option(
+        None,
+        help="Batch sizes to record CUDA graphs of decode steps for, comma-separated; 0 turns them "
+        "off (default: sizes from 1 to 256). With more than one shard there are none yet.",
+    )
     watermark_gamma: float = option(
         0.5, help="Share of the vocabulary on the watermark's green list."
     )
@@ -57,6 +62,9 @@ class ShardConfig:
             raise OptionError(
                 f"--cuda-memory-fraction must lie in (0, 1], got {self.cuda_memory_fraction}"
             )
+        if any(size < 0 for size in self.cuda_graphs or ()):
+            sizes = ",".join(map(str, self.cuda_graphs or ()))
+            raise OptionError(f"--cuda-graphs must be batch sizes, or 0 for none, got {sizes}")
         if not 0 < self.watermark_gamma < 1:
             raise OptionError(f"--watermark-gamma must lie in (0, 1), got {self.watermark_gamma}")
         if self.num_threads is not None and self.num_threads < 1:

@@ -20,6 +20,7 @@ from text_generation_shard.errors import StepRejectedError
 from text_generation_shard.grammar.table import GrammarTable
 from text_generation_shard.kv_cache import KVCache
 from text_generation_shard.models.model import Model
+from text_generation_shard.runner.decode_graphs import DecodeGraphs
 from text_generation_shard.sampling.prompt_logprobs import prompt_logprobs
 from text_generation_shard.sampling.sampler import SampledTokens, Sampler
 
@@ -36,6 +37,8 @@ class _Outcome:
     failures: list[pb.SequenceFailure]
     prompt_logprobs: list[pb.PromptLogprobs]
     forward_us: int
+    # Whether the sampled tokens stand behind the known ones already.
+    is_advanced: bool = False
 
 
 class Engine:
@@ -53,7 +56,10 @@ class Engine:
         sampler: Sampler,
         grammars: GrammarTable,
         ranks: RankGroup,
+        graphs: DecodeGraphs | None = None,
     ) -> None:
+        """graphs: for a device that records them, and one rank."""
+        self._graphs = graphs
         self._model = model
         self._cache = cache
         self._slots = slots
@@ -86,7 +92,7 @@ class Engine:
         except StepRejectedError:
             self._slots.advance(batch, None)
             raise
-        self._slots.advance(batch, outcome.sampled_ids)
+        self._slots.advance(batch, None if outcome.is_advanced else outcome.sampled_ids)
         token_ids = outcome.sampled_ids.int().cpu()
         self._grammars.advance(batch.sampled_slots, token_ids.tolist())
         is_worker = self._ranks.rank > 0
@@ -112,6 +118,10 @@ class Engine:
 
     def _forward_and_sample(self, batch: ScheduledBatch) -> _Outcome:
         started = time.perf_counter()
+        decoded = None if self._graphs is None else self._graphs.decode(batch)
+        if decoded is not None:
+            forward_us = _microseconds_since(started)
+            return _Outcome(decoded.token_ids, decoded, [], [], forward_us, is_advanced=True)
         rows = batch.in_row_order()
         no_ids = torch.empty(0, dtype=torch.int64)
         if not rows:

@@ -1,7 +1,8 @@
 """The paged KV cache of one rank: its layout, and how many blocks a memory holds.
 
-Block 0 is the scrap block: never given to a sequence, never written while serving, always zeros.
-Reading past the end of a context reads it.
+Block 0 is the scrap block: never given to a sequence. Reading past the end of a context reads it,
+and what is read is weighted by zero. It holds zeros, but for the first token: that of rows which
+only fill up a step.
 """
 
 from dataclasses import dataclass

@@ -25,6 +25,7 @@ from text_generation_shard.models.config import ModelConfig
 from text_generation_shard.models.registry import LoadedModel, load_model
 from text_generation_shard.ops.threads import use_threads
 from text_generation_shard.precision import choose_precision
+from text_generation_shard.runner.decode_graphs import graph_buckets
 from text_generation_shard.sampling.sampler import Sampler
 from text_generation_shard.warmup import warm_up
 
@@ -46,6 +47,7 @@ class Shard:
         sampler: Sampler,
         ranks: RankGroup,
         available_memory: "AvailableMemory",
+        graph_buckets: tuple[int, ...] = (),
     ) -> None:
         self._model_path = model_path
         self._loaded = loaded
@@ -53,6 +55,7 @@ class Shard:
         self._sampler = sampler
         self._ranks = ranks
         self._available_memory = available_memory
+        self._graph_buckets = graph_buckets
         self._engine: Engine | None = None
 
     @classmethod
@@ -105,6 +108,7 @@ class Shard:
             sampler=sampler,
             ranks=ranks,
             available_memory=memory,
+            graph_buckets=graph_buckets(config.cuda_graphs, ranks, device),
         )
 
     def info(self) -> pb.InfoResponse:
@@ -138,6 +142,7 @@ class Shard:
             request,
             available_bytes=self._available_memory.measure(),
             grammar_tokenizer=grammar_tokenizer,
+            graph_buckets=self._graph_buckets,
         )
         self._engine = warm.engine
         if self._ranks.rank == 0 and request.eos_token_ids:

@@ -23,6 +23,8 @@ from text_generation_shard.grammar.tokenizer import NOT_ASKED_FOR, GrammarTokeni
 from text_generation_shard.host import PeakMemory
 from text_generation_shard.kv_cache import KVCache
 from text_generation_shard.models.registry import LoadedModel
+from text_generation_shard.runner.cuda_graph import CudaGraphRecorder
+from text_generation_shard.runner.decode_graphs import DecodeGraphs, can_be_recorded, graph_bytes
 from text_generation_shard.sampling.sampler import Sampler
 
 logger = logging.getLogger(__name__)
@@ -61,18 +63,22 @@ def warm_up(
     *,
     available_bytes: int,
     grammar_tokenizer: GrammarTokenizer = NOT_ASKED_FOR,
+    graph_buckets: tuple[int, ...] = (),
 ) -> WarmEngine:
     """Measure, size and allocate; all ranks call this at the same time.
 
-    available_bytes: memory that this rank may use beyond what it holds already. CapacityError names
-    the flags that ask for more than there is.
+    available_bytes: memory that this rank may use beyond what it holds already. graph_buckets:
+    rows of the decode graphs. CapacityError names the flags that ask for more than there is.
     """
     started = time.monotonic()
+    available_bytes -= graph_bytes(graph_buckets, loaded.model.config.vocab_size)
     budget = CacheBudget.of_request(request, loaded.model, available_bytes)
     probe = _Probe(loaded, sampler, ranks, request, budget)
     steps = probe.measure()
     size = size_cache(budget, activation_bytes=probe.activation_bytes(steps), ranks=ranks)
-    engine = make_engine(loaded, sampler, ranks, request, size, grammar_tokenizer)
+    engine = make_engine(
+        loaded, sampler, ranks, request, size, grammar_tokenizer, graph_buckets=graph_buckets
+    )
     logger.info(
         "Warmed up",
         extra={
@@ -244,6 +250,8 @@ def make_engine(
     request: pb.WarmupRequest,
     size: CacheSize,
     grammar_tokenizer: GrammarTokenizer = NOT_ASKED_FOR,
+    *,
+    graph_buckets: tuple[int, ...] = (),
 ) -> Engine:
     model = loaded.model
     limits = SlotLimits(
@@ -265,8 +273,25 @@ def make_engine(
     )
     slots = SequenceSlots(limits, model.cache_spec.device)
     grammars = GrammarTable(grammar_tokenizer, request.max_slots)
+    graphs = None
+    if graph_buckets and can_be_recorded(model, limits):
+        graphs = DecodeGraphs(
+            model=model,
+            cache=cache,
+            slots=slots,
+            sampler=sampler,
+            grammars=grammars,
+            buckets=graph_buckets,
+            recorder=CudaGraphRecorder(model.cache_spec.device),
+        )
     return Engine(
-        model=model, cache=cache, slots=slots, sampler=sampler, grammars=grammars, ranks=ranks
+        model=model,
+        cache=cache,
+        slots=slots,
+        sampler=sampler,
+        grammars=grammars,
+        ranks=ranks,
+        graphs=graphs,
     )
 
 

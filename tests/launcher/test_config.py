@@ -84,7 +84,7 @@ SAMPLES = {
     "dtype": ("bfloat16", "bfloat16"),
     "usage_stats": ("no-stack", "no-stack"),
     "sharded": ("false", False),
-    "cuda_graphs": ("0", (0,)),
+    "cuda_graphs": ("1,8", (1, 8)),
     "speculate": ("0", 0),
     "cors_allow_origin": ("https://a.example", ("https://a.example",)),
     "log_level": ("debug", "debug"),
@@ -96,7 +96,6 @@ REFUSED = {
     "speculate": "3",
     "kv_cache_dtype": "fp8_e5m2",
     "lora_adapters": "someone/adapter",
-    "cuda_graphs": "1,2,4",
     "ngrok": None,
     "otlp_endpoint": "http://localhost:4317",
 }

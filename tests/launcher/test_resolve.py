@@ -129,3 +129,11 @@ def test_a_share_of_gpu_memory_needs_a_gpu():
     assert resolve(config, FOUR_GPUS).num_shard == 4
     with pytest.raises(OptionError, match=r"--cuda-memory-fraction 0\.5"):
         resolve(config, NO_GPU)
+
+
+def test_graphs_need_a_gpu():
+    config = LauncherConfig(cuda_graphs=(1, 8))
+    assert resolve(config, FOUR_GPUS).num_shard == 4
+    with pytest.raises(OptionError, match="--cuda-graphs 1,8"):
+        resolve(config, NO_GPU)
+    assert resolve(LauncherConfig(cuda_graphs=(0,)), NO_GPU).num_shard == 1

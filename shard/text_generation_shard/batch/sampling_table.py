@@ -96,6 +96,32 @@ class SamplingTable:
             logit_bias=chosen.logit_bias,
         )
 
+    def parameters(self, slot: int) -> SamplingParameters:
+        """Those of one sequence."""
+        return self._parameters[slot]
+
+    def device_rows(
+        self, slots: Tensor, lengths: Tensor, tokens: Tensor, features: SamplingFeatures
+    ) -> SamplingRows:
+        """As `rows`, for slots and lengths (int64 [rows]) that only the device knows.
+
+        features: what the rows may ask for; the histories are as wide as `tokens`, if needed.
+        """
+        top_k, seeds, output_starts, draws = self._integers.index_select(1, slots)
+        reads_history = any(features.needing(processor) for processor in _READ_HISTORY)
+        width = tokens.shape[1] if reads_history else 0
+        return SamplingRows(
+            **dict(zip(_FLOATS, self._floats.index_select(1, slots), strict=True)),
+            top_k=top_k,
+            draws=draws.bool(),
+            seeds=seeds,
+            output_starts=output_starts,
+            positions=lengths,
+            lengths=lengths,
+            history=tokens[:, :width].index_select(0, slots).long(),
+            features=features,
+        )
+
     def _select(self, slots: tuple[int, ...]) -> _Selection:
         parameters = [self._parameters[slot] for slot in slots]
         index = torch.tensor(slots, device=self._device)

@@ -28,9 +28,13 @@ from text_generation_shard.batch.sampling_table import SamplingTable
 from text_generation_shard.batch.scheduled_batch import ScheduledBatch, WorkItem
 from text_generation_shard.errors import ProtocolError
 from text_generation_shard.ops.attention_window import Window
-from text_generation_shard.ops.paged_attention import plan_attention
+from text_generation_shard.ops.paged_attention import plan_attention, plan_decode
 from text_generation_shard.ops.sequence_rows import SequenceRows
-from text_generation_shard.sampling.parameters import SamplingParameterError
+from text_generation_shard.sampling.parameters import (
+    SamplingFeatures,
+    SamplingParameterError,
+    SamplingParameters,
+)
 from text_generation_shard.sampling.sampler import SamplingRows
 
 
@@ -83,12 +87,14 @@ class SequenceSlots:
         self._device = device
         self._states: dict[int, SlotState] = {}
         width = limits.max_total_tokens + 1
+        # One slot more: rows that only fill up a step (`scrap_slot`).
+        num_slots = limits.num_slots + 1
         # Prompt, then generated tokens. What lies behind a sequence's tokens is left over from
         # others, but always a token id.
-        self._tokens = torch.zeros(limits.num_slots, width, dtype=torch.int32, device=device)
-        self._sampling = SamplingTable(limits.num_slots, limits.vocab_size, device)
+        self._tokens = torch.zeros(num_slots, width, dtype=torch.int32, device=device)
+        self._sampling = SamplingTable(num_slots, limits.vocab_size, device)
         self._block_tables = BlockTables(
-            num_slots=limits.num_slots,
+            num_slots=num_slots,
             max_blocks=-(-width // limits.block_size),
             num_blocks=limits.num_blocks,
             block_size=limits.block_size,
@@ -184,6 +190,56 @@ class SequenceSlots:
         """What the sampler needs to know of items that sample."""
         return self._sampling.rows(sampled, self._tokens)
 
+    @property
+    def scrap_slot(self) -> int:
+        """No sequence's: its one token is read from and written to the scrap block."""
+        return self._limits.num_slots
+
+    def sampling_parameters(self, slot: int) -> SamplingParameters:
+        """What one sequence asked of the sampler."""
+        return self._sampling.parameters(slot)
+
+    def decode_inputs(self, slots: Tensor, contexts: Tensor) -> ModelInputs:
+        """The tensors of a step of one token per slot, made on the device alone; int64 [rows] each.
+
+        contexts: tokens up to and with the one that is computed.
+        """
+        positions = contexts - 1
+        block_tables = self._block_tables.rows(slots)
+        return ModelInputs(
+            token_ids=self._tokens[slots, positions],
+            positions=positions,
+            slot_mapping=self._block_tables.places(slots, positions),
+            attention={
+                window: plan_decode(
+                    block_tables=block_tables,
+                    contexts=contexts.int(),
+                    max_context=self._limits.max_total_tokens,
+                    block_size=self._limits.block_size,
+                    sliding_window=window,
+                )
+                for window in self._limits.sliding_windows
+            },
+            max_total_tokens=self._limits.max_total_tokens,
+            # No recurrent layer reads these: `new_slots` would have to be known here.
+            sequences=SequenceRows(
+                slots=slots,
+                first_rows=torch.arange(len(slots) + 1),
+                num_decodes=len(slots),
+                new_slots=slots[:0],
+            ),
+        )
+
+    def decode_rows(
+        self, slots: Tensor, contexts: Tensor, features: SamplingFeatures
+    ) -> SamplingRows:
+        """What the sampler needs to know of such a step."""
+        return self._sampling.device_rows(slots, contexts, self._tokens, features)
+
+    def append_tokens(self, slots: Tensor, contexts: Tensor, token_ids: Tensor) -> None:
+        """Write a token behind each slot's context; int64 [rows] each."""
+        self._tokens[slots, contexts] = token_ids.int()
+
     def known_tokens(self, slot: int, first: int, last: int) -> Tensor:
         """int64 [last - first]: a sequence's tokens at the positions first to last - 1."""
         return self._tokens[slot, first:last].long()
@@ -191,13 +247,13 @@ class SequenceSlots:
     def advance(self, batch: ScheduledBatch, sampled_ids: Tensor | None) -> None:
         """The step is done; sampled_ids, int64 [sampled], are the new last tokens.
 
-        None: the step was refused. Lengths grow all the same, the tokens mean nothing.
+        None: they stand there already, or the step was refused. Lengths grow all the same.
         """
         sampled = batch.sampled
         if sampled and sampled_ids is not None:
             slots = self._upload(np.array([item.slot for item in sampled]))
-            columns = self._upload(np.array([item.end for item in sampled]))
-            self._tokens[slots, columns] = sampled_ids.int()
+            contexts = self._upload(np.array([item.end for item in sampled]))
+            self.append_tokens(slots, contexts, sampled_ids)
         for item in batch.items:
             state = self._states[item.slot]
             state.num_computed_tokens = item.end

@@ -112,6 +112,10 @@ class GrammarTable:
                 self._leaving.pop(admission.slot, None),
             )
 
+    def has_any(self, slots: Iterable[int]) -> bool:
+        """Whether one of the slots has a grammar."""
+        return bool(self._slots) and any(slot in self._slots for slot in slots)
+
     def masks(self, slots: Sequence[int]) -> GrammarMask | None:
         """The tokens that row i, which samples for slots[i], may choose from; waits for them.
 

@@ -1,0 +1,178 @@
+"""Decode steps as graphs, on a device whose graphs call what was recorded again."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from text_generation_proto import shard_pb2 as pb
+from text_generation_shard.distributed import RankGroup
+from text_generation_shard.engine import Engine
+from text_generation_shard.ops.triton import library
+from text_generation_shard.runner.decode_graphs import DEFAULT_BUCKETS, DecodeGraphs, graph_buckets
+
+from tests.shard.checkpoints import VOCAB_SIZE, Checkpoint
+from tests.shard.engines import ALONE, running_shard
+from tests.shard.step_script import StepScript, sampling
+
+PROMPTS = [[(7 * index * index + slot) % VOCAB_SIZE for index in range(6)] for slot in range(4)]
+
+
+@dataclass
+class FakeGraph:
+    compute: Callable[[], None]
+    replays: int = 0
+
+    def replay(self) -> None:
+        self.replays += 1
+        self.compute()
+
+
+@dataclass
+class FakeRecorder:
+    """Records as a GPU does: the function is called before, and its effects are kept."""
+
+    graphs: list[FakeGraph] = field(default_factory=list)
+    fails: bool = False
+
+    def record(self, compute: Callable[[], None]) -> FakeGraph:
+        compute()
+        if self.fails:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        self.graphs.append(FakeGraph(compute))
+        return self.graphs[-1]
+
+    @property
+    def replays(self) -> list[int]:
+        return [graph.replays for graph in self.graphs]
+
+
+@pytest.fixture(scope="module")
+def engine(checkpoint: Checkpoint) -> Iterator[Engine]:
+    with running_shard(checkpoint.path) as shard:
+        assert shard._engine is not None
+        yield shard._engine
+
+
+@pytest.fixture
+def recorder() -> FakeRecorder:
+    return FakeRecorder()
+
+
+@pytest.fixture
+def play(
+    engine: Engine, recorder: FakeRecorder, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., list[pb.StepResult]]:
+    """Plays a script with the kernels and graphs of some buckets, or with neither."""
+
+    def play(script: StepScript, buckets: Sequence[int] | None) -> list[pb.StepResult]:
+        engine.reset()
+        engine._graphs = None
+        with monkeypatch.context() as patch:
+            if buckets is not None:
+                patch.setattr(library, "takes", lambda _: True)
+                engine._graphs = DecodeGraphs(
+                    model=engine._model,
+                    cache=engine._cache,
+                    slots=engine._slots,
+                    sampler=engine._sampler,
+                    grammars=engine._grammars,
+                    buckets=buckets,
+                    recorder=recorder,
+                )
+            results = [engine.step(request) for request in script.requests]
+        engine.reset()
+        return results
+
+    return play
+
+
+def check_same(actual: list[pb.StepResult], expected: list[pb.StepResult]) -> None:
+    for one, other in zip(actual, expected, strict=True):
+        assert list(one.token_ids) == list(other.token_ids)
+        assert one.sampled_checksum == other.sampled_checksum
+        assert list(one.logprobs) == pytest.approx(list(other.logprobs), abs=2e-4)
+
+
+def test_tokens_are_the_same(
+    play: Callable[..., list[pb.StepResult]], recorder: FakeRecorder
+) -> None:
+    """Sequences come, go and change rows; rows fill up a bucket; blocks are taken on the way."""
+    script = StepScript()
+    script.admit(0, PROMPTS[0])
+    script.admit(5, PROMPTS[1], sampling=sampling(do_sample=True, seed=2**63 + 5, temperature=0.8))
+    script.step({0: 6, 5: 6})
+    script.decode([0, 5], 3)
+    script.admit(2, PROMPTS[2], sampling=sampling(do_sample=True, seed=9, top_k=7, top_p=0.9))
+    script.step({0: 1, 5: 1, 2: 6})
+    script.decode([2, 0, 5], 3)
+    script.retire(0)
+    script.admit(0, PROMPTS[3], sampling=sampling(repetition_penalty=1.4, frequency_penalty=0.3))
+    script.step({0: 6, 2: 1})
+    script.decode([5, 0], 3)
+    check_same(play(script, [1, 2, 4]), play(script, None))
+    # Two rows plain, three filtered in a bucket of four, two penalised: one step each came first.
+    assert recorder.replays == [2, 2, 2]
+
+
+def test_tokens_of_a_graph_are_known_to_other_steps(
+    play: Callable[..., list[pb.StepResult]], recorder: FakeRecorder
+) -> None:
+    """More rows than any bucket has, and a chunk beside decodes, after steps of a graph."""
+    script = StepScript()
+    for slot in (1, 0):
+        script.admit(slot, PROMPTS[slot])
+        script.step({slot: 6})
+        script.decode([slot], 3)
+    script.decode([0, 1], 2)
+    script.admit(2, PROMPTS[2])
+    script.step({0: 1, 2: 6})
+    script.decode([2], 1)
+    check_same(play(script, [1]), play(script, None))
+    assert recorder.replays == [6]
+
+
+def test_what_the_host_must_know_is_not_left_to_a_graph(
+    play: Callable[..., list[pb.StepResult]], recorder: FakeRecorder
+) -> None:
+    script = StepScript()
+    bias = sampling(logit_bias_ids=[3], logit_bias_values=[9.0])
+    script.admit(0, PROMPTS[0], sampling=bias)
+    script.admit(1, PROMPTS[1], top_n_tokens=2)
+    script.admit(2, PROMPTS[2], sampling=sampling(watermark=True))
+    script.step({0: 6, 1: 6, 2: 6})
+    for slot in range(3):
+        script.decode([slot], 3)
+    results = play(script, [1, 2, 4])
+    assert recorder.graphs == []
+    assert all(list(result.top_n_counts) == [2] for result in results[4:7])
+
+
+def test_without_graphs_if_one_cannot_be_recorded(
+    play: Callable[..., list[pb.StepResult]],
+    recorder: FakeRecorder,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    recorder.fails = True
+    script = StepScript()
+    script.admit(0, PROMPTS[0])
+    script.step({0: 6})
+    script.decode([0], 4)
+    check_same(play(script, [1, 2]), play(script, None))
+    assert [record.levelname for record in caplog.records if "No CUDA" in record.message] == [
+        "WARNING"
+    ]
+
+
+def test_default_buckets() -> None:
+    assert list(DEFAULT_BUCKETS) == sorted(set(DEFAULT_BUCKETS))
+    assert DEFAULT_BUCKETS[0] == 1 and DEFAULT_BUCKETS[-1] == 256
+
+
+def test_buckets_of_the_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    ranks = RankGroup.join(ALONE, torch.device("cpu"))
+    assert graph_buckets((4, 1), ranks, torch.device("cpu")) == ()
+    monkeypatch.setattr(library, "takes", lambda _: True)
+    assert graph_buckets((4, 1, 4, 0), ranks, torch.device("cpu")) == (1, 4)
+    assert graph_buckets((0,), ranks, torch.device("cpu")) == ()
+    assert graph_buckets(None, ranks, torch.device("cpu")) == DEFAULT_BUCKETS
