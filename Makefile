@@ -1,11 +1,13 @@
-# Twelve targets; CI runs the same ones. `make run` and `make test` work on a fresh machine.
+# Thirteen targets; CI runs the same ones. `make run` and `make test` work on a fresh machine.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 PORT   ?= 8080
 MODEL  ?=
+OUTPUT ?= build/gpu-check
+WHEELS ?=
 
-.PHONY: install run test lint types format generate integration bench bench-cpu bench-router clean
+.PHONY: install run test lint types format generate integration bench bench-cpu bench-router gpu-check clean
 
 # Exact versions come from constraints.txt. The text-generation client pins an old huggingface_hub, which it does
 # not need: it is installed without its dependencies. The CPU operators are built ahead, so that the first start is
@@ -55,6 +57,9 @@ bench-cpu: install
 
 bench-router: install
 	$(BIN)/python -m benchmarks.router
+
+gpu-check: install
+	$(BIN)/python -m benchmarks.gpu_check --output $(OUTPUT) $(if $(WHEELS),--wheels $(WHEELS))
 
 clean:
 	rm -rf $(VENV) .venv-peers build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

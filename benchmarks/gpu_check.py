@@ -1,0 +1,145 @@
+"""Everything that only a GPU can show, in one unattended run of less than 9 minutes.
+
+    python -m benchmarks.gpu_check --output results [--wheels FOLDER] [--only PART ...]
+
+    tests         the kernels' tests, compiled for this GPU
+    ceilings      bandwidth of reads and copies, bfloat16 matrix products
+    kernels       every kernel against its bytes
+    step-8b, -1b  decode steps of the whole engine, by rows and context, against their bytes
+    serve         the 8B shape through launcher, router and HTTP
+    transformers  continuous batching of transformers on the same weights
+
+Each part is a process of its own with a time limit, so that one that fails takes none with it.
+Weights are random, made on the GPU. Needs no network; packages that are missing are installed from
+--wheels. The table comes last; OUTPUT/gpu-check.json holds the same.
+
+Written without a GPU at hand: what it measures has not been seen yet.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.gpu_rows import GpuRow, read_rows
+
+# Seconds that each part may take; together less than 9 minutes.
+PARTS = {
+    "tests": 110,
+    "ceilings": 20,
+    "kernels": 40,
+    "step-8b": 100,
+    "step-1b": 50,
+    "serve": 130,
+    "transformers": 80,
+}
+# Modules that the parts need beyond the server's own, and their distributions.
+NEEDED = {"triton": "triton", "pytest": "pytest", "transformers": "transformers"}
+NO_GPU = 2
+
+
+def main() -> None:
+    options = parse_options()
+    if not has_gpu():
+        print("No GPU is visible here: gpu-check measures one, and has nothing to say without it.")
+        sys.exit(NO_GPU)
+    install_missing(options.wheels)
+    output: Path = options.output
+    output.mkdir(parents=True, exist_ok=True)
+    rows: list[GpuRow] = []
+    for part in options.only or PARTS:
+        rows += run_part(part, output)
+    device = device_facts()
+    report = {"device": device, "rows": [asdict(row) for row in rows]}
+    (output / "gpu-check.json").write_text(json.dumps(report, indent=2) + "\n")
+    show(rows, device)
+
+
+def parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n", maxsplit=1)[0])
+    parser.add_argument("--output", type=Path, required=True, help="folder for JSON and logs")
+    parser.add_argument("--wheels", type=Path, help="folder with wheels of missing packages")
+    parser.add_argument("--only", nargs="+", choices=PARTS, help="some parts only")
+    return parser.parse_args()
+
+
+def has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def install_missing(wheels: Path | None) -> None:
+    """From the folder alone; what is not there shows itself in the parts that need it."""
+    missing = [name for module, name in NEEDED.items() if importlib.util.find_spec(module) is None]
+    if not missing or wheels is None:
+        return
+    command = [sys.executable, "-m", "pip", "install", "--no-index", "--find-links", str(wheels)]
+    subprocess.run([*command, *missing], check=False)
+
+
+def run_part(part: str, output: Path) -> list[GpuRow]:
+    """The rows of a part; if it did not end well, one that says how."""
+    started = time.monotonic()
+    result, log = output / f"{part}.json", output / f"{part}.log"
+    result.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "benchmarks.gpu_parts", part, str(result), str(output)]
+    problem = ""
+    with log.open("wb") as file:
+        try:
+            done = subprocess.run(
+                command,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                timeout=PARTS[part],
+                env={**os.environ, "TRITON_INTERPRET": "0"},
+                check=False,
+            )
+            if done.returncode:
+                problem = f"exit code {done.returncode}, see {log.name}"
+        except subprocess.TimeoutExpired:
+            problem = f"not done within {PARTS[part]} s"
+    rows = read_rows(result)
+    print(f"{part}: {time.monotonic() - started:.0f} s, {len(rows)} rows {problem}", flush=True)
+    return [*rows, GpuRow(part=part, name=problem, value=None)] if problem else rows
+
+
+def device_facts() -> dict[str, str]:
+    import torch
+
+    properties = torch.cuda.get_device_properties(0)
+    triton = importlib.util.find_spec("triton")
+    version = __import__("triton").__version__ if triton else "none"
+    return {
+        "name": properties.name,
+        "multiprocessors": str(properties.multi_processor_count),
+        "torch": torch.__version__,
+        "cuda": str(torch.version.cuda),
+        "triton": version,
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def show(rows: list[GpuRow], device: dict[str, str]) -> None:
+    table = Table(title=", ".join(f"{name} {value}" for name, value in device.items()))
+    table.add_column("part")
+    table.add_column("what")
+    table.add_column("measured", justify="right")
+    table.add_column("of the ceiling", justify="right")
+    for row in rows:
+        share = "" if row.share is None else f"{row.share:.0%}"
+        value = "" if row.value is None else f"{row.value:,.4g} {row.unit}"
+        table.add_row(row.part, row.name, value, share)
+    Console(width=110).print(table)
+
+
+if __name__ == "__main__":
+    main()

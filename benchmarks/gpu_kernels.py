@@ -1,0 +1,166 @@
+"""Ceilings of a GPU, and its kernels against them.
+
+A kernel is recorded as a CUDA graph of many calls on different memory, more than the cache holds,
+and the graph is timed: so neither the launches nor the cache count.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from text_generation_shard.ops.activation import gated_activation
+from text_generation_shard.ops.linear import DenseWeight
+from text_generation_shard.ops.paged_attention import Workspace, paged_attention, plan_decode
+from text_generation_shard.ops.rms_norm import add_rms_norm
+from torch import Tensor
+
+from benchmarks.gpu_rows import GpuRow
+
+GIGA = 1e9
+CALLS = 32
+# Bytes between two uses of the same memory.
+CACHE_BYTES = 200_000_000
+BLOCK_SIZE = 64
+
+
+def seconds(calls: Sequence[Callable[[], Any]], repeats: int = 5) -> float:
+    """Of one call, the best of several replays of all of them."""
+    for call in calls[:2]:
+        call()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for call in calls:
+            call()
+    best = float("inf")
+    for _ in range(repeats):
+        begin, end = (_event() for _ in range(2))
+        begin.record()
+        graph.replay()
+        end.record()
+        torch.cuda.synchronize()
+        best = min(best, begin.elapsed_time(end) / 1000)
+    return best / len(calls)
+
+
+def _event() -> torch.cuda.Event:
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+
+
+def rotated(make: Callable[[], Callable[[], Any]], num_bytes: int) -> list[Callable[[], Any]]:
+    """CALLS calls of copies that together do not fit in the cache."""
+    copies = [make() for _ in range(max(1, min(CALLS, -(-CACHE_BYTES // num_bytes))))]
+    return list(islice(cycle(copies), CALLS))
+
+
+def measure_ceilings() -> Iterator[GpuRow]:
+    """Reads, copies, and products of square bfloat16 matrices of random numbers."""
+    x = torch.randn(1 << 29, device="cuda", dtype=torch.bfloat16)
+    y = torch.empty_like(x)
+    read = x.nbytes / seconds([lambda: x.view(torch.int32).max()] * 4)
+    yield GpuRow(part="ceilings", name="read", value=read / GIGA, unit="GB/s")
+    copied = 2 * x.nbytes / seconds([lambda: y.copy_(x)] * 4)
+    yield GpuRow(part="ceilings", name="copy", value=copied / GIGA, unit="GB/s")
+    a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    rate = 2 * 8192**3 / seconds([lambda: a @ b] * 4)
+    yield GpuRow(part="ceilings", name="bfloat16 product", value=rate / 1e12, unit="TFLOP/s")
+
+
+def read_bandwidth(folder: Path) -> float:
+    """Bytes per second, as `ceilings` measured them; the better of read and copy."""
+    rows = json.loads((folder / "ceilings.json").read_text())
+    return GIGA * max(float(row["value"]) for row in rows if row["name"] in ("read", "copy"))
+
+
+def measure_kernels(folder: Path) -> Iterator[GpuRow]:
+    """Of the 8B shape, in bfloat16."""
+    bandwidth = read_bandwidth(folder)
+    for name, num_bytes, make in kernel_calls():
+        taken = seconds(rotated(make, num_bytes))
+        share = num_bytes / taken / bandwidth
+        yield GpuRow(part="kernels", name=name, value=taken * 1e6, unit="us", share=share)
+
+
+def kernel_calls() -> Iterator[tuple[str, int, Callable[[], Callable[[], Any]]]]:
+    """Name, bytes that must move, and what makes a call with memory of its own."""
+    for rows in (1, 32, 256):
+        size = rows * 4096 * 2
+        yield f"add_rms_norm, {rows} rows", 4 * size, partial(_norm, rows)
+        gated = rows * 14336 * 2
+        yield f"silu_mul, {rows} rows", 3 * gated, partial(_gate, rows)
+    for outputs, inputs in (
+        (6144, 4096),
+        (4096, 4096),
+        (28672, 4096),
+        (4096, 14336),
+        (128256, 4096),
+    ):
+        num_bytes = outputs * inputs * 2
+        yield f"gemv {outputs} x {inputs}", num_bytes, _product(1, outputs, inputs)
+        yield f"cuBLAS 2 x {outputs} x {inputs}", num_bytes, _product(2, outputs, inputs)
+    for rows, context in ((1, 1024), (1, 8192), (32, 1024), (128, 1024), (256, 512)):
+        num_bytes = rows * context * 2 * 8 * 128 * 2
+        name = f"decode attention, {rows} rows, context {context}"
+        yield name, num_bytes, partial(_attention, rows, context)
+    for rows in (1, 32, 256):
+        for is_filtered in (False, True):
+            name = f"sample, {rows} rows, {'top-k and top-p' if is_filtered else 'no filter'}"
+            make = _sampling(rows, is_filtered)
+            yield name, rows * 128256 * 4, make
+
+
+def _random(*shape: int) -> Tensor:
+    return torch.randn(shape, device="cuda", dtype=torch.bfloat16)
+
+
+def _norm(rows: int) -> Callable[[], Any]:
+    stream, update, weight = _random(rows, 4096), _random(rows, 4096), _random(4096)
+    return lambda: add_rms_norm(stream, update, weight, 1e-5)
+
+
+def _gate(rows: int) -> Callable[[], Any]:
+    gate_up = _random(rows, 2 * 14336)
+    return lambda: gated_activation(gate_up, "silu")
+
+
+def _product(rows: int, outputs: int, inputs: int) -> Callable[[], Callable[[], Any]]:
+    def make() -> Callable[[], Any]:
+        weight, x = DenseWeight(_random(outputs, inputs)), _random(rows, inputs)
+        return lambda: weight(x)
+
+    return make
+
+
+def _attention(rows: int, context: int) -> Callable[[], Any]:
+    blocks = context // BLOCK_SIZE
+    shape = (1 + rows * blocks, BLOCK_SIZE, 8, 128)
+    keys, values, query = _random(*shape), _random(*shape), _random(rows, 32, 128)
+    tables = 1 + torch.randperm(rows * blocks, device="cuda").view(rows, blocks).int()
+    plan = plan_decode(
+        block_tables=tables,
+        contexts=torch.full((rows,), context, dtype=torch.int32, device="cuda"),
+        max_context=8192,
+        block_size=BLOCK_SIZE,
+        sliding_window=None,
+    )
+    unused = Workspace(keys, values)
+    return lambda: paged_attention(query, keys, values, plan, unused, scale=128**-0.5)
+
+
+def _sampling(rows: int, is_filtered: bool) -> Callable[[], Callable[[], Any]]:
+    def make() -> Callable[[], Any]:
+        from text_generation_shard.ops.triton.sample import Draws, Filters, sample
+
+        logits = torch.randn(rows, 128256, device="cuda") * 3
+        whole = torch.arange(rows, device="cuda")
+        ones = torch.ones(rows, device="cuda")
+        draws = Draws(temperature=ones, is_drawn=ones.bool(), seeds=whole, positions=whole)
+        filters = Filters(
+            top_k=torch.full_like(whole, 50), top_p=ones * 0.9, typical_p=ones, min_p=ones * 0
+        )
+        return lambda: sample(logits, draws, filters=filters if is_filtered else None)
+
+    return make

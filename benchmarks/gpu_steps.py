@@ -1,0 +1,129 @@
+"""Decode steps of the whole engine, as the server makes it, against the bytes that they read."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from text_generation_proto import shard_pb2 as pb
+from text_generation_shard.config import RankInfo, ShardConfig
+from text_generation_shard.shard import Shard
+
+from benchmarks.checkpoint import INITIALIZER_RANGE, SHAPES, LlamaShape
+from benchmarks.gpu_kernels import BLOCK_SIZE, read_bandwidth
+from benchmarks.gpu_rows import GpuRow
+from benchmarks.vocabulary import write_tokenizer
+
+# Rows and context.
+STEPS = ((1, 1024), (8, 1024), (32, 1024), (128, 1024), (256, 512))
+WARM_STEPS = 4
+STEPS_PER_MEASUREMENT = 24
+MAX_TOTAL_TOKENS = 2048
+ALONE = RankInfo(rank=0, world_size=1, master_addr="localhost", master_port=0)
+
+
+def checkpoint(name: str, folder: Path) -> Path:
+    """A checkpoint of a named shape in bfloat16, its random weights made on the GPU; made once."""
+    path, shape = folder / name, SHAPES[name]
+    if (path / "config.json").exists():
+        return path
+    path.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    tensors = {key: _weight(size) for key, size in shape.tensors()}
+    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+    write_tokenizer(path, shape.vocab_size, shape.max_position_embeddings)
+    generation = {"bos_token_id": 1, "eos_token_id": 2, "do_sample": False}
+    (path / "generation_config.json").write_text(json.dumps(generation))
+    (path / "config.json").write_text(json.dumps(shape.config("bfloat16")))
+    return path
+
+
+def _weight(size: tuple[int, ...]) -> torch.Tensor:
+    if len(size) == 1:
+        return torch.ones(size, dtype=torch.bfloat16)
+    return (torch.randn(size, device="cuda") * INITIALIZER_RANGE).bfloat16().cpu()
+
+
+def measure_steps(part: str, name: str, folder: Path) -> Iterator[GpuRow]:
+    """Milliseconds of a step with greedy sampling, from the request to the result on the host."""
+    shape, bandwidth = SHAPES[name], read_bandwidth(folder)
+    path = checkpoint(name, folder)
+    with torch.inference_mode():
+        started = time.perf_counter()
+        shard = Shard.load(ShardConfig(model_path=str(path)), ALONE)
+        warm = pb.WarmupRequest(
+            max_slots=max(rows for rows, _ in STEPS),
+            max_step_tokens=2048,
+            block_size=BLOCK_SIZE,
+            max_total_tokens=MAX_TOTAL_TOKENS,
+        )
+        shard.warm_up(warm)
+        elapsed = time.perf_counter() - started
+        yield GpuRow(part=part, name="load and warm up", value=elapsed, unit="s")
+        for rows, context in STEPS:
+            taken = _step_seconds(shard, rows, context)
+            share = step_bytes(shape, rows, context) / bandwidth / taken
+            label = f"{rows} rows, context {context}"
+            yield GpuRow(part=part, name=label, value=taken * 1000, unit="ms", share=share)
+        taken = _prefill_seconds(shard, MAX_TOTAL_TOKENS - 1)
+        label = f"prefill of {MAX_TOTAL_TOKENS - 1} tokens"
+        yield GpuRow(part=part, name=label, value=taken * 1000, unit="ms")
+        shard.close()
+
+
+def step_bytes(shape: LlamaShape, rows: int, context: int) -> int:
+    """Weights but the embedding's table (where it is not the head's), keys and values; bfloat16."""
+    table = shape.vocab_size * shape.hidden_size
+    weights = shape.num_parameters() - (0 if shape.tie_word_embeddings else table)
+    kv = 2 * shape.num_layers * shape.num_kv_heads * shape.head_dim * context * rows
+    return 2 * (weights + kv)
+
+
+def _step_seconds(shard: Shard, rows: int, context: int) -> float:
+    """Of one step; the first ones, which record graphs, are not counted."""
+    shard.reset()
+    num_blocks = -(-(context + WARM_STEPS + STEPS_PER_MEASUREMENT) // BLOCK_SIZE)
+    steps = [_request(step, rows) for step in range(1, WARM_STEPS + STEPS_PER_MEASUREMENT + 1)]
+    for slot in range(rows):
+        first = 1 + slot * num_blocks
+        steps[0].admissions.append(_admission(slot, context, range(first, first + num_blocks)))
+    for request in steps[:WARM_STEPS]:
+        shard.step(request)
+    started = time.perf_counter()
+    for request in steps[WARM_STEPS:]:
+        shard.step(request)
+    return (time.perf_counter() - started) / STEPS_PER_MEASUREMENT
+
+
+def _prefill_seconds(shard: Shard, tokens: int) -> float:
+    """The best of three."""
+    best = float("inf")
+    for _ in range(3):
+        shard.reset()
+        request = pb.StepRequest(step=1, work_slots=[0], work_num_tokens=[tokens])
+        admission = _admission(0, tokens, range(1, 1 + -(-tokens // BLOCK_SIZE)))
+        admission.num_cached_tokens = 0
+        request.admissions.append(admission)
+        started = time.perf_counter()
+        shard.step(request)
+        best = min(best, time.perf_counter() - started)
+    return best
+
+
+def _request(step: int, rows: int) -> pb.StepRequest:
+    return pb.StepRequest(step=step, work_slots=range(rows), work_num_tokens=[1] * rows)
+
+
+def _admission(slot: int, length: int, block_ids: range) -> pb.Admission:
+    """All but the last token are said to be in the cache: what lies there is of no account."""
+    sampling = pb.SamplingParameters(temperature=1, top_p=1, typical_p=1, repetition_penalty=1)
+    return pb.Admission(
+        slot=slot,
+        sequence_id=slot,
+        token_ids=[(7 * index + slot) % 1000 for index in range(length)],
+        num_cached_tokens=length - 1,
+        block_ids=block_ids,
+        sampling=sampling,
+    )
