@@ -14,7 +14,7 @@ from text_generation_shard.sampling.parameters import (
     SamplingParameterError,
     SamplingParameters,
 )
-from text_generation_shard.sampling.sampler import RowBias, SamplingRows
+from text_generation_shard.sampling.rows import RowBias, SamplingRows
 
 _FLOATS = (
     "temperature",

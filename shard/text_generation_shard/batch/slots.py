@@ -35,7 +35,7 @@ from text_generation_shard.sampling.parameters import (
     SamplingParameterError,
     SamplingParameters,
 )
-from text_generation_shard.sampling.sampler import SamplingRows
+from text_generation_shard.sampling.rows import SamplingRows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,7 +23,7 @@ import torch
 from text_generation_proto import shard_pb2 as pb
 
 from text_generation_shard.grammar.tokenizer import GrammarTokenizer
-from text_generation_shard.sampling.sampler import GrammarMask
+from text_generation_shard.sampling.rows import GrammarMask
 
 if TYPE_CHECKING:
     from llguidance import LLExecutor, LLMatcher, LLTokenizer

@@ -8,13 +8,13 @@ from torch import Tensor
 
 from text_generation_shard.ops.triton import library
 from text_generation_shard.sampling.parameters import FILTERS, Processor
+from text_generation_shard.sampling.rows import SamplingRows
 
 if TYPE_CHECKING:
     from text_generation_shard.ops.triton.sample import Filters, Penalties, TokenMask
-    from text_generation_shard.sampling.sampler import SamplingRows
 
 
-def can_sample(logits: Tensor, rows: "SamplingRows", top_n: Sequence[int]) -> bool:
+def can_sample(logits: Tensor, rows: SamplingRows, top_n: Sequence[int]) -> bool:
     """Whether the kernels do all that these rows ask for. They know no watermark, and do not keep
     the log-probabilities of other tokens.
     """
@@ -22,7 +22,7 @@ def can_sample(logits: Tensor, rows: "SamplingRows", top_n: Sequence[int]) -> bo
     return is_known and library.takes(logits)
 
 
-def sample(logits: Tensor, rows: "SamplingRows") -> tuple[Tensor, Tensor]:
+def sample(logits: Tensor, rows: SamplingRows) -> tuple[Tensor, Tensor]:
     """Token ids, int64 [rows], and their log-probabilities, float32 [rows].
 
     logits: float32 [rows, vocab], left as they are.
@@ -47,7 +47,7 @@ def sample(logits: Tensor, rows: "SamplingRows") -> tuple[Tensor, Tensor]:
     )
 
 
-def _penalties(rows: "SamplingRows") -> "Penalties | None":
+def _penalties(rows: SamplingRows) -> "Penalties | None":
     from text_generation_shard.ops.triton.sample import Penalties
 
     if not any(map(rows.features.needing, (Processor.REPETITION, Processor.FREQUENCY))):
@@ -63,7 +63,7 @@ def _penalties(rows: "SamplingRows") -> "Penalties | None":
     )
 
 
-def _mask(rows: "SamplingRows") -> "TokenMask | None":
+def _mask(rows: SamplingRows) -> "TokenMask | None":
     from text_generation_shard.ops.triton.sample import TokenMask
 
     if rows.grammar is None:
@@ -74,7 +74,7 @@ def _mask(rows: "SamplingRows") -> "TokenMask | None":
     return TokenMask(allowed=rows.grammar.allowed, index=on_device)
 
 
-def _filters(rows: "SamplingRows") -> "Filters | None":
+def _filters(rows: SamplingRows) -> "Filters | None":
     from text_generation_shard.ops.triton.sample import Filters
 
     if not any(map(rows.features.needing, FILTERS)):

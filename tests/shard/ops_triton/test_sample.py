@@ -11,7 +11,8 @@ import triton.language as tl
 from text_generation_shard.ops.triton.sample_draw import random_words
 from text_generation_shard.sampling import philox
 from text_generation_shard.sampling.parameters import SamplingParameters
-from text_generation_shard.sampling.sampler import GrammarMask, SampledTokens, Sampler, SamplingRows
+from text_generation_shard.sampling.rows import GrammarMask, SamplingRows
+from text_generation_shard.sampling.sampler import SampledTokens, Sampler
 from torch import Tensor
 
 from tests.shard.sampling.rows import make_rows, pack_allowed

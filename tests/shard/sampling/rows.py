@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from text_generation_shard.sampling.parameters import SamplingFeatures, SamplingParameters
-from text_generation_shard.sampling.sampler import GrammarMask, RowBias, SamplingRows
+from text_generation_shard.sampling.rows import GrammarMask, RowBias, SamplingRows
 
 FLOATS = (
     "temperature",

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from text_generation_shard.sampling.filters import keep_top_k
 from text_generation_shard.sampling.parameters import SamplingParameters
-from text_generation_shard.sampling.sampler import GrammarMask, Sampler
+from text_generation_shard.sampling.rows import GrammarMask
+from text_generation_shard.sampling.sampler import Sampler
 
 from tests.shard.sampling.rows import make_rows, pack_allowed
 
