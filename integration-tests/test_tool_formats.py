@@ -77,8 +77,9 @@ def test_forced_calls_and_their_results(client: openai.OpenAI) -> None:
     assert call.function.name == "get_weather"
     jsonschema.validate(json.loads(call.function.arguments), PARAMETERS)
     chunks = [chunk.choices[0] for chunk in client.chat.completions.create(**options, stream=True)]
-    (streamed,) = [part for chunk in chunks for part in chunk.delta.tool_calls or []]
-    assert streamed.function.arguments == call.function.arguments
+    pieces = [part.function for chunk in chunks for part in chunk.delta.tool_calls or []]
+    assert [piece.name for piece in pieces if piece.name] == ["get_weather"]
+    assert "".join(piece.arguments or "" for piece in pieces) == call.function.arguments
     assert chunks[-1].finish_reason == "tool_calls"
     result = {"role": "tool", "tool_call_id": call.id, "content": "sunny"}
     messages = [*ASK, choice.message.to_dict(), result]

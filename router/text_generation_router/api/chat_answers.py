@@ -19,6 +19,7 @@ from text_generation_router.api.chat_types import (
     ChoiceLogprobs,
     ChunkChoice,
     Delta,
+    DeltaFunction,
     DeltaToolCall,
     TokenLogprob,
     TopLogprob,
@@ -29,6 +30,7 @@ from text_generation_router.api.numbers import shortest_float32
 from text_generation_router.api.openai_answers import AnswerIdentity, finish_reason, usage
 from text_generation_router.api.openai_types import CompletionTokensDetails, Usage
 from text_generation_router.engine.request import Finished, TokenOutput
+from text_generation_router.prompt.call_reader import CallPiece, whole_calls
 
 
 def build_answer(
@@ -102,16 +104,7 @@ class ChatStreamEncoder:
         return has_news or is_first or finished is not None
 
     def _delta(self, read: AnswerDelta) -> Delta:
-        calls = [
-            DeltaToolCall(
-                self._num_calls + i,
-                _new_call_id(),
-                "function",
-                CalledFunction(call.name, call.arguments),
-            )
-            for i, call in enumerate(read.calls)
-        ]
-        self._num_calls += len(calls)
+        calls = [self._call(piece) for piece in read.calls]
         # A message that only calls tools has no text, not an empty one.
         has_text = bool(read.text) or not (self._num_calls or read.reasoning)
         return Delta(
@@ -120,6 +113,12 @@ class ChatStreamEncoder:
             reasoning=read.reasoning or UNSET,
             tool_calls=calls or UNSET,
         )
+
+    def _call(self, piece: CallPiece) -> DeltaToolCall:
+        self._num_calls += bool(piece.name)
+        call_id = _new_call_id() if piece.name else ""
+        function = DeltaFunction(piece.name or None, piece.arguments)
+        return DeltaToolCall(self._num_calls - 1, call_id, "function", function)
 
     def _text_chunk(self, text: str) -> ChatChunk:
         return _chunk(self._identity, ChunkChoice(self._index, Delta(content=text)))
@@ -169,8 +168,7 @@ def _choice(
     reasoning = "".join(delta.reasoning for delta in deltas)
     calls = [
         AnswerToolCall(_new_call_id(), "function", CalledFunction(call.name, call.arguments))
-        for delta in deltas
-        for call in delta.calls
+        for call in whole_calls(piece for delta in deltas for piece in delta.calls)
     ]
     return ChatChoice(
         index,

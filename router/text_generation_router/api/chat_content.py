@@ -4,12 +4,12 @@ Streamed and unstreamed answers pass through the same objects, so they are equal
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from text_generation_router.api.chat import ChatGeneration
 from text_generation_router.api.visible_text import visible_text
 from text_generation_router.engine.request import TokenOutput
-from text_generation_router.prompt.call_reader import ToolCall
+from text_generation_router.prompt.call_reader import CallPiece
 from text_generation_router.prompt.reasoning import ReasoningParser
 from text_generation_router.prompt.tool_calls import AnswerPart, AnswerText, ToolCallParser
 
@@ -19,8 +19,18 @@ class AnswerDelta:
     """What one token added to an answer."""
 
     reasoning: str = ""
-    text: str = ""
-    calls: list[ToolCall] = field(default_factory=list)
+    # In the order of the answer.
+    parts: Sequence[AnswerPart] = ()
+
+    @property
+    def text(self) -> str:
+        """All that is neither reasoning nor a call."""
+        return "".join(part.text for part in self.parts if isinstance(part, AnswerText))
+
+    @property
+    def calls(self) -> list[CallPiece]:
+        """Pieces of calls; those of one call are one piece here."""
+        return [part for part in self.parts if isinstance(part, CallPiece)]
 
 
 class ChatContentReader:
@@ -69,21 +79,13 @@ class ChatContentReader:
                 reasoning += rest.reasoning
                 text += rest.text
         if self._parser is None:
-            return AnswerDelta(reasoning, text)
+            return AnswerDelta(reasoning, [AnswerText(text)] if text else ())
         parts = self._parser.feed(text)
         if is_last:
             parts += self._parser.finish()
-        return _delta(reasoning, parts)
+        return AnswerDelta(reasoning, parts)
 
     def _content(self, output: TokenOutput) -> str:
         if self._special_texts.get(output.token_id) in self._marks:
             return output.text
         return visible_text(output, self._special_texts)
-
-
-def _delta(reasoning: str, parts: Sequence[AnswerPart]) -> AnswerDelta:
-    return AnswerDelta(
-        reasoning,
-        "".join(part.text for part in parts if isinstance(part, AnswerText)),
-        [part for part in parts if isinstance(part, ToolCall)],
-    )

@@ -166,13 +166,23 @@ class ChatAnswer(Struct, kw_only=True):
     usage: Usage
 
 
+class DeltaFunction(Struct):
+    """The name, or null in a piece that goes on, and more of the arguments' text."""
+
+    name: str | None
+    arguments: str
+
+
 class DeltaToolCall(Struct):
-    """A whole call in one chunk."""
+    """A piece of a call; only the first has its id.
+
+    The id of the others is empty: OpenAI's client joins ids like all texts, TGI's needs one.
+    """
 
     index: int
     id: str
     type: str
-    function: CalledFunction
+    function: DeltaFunction
 
 
 class Delta(Struct, kw_only=True):

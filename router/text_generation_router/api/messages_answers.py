@@ -5,6 +5,7 @@ Whole answers are put together from the same deltas that a stream sends.
 
 import secrets
 from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 
@@ -33,7 +34,7 @@ from text_generation_router.api.messages_types import (
 )
 from text_generation_router.api.openai_answers import AnswerIdentity
 from text_generation_router.engine.request import Finished, FinishReason, TokenOutput
-from text_generation_router.prompt.call_reader import ToolCall
+from text_generation_router.prompt.call_reader import CallPiece
 
 _STOP_REASONS = {
     FinishReason.LENGTH: "max_tokens",
@@ -54,6 +55,9 @@ def build_answer(
     content: list[AnswerBlock] = []
     for i, output in enumerate(generation.tokens):
         _extend(content, reader.read(output, is_last=i == last))
+    for block in content:
+        if isinstance(block, ToolUseBlock):
+            block.input = _input_object(block.input)
     stop = _stop(wanted, generation.end, reader)
     return MessagesAnswer(
         id=identity.id,
@@ -86,7 +90,7 @@ class MessagesStreamEncoder:
         self._reader = ChatContentReader(wanted, special_texts)
         self._num_blocks = 0
         # The kind of the block that may still grow.
-        self._open_kind: type[TextBlock | ThinkingBlock] | None = None
+        self._open_kind: type[AnswerBlock] | None = None
 
     def token(self, output: TokenOutput, finished: Finished | None) -> bytes | None:
         """The events of one token; None if there is nothing to tell yet."""
@@ -96,11 +100,12 @@ class MessagesStreamEncoder:
             self._ensure_open(ThinkingBlock(""), events)
             delta = ThinkingDelta(read.reasoning)
             events.append(ContentBlockDelta(self._num_blocks - 1, delta))
-        if read.text:
-            self._ensure_open(TextBlock(""), events)
-            events.append(ContentBlockDelta(self._num_blocks - 1, TextDelta(read.text)))
-        for call in read.calls:
-            self._call(call, events)
+        for part in read.parts:
+            if isinstance(part, CallPiece):
+                self._call(part, events)
+            else:
+                self._ensure_open(TextBlock(""), events)
+                events.append(ContentBlockDelta(self._num_blocks - 1, TextDelta(part.text)))
         if finished is not None:
             if not self._num_blocks:
                 self._ensure_open(TextBlock(""), events)
@@ -115,12 +120,14 @@ class MessagesStreamEncoder:
             self._open(empty, events)
             self._open_kind = type(empty)
 
-    def _call(self, call: ToolCall, events: list[MessageEvent]) -> None:
-        self._close(events)
-        self._open(ToolUseBlock(_new_id(), call.name, msgspec.Raw(b"{}")), events)
-        index = self._num_blocks - 1
-        events.append(ContentBlockDelta(index, InputJsonDelta(call.arguments)))
-        events.append(ContentBlockStop(index))
+    def _call(self, piece: CallPiece, events: list[MessageEvent]) -> None:
+        if piece.name:
+            self._close(events)
+            self._open(ToolUseBlock(_new_id(), piece.name, msgspec.Raw(b"{}")), events)
+            self._open_kind = ToolUseBlock
+        events.append(ContentBlockDelta(self._num_blocks - 1, InputJsonDelta(piece.arguments)))
+        if piece.is_last:
+            self._close(events)
 
     def _open(self, block: AnswerBlock, events: list[MessageEvent]) -> None:
         events.append(ContentBlockStart(self._num_blocks, block))
@@ -140,15 +147,27 @@ def _extend(content: list[AnswerBlock], read: AnswerDelta) -> None:
             before.thinking += read.reasoning
         else:
             content.append(ThinkingBlock(read.reasoning))
-    if read.text:
+    for part in read.parts:
         last = content[-1] if content else None
-        if isinstance(last, TextBlock):
-            last.text += read.text
+        if isinstance(part, CallPiece):
+            if part.name or not isinstance(last, ToolUseBlock):
+                last = ToolUseBlock(_new_id(), part.name, msgspec.Raw())
+                content.append(last)
+            last.input = msgspec.Raw(bytes(last.input) + part.arguments.encode())
+        elif isinstance(last, TextBlock):
+            last.text += part.text
         else:
-            content.append(TextBlock(read.text))
-    for call in read.calls:
-        arguments = msgspec.Raw(call.arguments.encode())
-        content.append(ToolUseBlock(_new_id(), call.name, arguments))
+            content.append(TextBlock(part.text))
+
+
+def _input_object(written: msgspec.Raw) -> msgspec.Raw:
+    """The input of a call; what is no whole object is shown in one, as Anthropic advises it."""
+    try:
+        msgspec.json.decode(written, type=dict[str, Any])
+    except (msgspec.MsgspecError, UnicodeError):
+        text = bytes(written).decode()
+        return msgspec.Raw(msgspec.json.encode({"INVALID_JSON": text}))
+    return written
 
 
 def _stop(wanted: ChatGeneration, finished: Finished, reader: ChatContentReader) -> StopDelta:

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 
 import msgspec
+from msgspec import UNSET
 
 from text_generation_router.api.chat import ChatGeneration
 from text_generation_router.api.chat_content import ChatContentReader
@@ -29,7 +30,9 @@ from text_generation_router.api.responses_types import (
     TextFormat,
 )
 from text_generation_router.engine.request import Finished, FinishReason, TokenOutput
-from text_generation_router.prompt.call_reader import ToolCall
+from text_generation_router.prompt.call_reader import CallPiece
+
+_OutputItem = OutputMessage | OutputReasoning | OutputCall
 
 
 class ResponseWriter:
@@ -45,7 +48,7 @@ class ResponseWriter:
         self._reader = ChatContentReader(wanted, special_texts)
         self._num_events = 0
         # The item that may still grow: the last one, or none.
-        self._open: OutputMessage | OutputReasoning | None = None
+        self._open: _OutputItem | None = None
         self.answer = _empty_answer(body, identity)
 
     def start(self) -> bytes:
@@ -73,12 +76,14 @@ class ResponseWriter:
         events: list[ResponseEvent] = []
         if read.reasoning:
             self._think(read.reasoning, events)
-        if read.text or (finished is not None and not (self.answer.output or read.calls)):
-            self._text(read.text, events)
-        for call in read.calls:
-            self._close("completed", events)
-            self._call(call, events)
+        for part in read.parts:
+            if isinstance(part, CallPiece):
+                self._call(part, events)
+            else:
+                self._text(part.text, events)
         if finished is not None:
+            if not self.answer.output:
+                self._text("", events)
             self._finish(finished, events)
         return events
 
@@ -105,51 +110,45 @@ class ResponseWriter:
         item.content[0].text += text
         events.append(self._about(item, "output_text.delta", delta=text, logprobs=[]))
 
-    def _call(self, call: ToolCall, events: list[ResponseEvent]) -> None:
-        item = OutputCall(
-            id=_new_id("fc"), call_id=_new_id("call"), name=call.name, status="in_progress"
-        )
-        index = self._add(item, events)
-        step = "response.function_call_arguments"
-        place = {"output_index": index, "item_id": item.id}
-        events.append(
-            msgspec.structs.replace(
-                ResponseEvent(type=f"{step}.delta", delta=call.arguments), **place
+    def _call(self, piece: CallPiece, events: list[ResponseEvent]) -> None:
+        item = self._open
+        if piece.name or not isinstance(item, OutputCall):
+            self._close("completed", events)
+            item = OutputCall(
+                id=_new_id("fc"), call_id=_new_id("call"), name=piece.name, status="in_progress"
             )
-        )
-        item.arguments = call.arguments
-        item.status = "completed"
-        done = ResponseEvent(type=f"{step}.done", name=call.name, arguments=call.arguments)
-        events.append(msgspec.structs.replace(done, **place))
-        events.append(
-            ResponseEvent(type="response.output_item.done", output_index=index, item=item)
-        )
+            self._add(item, events)
+            self._open = item
+        item.arguments += piece.arguments
+        delta = self._about(item, "function_call_arguments.delta", delta=piece.arguments)
+        events.append(delta)
+        if piece.is_last:
+            self._close("completed", events)
 
-    def _add(
-        self, item: OutputMessage | OutputReasoning | OutputCall, events: list[ResponseEvent]
-    ) -> int:
+    def _add(self, item: _OutputItem, events: list[ResponseEvent]) -> None:
         """A new item, told as it is now: empty."""
         self.answer.output.append(item)
-        index = len(self.answer.output) - 1
         event = ResponseEvent(
             type="response.output_item.added",
-            output_index=index,
+            output_index=len(self.answer.output) - 1,
             item=msgspec.structs.replace(item),
         )
         events.append(event)
-        return index
 
     def _close(self, status: str, events: list[ResponseEvent]) -> None:
         item, self._open = self._open, None
         if item is None:
             return
         item.status = status
-        text = item.content[0].text
         if isinstance(item, OutputMessage):
+            text = item.content[0].text
             events.append(self._about(item, "output_text.done", text=text, logprobs=[]))
             events.append(self._about(item, "content_part.done", part=item.content[0]))
+        elif isinstance(item, OutputReasoning):
+            events.append(self._about(item, "reasoning_text.done", text=item.content[0].text))
         else:
-            events.append(self._about(item, "reasoning_text.done", text=text))
+            done = {"name": item.name, "arguments": item.arguments}
+            events.append(self._about(item, "function_call_arguments.done", **done))
         index = len(self.answer.output) - 1
         events.append(
             ResponseEvent(type="response.output_item.done", output_index=index, item=item)
@@ -158,22 +157,22 @@ class ResponseWriter:
     def _finish(self, finished: Finished, events: list[ResponseEvent]) -> None:
         is_cut = finished.reason is FinishReason.LENGTH
         status = "incomplete" if is_cut else "completed"
-        self._close(status, events)
+        # A call that is still open has no whole arguments, for whatever reason.
+        is_in_call = isinstance(self._open, OutputCall)
+        self._close("incomplete" if is_in_call else status, events)
         answer = self.answer
         answer.status = "incomplete" if is_cut else "completed"
         answer.incomplete_details = IncompleteDetails("max_output_tokens") if is_cut else None
         answer.usage = _usage(finished, self._reader)
         events.append(ResponseEvent(type=f"response.{status}", response=answer))
 
-    def _about(
-        self, item: OutputMessage | OutputReasoning, step: str, **fields: object
-    ) -> ResponseEvent:
-        """An event about the one part of the last item."""
+    def _about(self, item: _OutputItem, step: str, **fields: object) -> ResponseEvent:
+        """An event about the last item, or the one part that it has."""
         event = ResponseEvent(
             type=f"response.{step}",
             output_index=len(self.answer.output) - 1,
             item_id=item.id,
-            content_index=0,
+            content_index=UNSET if isinstance(item, OutputCall) else 0,
         )
         return msgspec.structs.replace(event, **fields)
 

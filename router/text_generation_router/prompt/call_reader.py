@@ -1,7 +1,7 @@
 """Reads one tool call from a text that may still grow."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,14 @@ from text_generation_router.prompt.tool_formats import (
 
 _SPACE = re.compile(r"\s*")
 _NAME = re.compile(r'[^\s<>\[\]{}"=]+')
+# The beginning of an object up to the first member that is an object itself; its key is a group.
+_STRING = r'"(?:[^"\\]|\\.)*+"'
+_HEAD = re.compile(
+    rf"\{{\s*(?:{_STRING}\s*:\s*(?:{_STRING}|[-+.\w]++)\s*,\s*)*+({_STRING})\s*:\s*(?=\{{)",
+    re.DOTALL,
+)
+# A longer one is none: it is looked for again whenever the text grows.
+_MAX_HEAD = 1024
 
 
 class NeedMoreError(Exception):
@@ -29,11 +37,28 @@ class NoCallError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class ToolCall:
-    """One whole call; `arguments` is the text of a JSON object."""
+class CallPiece:
+    """A piece of a call: the first has the name, and the arguments of all together are one text.
 
-    name: str
-    arguments: str
+    That text is a JSON object, unless the model wrote something else where one had begun.
+    """
+
+    name: str = ""
+    arguments: str = ""
+    # Whether the arguments are whole; an answer may end before.
+    is_last: bool = False
+
+    def with_more(self, more: "CallPiece") -> "CallPiece":
+        """This and the next piece of the same call as one."""
+        return CallPiece(self.name, self.arguments + more.arguments, is_last=more.is_last)
+
+
+def whole_calls(pieces: Iterable[CallPiece]) -> list[CallPiece]:
+    """Each call in one piece."""
+    calls: list[CallPiece] = []
+    for piece in pieces:
+        calls.append(piece if piece.name else calls.pop().with_more(piece))
+    return calls
 
 
 class CallReader:
@@ -47,7 +72,11 @@ class CallReader:
     def __init__(self, wanted: ToolFormat, functions: Mapping[str, Mapping[str, Any]]) -> None:
         self._format = wanted
         self._functions = functions
-        self._extent: JsonExtent | None = None
+        # Of the object that was not whole when it was last read, where it starts and how much of
+        # the text was looked at.
+        self._extent = JsonExtent()
+        self._extent_start = -1
+        self._seen = 0
         self._is_whole = False
         self.text = ""
         self.at = 0
@@ -60,7 +89,7 @@ class CallReader:
 
     def forget(self) -> None:
         """The next text is not the last one grown, but another."""
-        self._extent = None
+        self._extent_start = -1
 
     def marks(self, marks: Marks) -> None:
         """All of some marks, with any white space between them."""
@@ -75,8 +104,10 @@ class CallReader:
             else:
                 raise NoCallError
 
-    def body(self) -> ToolCall:
-        """A call without the marks around it."""
+    def body(self) -> CallPiece:
+        """A call without the marks around it: all of it or, where the arguments are an object that
+        needs no conversion, its name, with `at` before the arguments.
+        """
         body = self._format.body
         if isinstance(body, ObjectBody):
             return self._object(body)
@@ -84,7 +115,7 @@ class CallReader:
             return self._named(body)
         return self._tagged(body)
 
-    def bare_body(self, body: ObjectBody) -> ToolCall:
+    def bare_body(self, body: ObjectBody) -> CallPiece:
         """A call that no mark announces: only an object with the keys and a name that fit is one.
 
         Known as none as soon as it begins differently.
@@ -96,25 +127,66 @@ class CallReader:
             raise NoCallError
         return call
 
-    def _object(self, body: ObjectBody) -> ToolCall:
+    def rest_of_object(self) -> None:
+        """What follows the arguments in an `ObjectBody`."""
+        self._skip_space()
+        start = self.at
+        if self._is_next("}"):
+            self.at += 1
+            return
+        self.marks((",",))
+        extent = JsonExtent()
+        extent.end("{")
+        end = extent.end(self.text[start:])
+        if end is None:
+            raise self._more()
+        self.at = start + end
+        try:
+            members = '{"":0' + self.text[start : self.at]
+            msgspec.json.decode(members, type=dict[str, msgspec.Raw])
+        except (msgspec.MsgspecError, UnicodeError) as error:
+            raise NoCallError from error
+
+    def _object(self, body: ObjectBody) -> CallPiece:
+        begun = self._head_of_object(body)
+        if begun is not None:
+            return begun
         try:
             members = msgspec.json.decode(self._value(), type=dict[str, msgspec.Raw])
             name = msgspec.json.decode(members.get(body.name_key, b""), type=str)
         except (msgspec.MsgspecError, UnicodeError) as error:
             raise NoCallError from error
-        keys = (body.arguments_key, "arguments", "parameters")
+        keys = _argument_keys(body)
         written = next((bytes(members[key]) for key in keys if key in members), b"")
-        return _call(name, written)
+        return _whole_call(name, written)
 
-    def _named(self, body: NamedBody) -> ToolCall:
+    def _head_of_object(self, body: ObjectBody) -> CallPiece | None:
+        """The name, if it stands before arguments that begin as an object."""
+        self._skip_space()
+        found = _HEAD.match(self.text, self.at, self.at + _MAX_HEAD)
+        if found is None:
+            return None
+        try:
+            key = msgspec.json.decode(found[1], type=str)
+            members = msgspec.json.decode(found[0] + "{}}", type=dict[str, msgspec.Raw])
+            name = msgspec.json.decode(members.get(body.name_key, b""), type=str)
+        except (msgspec.MsgspecError, UnicodeError):
+            return None
+        if not name or key not in _argument_keys(body):
+            return None
+        self.at = found.end()
+        return CallPiece(name)
+
+    def _named(self, body: NamedBody) -> CallPiece:
         name = self._name()
         if body.id_mark and self._is_next(body.id_mark):
             self.marks((body.id_mark,))
             self._name()
-        self.marks(body.between)
-        return _call(name, self._value().encode())
+        self.marks((*body.between, "{"))
+        self.at -= 1
+        return CallPiece(name)
 
-    def _tagged(self, body: TaggedBody) -> ToolCall:
+    def _tagged(self, body: TaggedBody) -> CallPiece:
         name = self._name()
         self.marks((body.name_closes,))
         schema = self._functions.get(name, {}).get("properties", {})
@@ -130,7 +202,7 @@ class CallReader:
             arguments[argument] = _tagged_value(written, schema.get(argument))
             self.at = end + len(body.argument_closes)
         self.marks((body.closes,))
-        return ToolCall(name, msgspec.json.encode(arguments).decode())
+        return CallPiece(name, msgspec.json.encode(arguments).decode(), is_last=True)
 
     def _is_next(self, mark: str) -> bool:
         self._skip_space()
@@ -153,13 +225,15 @@ class CallReader:
         """The text of an object; only brackets and strings are sure to fit."""
         self.marks(("{",))
         start = self.at - 1
-        if self._extent is None or self._extent.start != start:
-            self._extent = JsonExtent(start)
-        end = self._extent.end(self.text)
+        if self._extent_start != start:
+            self._extent, self._extent_start, self._seen = JsonExtent(), start, start
+        seen, self._seen = self._seen, len(self.text)
+        end = self._extent.end(self.text[seen:])
         if end is None:
             raise self._more()
-        self.at = end
-        return self.text[start:end]
+        self.forget()
+        self.at = seen + end
+        return self.text[start : self.at]
 
     def _more(self) -> Exception:
         return NoCallError() if self._is_whole else NeedMoreError()
@@ -170,7 +244,12 @@ class CallReader:
         self.at = found.end()
 
 
-def _call(name: str, written: bytes) -> ToolCall:
+def _argument_keys(body: ObjectBody) -> tuple[str, ...]:
+    """The key as the model knows it, and those that models of other kinds use."""
+    return (body.arguments_key, "arguments", "parameters")
+
+
+def _whole_call(name: str, written: bytes) -> CallPiece:
     """The call, with its arguments as the model wrote them."""
     try:
         arguments = _arguments_text(written)
@@ -178,7 +257,7 @@ def _call(name: str, written: bytes) -> ToolCall:
         raise NoCallError from error
     if not name:
         raise NoCallError
-    return ToolCall(name, arguments)
+    return CallPiece(name, arguments, is_last=True)
 
 
 def _arguments_text(written: bytes) -> str:

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from text_generation_router.prompt.call_reader import (
+    CallPiece,
     CallReader,
     NeedMoreError,
     NoCallError,
-    ToolCall,
 )
 from text_generation_router.prompt.held_text import uncertain_length
+from text_generation_router.prompt.json_extent import JsonExtent
 from text_generation_router.prompt.tool_formats import Marks, ObjectBody, ToolFormat
 
 
@@ -26,7 +27,7 @@ class AnswerText:
     text: str
 
 
-AnswerPart = AnswerText | ToolCall
+AnswerPart = AnswerText | CallPiece
 
 
 class _State(enum.Enum):
@@ -37,6 +38,10 @@ class _State(enum.Enum):
     CALL = enum.auto()
     # The held text is the whole answer so far, and begins with a brace.
     BARE_CALL = enum.auto()
+    # The held text begins or continues the arguments of a call.
+    ARGUMENTS = enum.auto()
+    # The held text follows the arguments, in the object that they are a member of.
+    REST_OF_OBJECT = enum.auto()
     # The held text follows the body of a call.
     AFTER_CALL = enum.auto()
 
@@ -44,11 +49,13 @@ class _State(enum.Enum):
 class ToolCallParser:
     """Feed it the answer piece by piece, then `finish` it.
 
-    White space before a call belongs to the format, not to the text. What looks like a call and is
-    none (no JSON, no name) comes out as the text that it was, so nothing of an answer is lost. A
-    call is one as soon as its arguments are whole: models forget marks, and may end without them.
-    With `max_calls`, later calls are left out: the client asked for no more. functions: the
-    parameters' JSON Schemas by name.
+    A call comes out in pieces: it begins with its name as soon as its arguments begin as an object,
+    and these follow as they are written. Arguments that have to be converted come with the name, in
+    one piece. What looks like a call and is none before it has begun (no JSON, no name) comes out
+    as the text that it was; what was begun stays a call, whatever its arguments turn out to be. So
+    nothing of an answer is lost. White space before a call belongs to the format, not to the text.
+    Models forget marks, and may end without them. With `max_calls`, later calls are left out: the
+    client asked for no more. functions: the parameters' JSON Schemas by name.
     """
 
     def __init__(
@@ -59,6 +66,7 @@ class ToolCallParser:
     ) -> None:
         self._format = wanted
         self._reader = CallReader(wanted, functions)
+        self._extent = JsonExtent()
         self._state = _State.START if wanted.is_bare else _State.TEXT
         self._held = ""
         # White space before the call that is being read.
@@ -96,10 +104,15 @@ class ToolCallParser:
             return self._read_text(parts)
         if self._state is _State.START:
             return self._begin()
+        if self._state is _State.ARGUMENTS:
+            return self._read_arguments(parts)
         self._reader.start(self._held, is_whole=self._is_whole)
         try:
             if self._state is _State.AFTER_CALL:
                 self._read_after(parts)
+            elif self._state is _State.REST_OF_OBJECT:
+                self._reader.rest_of_object()
+                self._move_to(_State.AFTER_CALL)
             else:
                 self._read_first(parts)
         except NeedMoreError:
@@ -149,6 +162,17 @@ class ToolCallParser:
             call = self._reader.bare_body(self._format.body)
         self._emit_call(call, parts)
 
+    def _read_arguments(self, parts: list[AnswerPart]) -> bool:
+        """More of the arguments, up to the bracket that closes them."""
+        end = self._extent.end(self._held)
+        piece, self._held = self._held[:end], "" if end is None else self._held[end:]
+        self._emit_piece(CallPiece(arguments=piece, is_last=end is not None), parts)
+        if end is None:
+            return False
+        in_object = isinstance(self._format.body, ObjectBody)
+        self._state = _State.REST_OF_OBJECT if in_object else _State.AFTER_CALL
+        return True
+
     def _read_after(self, parts: list[AnswerPart]) -> None:
         """What may follow a call: its closing marks, then the next call, or the last mark."""
         reader, wanted = self._reader, self._format
@@ -175,12 +199,22 @@ class ToolCallParser:
             return False
         return True
 
-    def _emit_call(self, call: ToolCall, parts: list[AnswerPart]) -> None:
+    def _emit_call(self, call: CallPiece, parts: list[AnswerPart]) -> None:
+        """A call, whole or begun."""
         self._num_calls += 1
-        if self._max_calls is None or self._num_calls <= self._max_calls:
-            parts.append(call)
+        self._emit_piece(call, parts)
         self._space = ""
-        self._move_to(_State.AFTER_CALL)
+        self._extent = JsonExtent()
+        self._move_to(_State.AFTER_CALL if call.is_last else _State.ARGUMENTS)
+
+    def _emit_piece(self, piece: CallPiece, parts: list[AnswerPart]) -> None:
+        if self._max_calls is not None and self._num_calls > self._max_calls:
+            return
+        before = parts[-1] if parts else None
+        if isinstance(before, CallPiece) and not piece.name:
+            parts[-1] = before.with_more(piece)
+        elif piece.name or piece.arguments:
+            parts.append(piece)
 
     def _move_to(self, state: _State) -> None:
         self._held = self._held[self._reader.at :]

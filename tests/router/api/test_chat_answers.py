@@ -176,6 +176,57 @@ def test_a_call_cut_by_the_limit_is_text() -> None:
     assert choice["message"] == {"role": "assistant", "content": '<tool_call>{"na'}
 
 
+def joined_calls(pieces: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """The functions that the pieces of a stream make up."""
+    calls: list[dict[str, str]] = []
+    for piece in pieces:
+        function = piece["function"]
+        if piece["id"]:
+            calls.append({"name": function["name"], "arguments": ""})
+        else:
+            assert function["name"] is None
+        assert piece["index"] == len(calls) - 1
+        calls[-1]["arguments"] += function["arguments"]
+    return calls
+
+
+def test_arguments_are_streamed_in_pieces() -> None:
+    texts = ["<tool_call>", '{"name": "f", "argu', 'ments": {', '"a": ', '"b"}', "}</tool_call>"]
+    tokens = [*map(make_token, texts), EOS]
+    chunks = stream(make_wanted(tool_format=HERMES), tokens)
+    deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
+    (first,) = deltas[1].pop("tool_calls")
+    assert first.pop("id").isdigit()
+    assert first == {"index": 0, "type": "function", "function": {"name": "f", "arguments": "{"}}
+    assert deltas == [
+        {"role": "assistant", "content": ""},
+        {},
+        *(
+            {
+                "tool_calls": [
+                    {
+                        "index": 0,
+                        "id": "",
+                        "type": "function",
+                        "function": {"name": None, "arguments": text},
+                    }
+                ]
+            }
+            for text in ('"a": ', '"b"}')
+        ),
+        {},
+    ]
+
+
+def test_a_call_cut_among_its_arguments_is_a_call() -> None:
+    tokens = [make_token('<tool_call>{"name": "f", "arguments": {"a"')]
+    wanted = make_wanted(tool_format=HERMES)
+    choice = whole(wanted, tokens, reason=FinishReason.LENGTH)["choices"][0]
+    assert choice["finish_reason"] == "length"
+    (call,) = choice["message"]["tool_calls"]
+    assert call["function"] == {"name": "f", "arguments": '{"a"'}
+
+
 @given(
     st.lists(
         st.sampled_from([f"<tool_call>{CALL_BODY}</tool_call>", "text", " ", "<tool", "é"]),
@@ -191,14 +242,12 @@ def test_streamed_and_whole_answers_are_equal(text: str, data: st.DataObject) ->
     wanted = make_wanted(tool_format=HERMES)
     choice = whole(wanted, tokens)["choices"][0]
     deltas = [chunk["choices"][0] for chunk in stream(wanted, tokens)]
-    calls = [call for delta in deltas for call in delta["delta"].get("tool_calls", [])]
+    pieces = [call for delta in deltas for call in delta["delta"].get("tool_calls", [])]
+    calls = joined_calls(pieces)
     assert "".join(delta["delta"].get("content") or "" for delta in deltas) == (
         choice["message"]["content"] or ""
     )
-    assert [call["function"] for call in calls] == [
-        call["function"] for call in choice["message"].get("tool_calls", [])
-    ]
-    assert [call["index"] for call in calls] == list(range(len(calls)))
+    assert calls == [call["function"] for call in choice["message"].get("tool_calls", [])]
     assert deltas[-1]["finish_reason"] == choice["finish_reason"]
     assert [delta["delta"].get("role") for delta in deltas] == (
         ["assistant"] + [None] * (len(deltas) - 1)

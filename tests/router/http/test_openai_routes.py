@@ -114,8 +114,13 @@ async def test_tool_calls() -> None:
     assert choice["message"]["content"] is None
     function = {"name": "f", "arguments": '{"a": 1}'}
     assert choice["message"]["tool_calls"][0]["function"] == function
-    called = [c["choices"][0] for c in chunks[:-1] if "tool_calls" in c["choices"][0]["delta"]]
-    assert [call["function"] for c in called for call in c["delta"]["tool_calls"]] == [function]
+    pieces = [
+        call["function"]
+        for chunk in chunks[:-1]
+        for call in chunk["choices"][0]["delta"].get("tool_calls", [])
+    ]
+    assert [piece["name"] for piece in pieces if piece["name"]] == ["f"]
+    assert "".join(piece["arguments"] for piece in pieces) == function["arguments"]
     assert chunks[-2]["choices"][0]["finish_reason"] == "tool_calls"
 
 

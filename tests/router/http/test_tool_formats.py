@@ -6,6 +6,8 @@ from typing import Any
 import anthropic
 import openai
 import pytest
+from text_generation_router.engine.request import FinishReason
+from text_generation_router.prompt.tool_formats import HERMES, TaggedBody
 
 from tests.fakes.engine import END, FakeEngine
 from tests.fakes.router_app import RunningApp, running_app
@@ -44,12 +46,16 @@ async def test_chat(written: Written) -> None:
     assert [(c.function.name, json.loads(c.function.arguments)) for c in calls] == CALLS
     assert (whole.message.content, whole.finish_reason) == (None, "tool_calls")
     deltas = [part for chunk in chunks for part in chunk.delta.tool_calls or []]
-    assert [part.function for part in deltas] == [
-        type(part.function)(**call.function.to_dict())
-        for part, call in zip(deltas, calls, strict=True)
-    ]
-    assert [part.index for part in deltas] == [0, 1]
-    assert len({part.id for part in deltas} | {call.id for call in calls}) == 4
+    begun = [part for part in deltas if part.id]
+    assert [part.index for part in begun] == [0, 1]
+    for part, call in zip(begun, calls, strict=True):
+        pieces = [p.function for p in deltas if p.index == part.index]
+        assert [piece.name for piece in pieces if piece.name] == [call.function.name]
+        assert "".join(piece.arguments for piece in pieces) == call.function.arguments
+        # An XML argument is converted with all others; any other format's are sent as written.
+        is_whole = isinstance(written.format.body, TaggedBody) or call.function.name == "clock"
+        assert is_whole or len(pieces) > len(ARGUMENTS) // 6
+    assert len({part.id for part in begun} | {call.id for call in calls}) == 4
     assert chunks[-1].finish_reason == "tool_calls"
     assert "".join(chunk.delta.content or "" for chunk in chunks) == ""
     # Arguments are enforced once the model has begun a call.
@@ -57,12 +63,21 @@ async def test_chat(written: Written) -> None:
 
 
 @every_answer
-async def test_responses_and_messages(written: Written) -> None:
+async def test_the_other_dialects(written: Written) -> None:
     async with app_of(written) as app, client_of(app) as client:
         tools: Any = [{"type": "function", **tool["function"], "strict": False} for tool in TOOLS]
         response = await client.responses.create(model="tgi", input="hi", tools=tools)
-        found: Any = response.output
+        stream = await client.responses.create(model="tgi", input="hi", tools=tools, stream=True)
+        events: list[Any] = [event async for event in stream]
+    for found in (response.output, events[-1].response.output):
         assert [(call.name, json.loads(call.arguments)) for call in found] == CALLS
+        assert [call.status for call in found] == ["completed", "completed"]
+    for i, call in enumerate(events[-1].response.output):
+        of_call = [e for e in events if getattr(e, "item_id", "") == call.id]
+        *deltas, done = of_call
+        assert {event.type for event in deltas} == {"response.function_call_arguments.delta"}
+        assert "".join(event.delta for event in deltas) == done.arguments == call.arguments
+        assert {event.output_index for event in of_call} == {i}
     async with (
         app_of(written) as app,
         anthropic.AsyncAnthropic(base_url=f"http://127.0.0.1:{app.port}", api_key="-") as messages,
@@ -74,9 +89,48 @@ async def test_responses_and_messages(written: Written) -> None:
             "tools": [{"name": n, "input_schema": s} for n, s in FUNCTIONS.items()],
         }
         whole = await messages.messages.create(**options)
-        async with messages.messages.stream(**options) as stream:
-            final = await stream.get_final_message()
+        async with messages.messages.stream(**options) as message_stream:
+            final = await message_stream.get_final_message()
         for message in (whole, final):
             blocks: Any = message.content
             assert [(block.name, block.input) for block in blocks] == CALLS
             assert message.stop_reason == "tool_use"
+
+
+CUT = ["<tool_call>", '{"name": "clock", "arguments": {"a', '": "b']
+
+
+async def test_arguments_that_the_limit_cut() -> None:
+    """The calls are as far as they got, and say so."""
+    limits = {"template": TEMPLATES[HERMES], "max_input_tokens": 3000, "max_total_tokens": 4000}
+    engine = FakeEngine(CUT)
+    engine.reason = FinishReason.LENGTH
+    async with running_app(engine, **limits) as app, client_of(app) as client:
+        chat = await client.chat.completions.create(
+            model="tgi", messages=MESSAGES, tools=TOOLS, max_tokens=len(CUT)
+        )
+        (call,) = chat.choices[0].message.tool_calls or []
+        assert call.to_dict()["function"] == {"name": "clock", "arguments": '{"a": "b'}
+        assert chat.choices[0].finish_reason == "length"
+        tools: Any = [{"type": "function", **tool["function"], "strict": False} for tool in TOOLS]
+        response = await client.responses.create(
+            model="tgi", input="hi", tools=tools, max_output_tokens=len(CUT)
+        )
+        (item,) = response.output
+        assert (item.to_dict()["arguments"], item.status) == ('{"a": "b', "incomplete")
+        options: Any = {
+            "model": "m",
+            "max_tokens": len(CUT),
+            "messages": MESSAGES,
+            "tools": [{"name": n, "input_schema": s} for n, s in FUNCTIONS.items()],
+        }
+        async with anthropic.AsyncAnthropic(
+            base_url=f"http://127.0.0.1:{app.port}", api_key="-"
+        ) as messages:
+            whole = await messages.messages.create(**options)
+            async with messages.messages.stream(**options) as stream:
+                final = await stream.get_final_message()
+    assert (whole.stop_reason, final.stop_reason) == ("max_tokens", "max_tokens")
+    (block,), (streamed,) = whole.content, final.content
+    assert block.to_dict()["input"] == {"INVALID_JSON": '{"a": "b'}
+    assert streamed.type == "tool_use"

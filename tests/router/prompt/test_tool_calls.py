@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from text_generation_router.prompt.call_reader import ToolCall
+from text_generation_router.prompt.call_reader import CallPiece
 from text_generation_router.prompt.tool_calls import AnswerPart, AnswerText, ToolCallParser
 from text_generation_router.prompt.tool_formats import (
     COHERE,
@@ -17,6 +17,7 @@ from text_generation_router.prompt.tool_formats import (
     MISTRAL,
     MISTRAL_LIST,
     QWEN_CODER,
+    TaggedBody,
     ToolFormat,
 )
 
@@ -29,20 +30,32 @@ every_answer = pytest.mark.parametrize("written", WRITTEN, ids=lambda written: w
 def parse(
     wanted: ToolFormat, pieces: Sequence[str], max_calls: int | None = None
 ) -> list[AnswerPart]:
-    """The parts of an answer, neighbouring texts as one."""
+    """The parts of an answer, neighbouring texts as one, and the pieces of a call."""
     parser = ToolCallParser(wanted, FUNCTIONS, max_calls)
     parts = [part for piece in pieces for part in parser.feed(piece)] + parser.finish()
     merged: list[AnswerPart] = []
     for part in parts:
         if isinstance(part, AnswerText) and merged and isinstance(merged[-1], AnswerText):
             merged[-1] = AnswerText(merged[-1].text + part.text)
+        elif isinstance(part, CallPiece) and not part.name:
+            assert isinstance(merged[-1], CallPiece) and not merged[-1].is_last
+            merged[-1] = merged[-1].with_more(part)
         else:
             merged.append(part)
     return merged
 
 
+def call(name: str, arguments: str) -> CallPiece:
+    """A whole call."""
+    return CallPiece(name, arguments, is_last=True)
+
+
+def has_calls(parts: Sequence[AnswerPart]) -> bool:
+    return any(isinstance(part, CallPiece) for part in parts)
+
+
 def calls_of(parts: Sequence[AnswerPart]) -> list[tuple[str, object]]:
-    return [(p.name, json.loads(p.arguments)) for p in parts if isinstance(p, ToolCall)]
+    return [(p.name, json.loads(p.arguments)) for p in parts if isinstance(p, CallPiece)]
 
 
 @every_answer
@@ -78,8 +91,27 @@ def test_every_cut_in_two_gives_the_same(written: Written) -> None:
         expected = parse(written.format, [text])
         assert parse(written.format, list(text)) == expected
         assert parse(written.format, [text[: end // 2], text[end // 2 :]]) == expected
-        if not calls_of(expected) and text:
+        if not has_calls(expected) and text:
             assert expected == [AnswerText(text)]
+
+
+STREAMED = [w for w in WRITTEN if not isinstance(w.format.body, TaggedBody)]
+
+
+@pytest.mark.parametrize("written", STREAMED, ids=lambda written: written.format.name)
+def test_arguments_come_out_as_they_are_written(written: Written) -> None:
+    """With the name as soon as they begin, and every further character at once."""
+    start = written.text.index(ARGUMENTS)
+    parser = ToolCallParser(written.format, FUNCTIONS)
+    assert parser.feed(written.text[:start]) == []
+    last = len(ARGUMENTS) - 1
+    for i, character in enumerate(ARGUMENTS):
+        name = "" if i else "get_weather"
+        assert parser.feed(character) == [CallPiece(name, character, is_last=i == last)]
+    # An answer that ends among them has a call as far as it got.
+    for end in range(1, len(ARGUMENTS)):
+        cut = parse(written.format, [written.text[: start + end]])
+        assert cut == [CallPiece("get_weather", ARGUMENTS[:end])]
 
 
 def fragments(wanted: ToolFormat) -> st.SearchStrategy[str]:
@@ -101,7 +133,7 @@ def test_every_split_gives_the_same(wanted: ToolFormat, data: st.DataObject) -> 
     expected = parse(wanted, [text])
     assert parse(wanted, pieces) == expected
     assert parse(wanted, list(text)) == expected
-    if not calls_of(expected):
+    if not has_calls(expected):
         assert "".join(p.text for p in expected if isinstance(p, AnswerText)) == text
 
 
@@ -116,7 +148,7 @@ def test_every_split_gives_the_same(wanted: ToolFormat, data: st.DataObject) -> 
     ],
 )
 def test_forms_of_arguments(body: str, arguments: str) -> None:
-    assert parse(HERMES, [f"<tool_call>{body}</tool_call>"]) == [ToolCall("f", arguments)]
+    assert parse(HERMES, [f"<tool_call>{body}</tool_call>"]) == [call("f", arguments)]
 
 
 @pytest.mark.parametrize(
@@ -131,8 +163,9 @@ def test_forms_of_arguments(body: str, arguments: str) -> None:
                 '{"name": 1}',
                 '{"name": "f", "arguments": [1]}',
                 '{"name": "f", "arguments": "[1]"}',
-                '{"name": "f", "arguments": {]}}',
-                '{"name": "f", "arguments": {"a": \x00}}',
+                '{"name": "f", "arguments": [{"a": 1}]}',
+                '{"name": "", "arguments": {}}',
+                '{"name": "\\q", "arguments": {}}',
                 "",
             )
         ),
@@ -153,17 +186,63 @@ def test_what_is_no_call_is_text(wanted: ToolFormat, text: str) -> None:
     assert parse(wanted, [text]) == [AnswerText(text)]
 
 
+@pytest.mark.parametrize(
+    ("wanted", "text", "parts"),
+    [
+        (
+            HERMES,
+            '<tool_call>{"name": "f", "arguments": {]}}</tool_call>',
+            [call("f", "{]"), AnswerText("}</tool_call>")],
+        ),
+        (
+            HERMES,
+            '<tool_call>{"name": "f", "arguments": {"a": \x00}}</tool_call>',
+            [call("f", '{"a": \x00}')],
+        ),
+        (
+            HERMES,
+            '<tool_call>{"name": "f", "arguments": {"a": "}</tool_call> Done.',
+            [CallPiece("f", '{"a": "}</tool_call> Done.')],
+        ),
+        (MISTRAL, "[TOOL_CALLS]f[ARGS]{a} Done.", [call("f", "{a}"), AnswerText(" Done.")]),
+        (LLAMA, '{"name": "clock", "parameters": {}, "id": {"a": "}"}}', [call("clock", "{}")]),
+        (
+            LLAMA,
+            '{"name": "clock", "parameters": {}, "id"}',
+            [call("clock", "{}"), AnswerText(', "id"}')],
+        ),
+        (LLAMA, '{"name": "clock", "parameters": {} x', [call("clock", "{}"), AnswerText(" x")]),
+        (
+            LLAMA,
+            '{"name": "clock", "parameters": {}, "i',
+            [call("clock", "{}"), AnswerText(', "i')],
+        ),
+    ],
+)
+def test_what_was_begun_stays_a_call(
+    wanted: ToolFormat, text: str, parts: list[AnswerPart]
+) -> None:
+    """Its pieces are with the client already; nothing of the answer is lost."""
+    assert parse(wanted, [text]) == parse(wanted, list(text)) == parts
+
+
+def test_a_head_too_long_to_be_looked_for_is_read_with_the_whole() -> None:
+    text = f'<tool_call>{{"id": "{"x" * 2000}", "name": "f", "arguments": {{"a": 1}}}}'
+    assert parse(HERMES, [text]) == parse(HERMES, list(text)) == [call("f", '{"a": 1}')]
+    assert parse(HERMES, [text[:-1]]) == [AnswerText(text[:-1])]
+
+
 def test_a_call_after_what_is_none_is_found() -> None:
-    call = '<tool_call>\n{"name": "clock"}\n</tool_call>'
-    assert parse(HERMES, ["<tool_call> " + call]) == [
+    written = '<tool_call>\n{"name": "clock"}\n</tool_call>'
+    assert parse(HERMES, ["<tool_call> " + written]) == [
         AnswerText("<tool_call>"),
-        ToolCall("clock", "{}"),
+        call("clock", "{}"),
     ]
 
 
 def test_the_first_calls_of_a_list_stand_when_a_later_one_is_none() -> None:
     text = '[TOOL_CALLS][{"name": "clock", "arguments": {}}, {"name": 5}]'
-    assert parse(MISTRAL_LIST, [text]) == [ToolCall("clock", "{}"), AnswerText(', {"name": 5}]')]
+    assert parse(MISTRAL_LIST, [text]) == [call("clock", "{}"), AnswerText(', {"name": 5}]')]
 
 
 def test_a_tagged_argument_is_text_if_its_schema_says_so() -> None:
@@ -189,7 +268,5 @@ def test_text_goes_out_as_soon_as_it_is_certain() -> None:
 
 def test_a_call_comes_out_as_soon_as_it_is_whole() -> None:
     parser = ToolCallParser(MISTRAL_LIST, FUNCTIONS)
-    assert parser.feed('[TOOL_CALLS][{"name": "clock", "arguments": {}}') == [
-        ToolCall("clock", "{}")
-    ]
+    assert parser.feed('[TOOL_CALLS][{"name": "clock", "arguments": {}}') == [call("clock", "{}")]
     assert parser.num_calls == 1
