@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from text_generation_router.api.chat import ChatGeneration
 from text_generation_router.api.visible_text import visible_text
 from text_generation_router.engine.request import TokenOutput
+from text_generation_router.prompt import harmony
 from text_generation_router.prompt.call_reader import CallPiece
-from text_generation_router.prompt.reasoning import ReasoningParser
+from text_generation_router.prompt.reasoning import HARMONY, ReasoningParser
 from text_generation_router.prompt.tool_calls import AnswerPart, AnswerText, ToolCallParser
 
 
@@ -43,10 +44,14 @@ class ChatContentReader:
 
     def __init__(self, wanted: ChatGeneration, special_texts: Mapping[int, str]) -> None:
         self._special_texts = special_texts
-        self._reasoning: ReasoningParser | None = None
+        self._reasoning: ReasoningParser | harmony.HarmonyParser | None = None
         self._parser: ToolCallParser | None = None
         marks: set[str] = set()
-        if wanted.reasoning is not None:
+        if wanted.reasoning is HARMONY:
+            has_tools = wanted.tool_format is not None
+            self._reasoning = harmony.HarmonyParser(wanted.prompt.text, has_tools=has_tools)
+            marks |= harmony.MARKS
+        elif wanted.reasoning is not None:
             is_open = wanted.reasoning.is_opened_by(wanted.prompt.text)
             self._reasoning = ReasoningParser(wanted.reasoning, is_open=is_open)
             marks |= {wanted.reasoning.opens, wanted.reasoning.closes}

@@ -18,9 +18,12 @@ from text_generation_router.api.tool_choice import ToolChoice, parameters_schema
 from text_generation_router.grammar.answer import CallsOrAnswer, ReasonedGrammar
 from text_generation_router.grammar.compiler import GrammarCompiler
 from text_generation_router.grammar.errors import GrammarError
+from text_generation_router.grammar.harmony import HarmonyGrammar
 from text_generation_router.grammar.source import GrammarSource
 from text_generation_router.grammar.tool_calls import ToolCallGrammar
-from text_generation_router.prompt.reasoning import ReasoningFormat
+from text_generation_router.prompt import tool_formats
+from text_generation_router.prompt.harmony import opens_turn
+from text_generation_router.prompt.reasoning import HARMONY, ReasoningFormat
 from text_generation_router.prompt.tool_formats import ToolFormat
 
 _ANY_ARGUMENTS: Mapping[str, Any] = {"type": "object"}
@@ -67,10 +70,22 @@ async def compile_answer(shape: AnswerShape, grammars: GrammarCompiler) -> str:
 
 def _reasoned(answer: GrammarSource, shape: AnswerShape) -> GrammarSource:
     reasoning = shape.reasoning
+    if reasoning is HARMONY:
+        return _in_channels(answer) if opens_turn(shape.prompt) else answer
     if reasoning is None or reasoning.is_closed_by(shape.prompt):
         return answer
     is_open = reasoning.is_opened_by(shape.prompt)
     return ReasonedGrammar(reasoning=reasoning, is_open=is_open, answer=answer)
+
+
+def _in_channels(answer: GrammarSource) -> GrammarSource:
+    """Calls are messages of their own there, and all else is in the channel of the answer."""
+    if isinstance(answer, CallsOrAnswer):
+        return HarmonyGrammar(calls=answer.calls, answer=answer.answer)
+    if isinstance(answer, ToolCallGrammar) and answer.format is tool_formats.HARMONY:
+        calls = replace(answer, is_optional=False)
+        return HarmonyGrammar(calls=calls, must_call=not answer.is_optional)
+    return HarmonyGrammar(answer=answer)
 
 
 async def _tool_calls(shape: AnswerShape, grammars: GrammarCompiler) -> ToolCallGrammar | None:

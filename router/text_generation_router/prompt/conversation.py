@@ -23,13 +23,14 @@ from text_generation_router.prompt.generic_tools import (
     with_instruction,
     without_tool_roles,
 )
+from text_generation_router.prompt.harmony import with_thinking
 from text_generation_router.prompt.model_files import (
     DEFAULT_TEMPLATE,
     TOOL_USE_TEMPLATE,
     ModelFileError,
     PromptFiles,
 )
-from text_generation_router.prompt.reasoning import ReasoningFormat, reasoning_of
+from text_generation_router.prompt.reasoning import HARMONY, ReasoningFormat, reasoning_of
 from text_generation_router.prompt.tool_formats import (
     GENERIC,
     KNOWN_FORMATS,
@@ -162,6 +163,8 @@ class ChatTemplates:
     ) -> tuple[Messages, Sequence[Mapping[str, Any]] | None]:
         """Messages and tools as the template can show them."""
         messages: Messages = conversation.messages
+        if self.reasoning is HARMONY:
+            messages = [with_thinking(message) for message in messages]
         if any(message.get("tool_calls") or "tool_call_id" in message for message in messages):
             if template.knows_calls:
                 messages = self._call_style.styled(messages)

@@ -16,6 +16,8 @@ class ReasoningFormat:
 
     opens: str
     closes: str
+    # A text that tells a template of this kind; the mark that closes, if there is none.
+    known_by: str = ""
 
     def is_opened_by(self, prompt: str) -> bool:
         """Whether the answer to a prompt begins inside reasoning."""
@@ -28,8 +30,13 @@ class ReasoningFormat:
         return prompt.rstrip().endswith(self.closes)
 
 
+# gpt-oss's: a message among others, which `harmony.py` reads.
+HARMONY = ReasoningFormat(
+    "<|channel|>analysis<|message|>", "<|end|>", known_by="<|channel|>analysis"
+)
 # In the order in which templates are asked.
 KNOWN_FORMATS = (
+    HARMONY,
     ReasoningFormat("<|START_THINKING|>", "<|END_THINKING|>"),
     ReasoningFormat("[THINK]", "[/THINK]"),
     ReasoningFormat("<seed:think>", "</seed:think>"),
@@ -49,7 +56,8 @@ class SplitText:
 
 def reasoning_of(template: str) -> ReasoningFormat | None:
     """How the model marks its reasoning, as its chat template tells; None if it does not."""
-    return next((known for known in KNOWN_FORMATS if known.closes in template), None)
+    known = (known for known in KNOWN_FORMATS if (known.known_by or known.closes) in template)
+    return next(known, None)
 
 
 class _State(enum.Enum):

@@ -186,6 +186,13 @@ FUNCTION_TAG = ToolFormat(
     body=NamedBody(between=(">",)),
     call_closes=("</function>",),
 )
+# gpt-oss's, as `harmony.py` spells it; the end of a call is the end of the answer.
+HARMONY = ToolFormat(
+    name="harmony",
+    known_by=("<|channel|>commentary", "<|message|>", "<|call|>"),
+    call_opens=("<|channel|>", "commentary", " ", "to=functions."),
+    body=NamedBody(between=(" ", "<|constrain|>", "json", "<|message|>")),
+)
 # For models whose template does not know tools: they are told in the prompt how to call them.
 GENERIC = ToolFormat(
     name="generic",
@@ -197,6 +204,7 @@ GENERIC = ToolFormat(
 
 # In the order in which templates are asked.
 KNOWN_FORMATS = (
+    HARMONY,
     DEEPSEEK,
     DEEPSEEK_PLAIN,
     COHERE,

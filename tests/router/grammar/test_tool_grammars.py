@@ -31,7 +31,7 @@ from tests.router.prompt.answers import FUNCTIONS, WRITTEN, Written
 CANONICAL = [w for w in WRITTEN if "[CALL_ID]" not in w.text and "<|python_tag|>" not in w.text]
 every_format = pytest.mark.parametrize("written", CANONICAL, ids=lambda w: w.format.name)
 THINK = ReasoningFormat("<think>", "</think>")
-END, OTHER = "<|end|>", "<|other|>"
+END, OTHER = "<|eot|>", "<|other|>"
 ANSWER = JsonSchemaGrammar({"type": "object", "properties": {"a": {"type": "integer"}}})
 
 
@@ -41,8 +41,12 @@ ALL_MARKS = dict.fromkeys(mark for known in KNOWN_FORMATS for mark in known.mark
 class Vocabulary:
     """All bytes, and tokens of their own: the marks of all formats, an end, and another."""
 
-    marks = tuple(mark for mark in ALL_MARKS if len(mark) > 3 and not mark.isalpha())
-    added = (*marks, "<think>", "</think>", OTHER, END)
+    marks = tuple(
+        mark
+        for mark in ALL_MARKS
+        if len(mark) > 3 and not mark.isalpha() and mark != "to=functions."
+    )
+    added = (*marks, "<think>", "</think>", "<|start|>", "<|end|>", OTHER, END)
     ids = {text: 256 + i for i, text in enumerate(added)}  # noqa: RUF012
     eos_token_id = ids[END]
     bos_token_id = None

@@ -11,6 +11,7 @@ from text_generation_router.prompt.tool_formats import (
     FUNCTION_TAG,
     GENERIC,
     GRANITE,
+    HARMONY,
     HERMES,
     LLAMA,
     MISTRAL,
@@ -90,6 +91,11 @@ WRITTEN = (
     ),
     Written(
         FUNCTION_TAG, f"<function=get_weather>{ARGUMENTS}</function><function=clock>{{}}</function>"
+    ),
+    Written(
+        HARMONY,
+        "<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>"
+        f"{ARGUMENTS}<|channel|>commentary to=functions.clock <|constrain|>json<|message|>{{}}",
     ),
     Written(
         QWEN_CODER,

@@ -8,6 +8,7 @@ from text_generation_router.prompt.tool_formats import (
     FUNCTION_TAG,
     GENERIC,
     GRANITE,
+    HARMONY,
     HERMES,
     LLAMA,
     MISTRAL,
@@ -101,6 +102,16 @@ TEMPLATES: dict[ToolFormat, str] = {
         + "{%- for name, value in call.function.arguments.items() %}"
         + "<parameter={{ name }}>\n{{ value }}\n</parameter>\n{%- endfor %}"
         + "</function>\n</tool_call>{% endfor %}"
+    ),
+    HARMONY: (
+        "{%- if tools %}[tools]{% for tool in tools %}{{ tool | tojson }}{% endfor %}\n{% endif %}"
+        "{%- for message in messages %}{%- if message.tool_calls %}[calls]{% if message.thinking %}"
+        "<|start|>assistant<|channel|>analysis<|message|>{{ message.thinking }}<|end|>{% endif %}"
+        + _EACH
+        + "<|start|>assistant<|channel|>commentary to=functions.{{ call.function.name }} "
+        "<|constrain|>json<|message|>{{ call.function.arguments | tojson }}<|call|>{% endfor %}\n"
+        "{%- else %}<|start|>{{ message.role }}<|message|>{{ message.content }}<|end|>"
+        "{%- endif %}{%- endfor %}{%- if add_generation_prompt %}<|start|>assistant{% endif %}"
     ),
     GENERIC: (
         "{%- for message in messages %}{%- if (message.role == 'user') != (loop.index0 % 2 == 0) %}"
