@@ -166,14 +166,18 @@ class StepRequest(_message.Message):
     def __init__(self, step: _Optional[int] = ..., retired_slots: _Optional[_Iterable[int]] = ..., admissions: _Optional[_Iterable[_Union[Admission, _Mapping]]] = ..., work_slots: _Optional[_Iterable[int]] = ..., work_num_tokens: _Optional[_Iterable[int]] = ..., work_num_new_blocks: _Optional[_Iterable[int]] = ..., new_block_ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class PromptLogprobs(_message.Message):
-    __slots__ = ("slot", "first_position", "logprobs")
+    __slots__ = ("slot", "first_position", "logprobs", "top_n_token_ids", "top_n_logprobs")
     SLOT_FIELD_NUMBER: _ClassVar[int]
     FIRST_POSITION_FIELD_NUMBER: _ClassVar[int]
     LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    TOP_N_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    TOP_N_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     slot: int
     first_position: int
     logprobs: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, slot: _Optional[int] = ..., first_position: _Optional[int] = ..., logprobs: _Optional[_Iterable[float]] = ...) -> None: ...
+    top_n_token_ids: _containers.RepeatedScalarFieldContainer[int]
+    top_n_logprobs: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, slot: _Optional[int] = ..., first_position: _Optional[int] = ..., logprobs: _Optional[_Iterable[float]] = ..., top_n_token_ids: _Optional[_Iterable[int]] = ..., top_n_logprobs: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class StepError(_message.Message):
     __slots__ = ("kind", "message", "slots")

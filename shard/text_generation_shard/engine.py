@@ -174,14 +174,17 @@ class Engine:
             if not state.prompt_logprobs or count <= 0:
                 continue
             first_row = first_rows[item.slot]
-            logprobs = prompt_logprobs(
+            scores = prompt_logprobs(
                 hidden[first_row : first_row + count],
                 self._slots.known_tokens(item.slot, item.start + 1, last),
                 head=self._prompt_head,
                 vocab_size=self._model.config.vocab_size,
+                top_n=state.top_n_tokens,
             )
             report = pb.PromptLogprobs(slot=item.slot, first_position=item.start + 1)
-            report.logprobs.extend(logprobs.tolist())
+            report.logprobs.extend(scores.logprobs.tolist())
+            report.top_n_token_ids.extend(scores.top_token_ids.flatten().tolist())
+            report.top_n_logprobs.extend(scores.top_logprobs.flatten().tolist())
             reports.append(report)
         return reports
 

@@ -64,13 +64,18 @@ class FakeGeneration:
 
     def _finished(self, reason: FinishReason) -> Finished:
         num_prompt = len(self.request.prompt_ids)
+        num_scored = num_prompt - 1 if self.request.prompt_logprobs else 0
+        top = [
+            TopToken(100 + i, f"t{i}", -1.0 - i, False) for i in range(self.request.top_n_tokens)
+        ]
         return Finished(
             reason=reason,
             generated_text="".join(said.text for said in self.said if not said.special),
             num_prompt_tokens=num_prompt,
             num_cached_tokens=num_prompt // 2,
             num_generated_tokens=len(self.said),
-            prompt_logprobs=[-1.0] * (num_prompt - 1) if self.request.prompt_logprobs else None,
+            prompt_logprobs=[-1.0] * num_scored if self.request.prompt_logprobs else None,
+            prompt_top_tokens=[top] * num_scored,
             queue_time=0.001,
             inference_time=0.002 * len(self.said),
             time_to_first_token=0.003,

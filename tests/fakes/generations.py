@@ -31,6 +31,7 @@ def make_end(text: str = "", num_tokens: int = 1, **changes: Any) -> Finished:
         "num_prompt_tokens": 10,
         "num_cached_tokens": 4,
         "prompt_logprobs": None,
+        "prompt_top_tokens": [],
         "queue_time": 0.0,
         "inference_time": 0.0,
         "time_to_first_token": 0.0,

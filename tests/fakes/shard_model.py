@@ -243,6 +243,16 @@ class ShardModel:
                     slot=slot_id,
                     first_position=first,
                     logprobs=[-float(position) for position in range(first, last + 1)],
+                    top_n_token_ids=[
+                        (position + i) % self.config.vocab_size
+                        for position in range(first, last + 1)
+                        for i in range(slot.top_n_tokens)
+                    ],
+                    top_n_logprobs=[
+                        -float(position) - i
+                        for position in range(first, last + 1)
+                        for i in range(slot.top_n_tokens)
+                    ],
                 )
             )
 

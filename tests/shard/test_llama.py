@@ -95,7 +95,7 @@ def test_a_slot_is_used_again(checkpoint: Checkpoint, shard: Shard) -> None:
 @pytest.mark.parametrize("chunk", [1, 5, 19])
 def test_prompt_logprobs(checkpoint: Checkpoint, shard: Shard, chunk: int) -> None:
     script = StepScript()
-    script.admit(0, PROMPT, prompt_logprobs=True)
+    script.admit(0, PROMPT, prompt_logprobs=True, top_n_tokens=2)
     script.prefill(0, chunk)
     script.decode([0], 1)
     results = [shard.step(request) for request in script.requests]
@@ -106,6 +106,11 @@ def test_prompt_logprobs(checkpoint: Checkpoint, shard: Shard, chunk: int) -> No
     assert positions == list(range(1, len(PROMPT)))
     logprobs = [value for report in reports for value in report.logprobs]
     assert logprobs == pytest.approx(checkpoint.prompt_logprobs(PROMPT), abs=2e-4)
+    best = checkpoint.logits(PROMPT)[:-1].log_softmax(-1).topk(2)
+    token_ids = [value for report in reports for value in report.top_n_token_ids]
+    assert token_ids == best.indices.flatten().tolist()
+    logprobs = [value for report in reports for value in report.top_n_logprobs]
+    assert logprobs == pytest.approx(best.values.flatten().tolist(), abs=2e-4)
 
 
 def test_prompt_logprobs_leave_out_emitted_tokens(shard: Shard) -> None:

@@ -5,7 +5,9 @@ In a stream the last chunk of a choice carries the usage of its prompt, as TGI's
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
+from itertools import accumulate
 
 import msgspec
 
@@ -17,11 +19,12 @@ from text_generation_router.api.completion_types import (
     CompletionLogprobs,
 )
 from text_generation_router.api.completions import CompletionGeneration
+from text_generation_router.api.echoed_prompt import EchoedPrompt
 from text_generation_router.api.generation import Generation
 from text_generation_router.api.numbers import shortest_float32
 from text_generation_router.api.openai_answers import AnswerIdentity, finish_reason, usage
 from text_generation_router.api.visible_text import visible_text
-from text_generation_router.engine.request import Finished, TokenOutput
+from text_generation_router.engine.request import Finished, FinishReason, TokenOutput, TopToken
 
 
 def build_answer(
@@ -43,6 +46,19 @@ def build_answer(
         usage=usage(
             [generation.end for generation in generations],
             choices_per_prompt=wanted.candidates_per_prompt,
+        ),
+    )
+
+
+def without_output(generation: Generation) -> Generation:
+    """What is left of a generation whose request wanted no token."""
+    return Generation(
+        [],
+        replace(
+            generation.end,
+            reason=FinishReason.LENGTH,
+            generated_text="",
+            num_generated_tokens=0,
         ),
     )
 
@@ -71,14 +87,15 @@ class CompletionStreamEncoder:
 
     def token(self, output: TokenOutput, finished: Finished | None) -> bytes:
         """The chunk of one token."""
-        text = self._text_before + visible_text(output, self._special_texts)
+        visible = visible_text(output, self._special_texts)
+        text = self._text_before + visible
         self._text_before = ""
         if finished is None and self._logprobs is None:
             return self._template.splice(text)
         chunk = self._text_chunk(text)
         if self._logprobs is not None:
-            chunk.choices[0].logprobs = _logprobs([output], self._logprobs, self._offset)
-            self._offset += len(output.text)
+            chunk.choices[0].logprobs = _logprobs([output], [self._offset], self._logprobs)
+            self._offset += len(visible)
         if finished is not None:
             chunk.choices[0].finish_reason = finish_reason(finished.reason)
             if self._usage_in_last:
@@ -128,28 +145,48 @@ def _choice(
     generation: Generation,
     special_texts: Mapping[int, str],
 ) -> CompletionChoice:
-    text = "".join(visible_text(output, special_texts) for output in generation.tokens)
-    return CompletionChoice(
-        index,
-        wanted.text_before(index) + text,
-        None if wanted.logprobs is None else _logprobs(generation.tokens, wanted.logprobs, 0),
-        finish_reason(generation.end.reason),
-    )
+    pieces = [visible_text(output, special_texts) for output in generation.tokens]
+    before = wanted.text_before(index)
+    logprobs = None
+    if wanted.logprobs is not None:
+        offsets = list(accumulate(map(len, pieces[:-1]), initial=len(before))) if pieces else []
+        logprobs = _logprobs(generation.tokens, offsets, wanted.logprobs)
+        prompt = wanted.prompt_of(index)
+        if isinstance(prompt, EchoedPrompt):
+            logprobs = _behind_prompt(prompt, generation.end, logprobs)
+    text = before + "".join(pieces)
+    return CompletionChoice(index, text, logprobs, finish_reason(generation.end.reason))
 
 
-def _logprobs(tokens: Sequence[TokenOutput], num_top: int, offset: int) -> CompletionLogprobs:
-    offsets: list[int] = []
-    for output in tokens:
-        offsets.append(offset)
-        offset += len(output.text)
+def _logprobs(
+    tokens: Sequence[TokenOutput], offsets: list[int], num_top: int
+) -> CompletionLogprobs:
     return CompletionLogprobs(
         [output.text for output in tokens],
         [shortest_float32(output.logprob) for output in tokens],
-        [
-            {top.text: shortest_float32(top.logprob) for top in output.top_tokens}
-            for output in tokens
-        ]
-        if num_top
-        else None,
+        [_top_logprobs(output.top_tokens) for output in tokens] if num_top else None,
         offsets,
     )
+
+
+def _behind_prompt(
+    prompt: EchoedPrompt, end: Finished, output: CompletionLogprobs
+) -> CompletionLogprobs:
+    """The output's `logprobs` with the prompt's in front; nothing is said of the first token."""
+    assert end.prompt_logprobs is not None
+    return CompletionLogprobs(
+        [*prompt.token_texts, *output.tokens],
+        [None, *map(shortest_float32, end.prompt_logprobs), *output.token_logprobs],
+        None
+        if output.top_logprobs is None
+        else [None, *map(_top_logprobs, end.prompt_top_tokens), *output.top_logprobs],
+        [*prompt.offsets, *output.text_offset],
+    )
+
+
+def _top_logprobs(candidates: Sequence[TopToken]) -> dict[str, float]:
+    """Of those with the same text (parts of characters have none) the most likely counts."""
+    found: dict[str, float] = {}
+    for top in candidates:
+        found.setdefault(top.text, shortest_float32(top.logprob))
+    return found

@@ -18,11 +18,13 @@ class CompletionBody(SamplingFields, kw_only=True):
 
 
 class CompletionLogprobs(Struct):
-    """`logprobs` of a choice, as parallel lists; `text_offset` counts characters."""
+    """`logprobs` of a choice, as parallel lists; `text_offset` counts characters. Nothing is said
+    of the first token of an echoed prompt.
+    """
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]] | None
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None] | None
     text_offset: list[int]
 
 

@@ -1,10 +1,12 @@
 """OpenAI's completions dialect: from `CompletionBody` to generation requests."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import msgspec
 
 from text_generation_router.api.completion_types import CompletionBody
+from text_generation_router.api.echoed_prompt import check_echo, echoed_ids, echoed_text
 from text_generation_router.api.errors import BatchSizeError, SuffixError, ValidationError
 from text_generation_router.api.generation import Prompt
 from text_generation_router.api.grammars import asked_grammar, compile_asked
@@ -33,12 +35,19 @@ class CompletionGeneration:
     candidates_per_prompt: int
     # Put the prompt before its completion.
     echo: bool
-    # How many candidates per token `logprobs` lists; None for no `logprobs`.
+    # How many candidates per token `logprobs` lists; None for no `logprobs`. Together with `echo`
+    # the prompts are `EchoedPrompt`s.
     logprobs: int | None
+    # `max_tokens` is 0; one token is generated all the same.
+    drops_output: bool
 
     def text_before(self, choice: int) -> str:
         """What a choice's text begins with."""
-        return self.prompts[choice // self.choices_per_prompt].text if self.echo else ""
+        return self.prompt_of(choice).text if self.echo else ""
+
+    def prompt_of(self, choice: int) -> Prompt:
+        """What a choice completes."""
+        return self.prompts[choice // self.choices_per_prompt]
 
 
 async def prepare(
@@ -55,19 +64,24 @@ async def prepare(
             f"`prompt` supports up to {limits.max_client_batch_size} prompts. Given: {len(given)}",
             param="prompt",
         )
-    _refuse_unsupported(body)
+    _check_places(body, limits)
     samplings = _candidate_samplings(body, limits)
     stop = stop_sequences(body, limits)
     top_n_tokens = body.logprobs or 0
     check_top_n_tokens(top_n_tokens, limits, "logprobs")
-    check_positive(body.max_tokens, "max_tokens")
+    # Harnesses that ask how likely a prompt is want no output: one token, which is left out then.
+    drops_output = body.max_tokens == 0 and bool(body.echo)
+    asked_tokens = 1 if drops_output else body.max_tokens
+    check_positive(asked_tokens, "max_tokens")
+    scores_prompt = bool(body.echo) and body.logprobs is not None
 
-    prompts = tuple([await _tokenize(prompt, limits, tokenizer) for prompt in given])
+    tokenize = partial(_tokenize, limits=limits, tokenizer=tokenizer, with_places=scores_prompt)
+    prompts = tuple([await tokenize(prompt) for prompt in given])
     grammar = await compile_asked(asked_grammar(body), grammars, ignore_eos=bool(body.ignore_eos))
     requests: list[GenerationRequest] = []
     for prompt in prompts:
         max_new_tokens = resolve_max_new_tokens(
-            body.max_tokens, len(prompt.token_ids), limits, field="max_tokens", prompt="prompt"
+            asked_tokens, len(prompt.token_ids), limits, field="max_tokens", prompt="prompt"
         )
         requests += [
             GenerationRequest(
@@ -78,6 +92,7 @@ async def prepare(
                 keep_stop_sequence=False,
                 ignore_eos=bool(body.ignore_eos),
                 top_n_tokens=top_n_tokens,
+                prompt_logprobs=scores_prompt,
                 grammar=grammar,
             )
             for sampling in samplings
@@ -89,6 +104,7 @@ async def prepare(
         candidates_per_prompt=len(samplings),
         echo=bool(body.echo),
         logprobs=body.logprobs,
+        drops_output=drops_output,
     )
 
 
@@ -106,13 +122,12 @@ def _prompts(body: CompletionBody) -> list[str | list[int]]:
     return [ids] if ids else [*texts, *id_lists]
 
 
-def _refuse_unsupported(body: CompletionBody) -> None:
+def _check_places(body: CompletionBody, limits: RequestLimits) -> None:
+    """What may stand before and behind a completion."""
     if body.suffix is not None:
         raise SuffixError("`suffix` is not supported by this server", param="suffix")
-    if body.echo and body.logprobs is not None:
-        raise ValidationError(
-            "`echo` together with `logprobs` is not supported by this server yet", param="echo"
-        )
+    if body.echo:
+        check_echo(body, limits)
 
 
 def _candidate_samplings(body: CompletionBody, limits: RequestLimits) -> list[SamplingParameters]:
@@ -133,11 +148,14 @@ def _candidate_samplings(body: CompletionBody, limits: RequestLimits) -> list[Sa
 
 
 async def _tokenize(
-    prompt: str | list[int], limits: RequestLimits, tokenizer: TokenizerPool
+    prompt: str | list[int], *, limits: RequestLimits, tokenizer: TokenizerPool, with_places: bool
 ) -> Prompt:
+    """with_places: whether an `EchoedPrompt` is wanted, which knows its tokens' places."""
     if not prompt:
         raise ValidationError("`prompt` cannot be empty", param="prompt")
     if isinstance(prompt, str):
+        if with_places:
+            return await echoed_text(prompt, tokenizer)
         token_ids = await tokenizer.token_ids(prompt, add_special_tokens=True)
         return Prompt(text=prompt, token_ids=tuple(token_ids))
     if len(prompt) > limits.max_input_tokens:
@@ -151,4 +169,6 @@ async def _tokenize(
             f"`prompt` has the token id {unknown}; ids lie below {limits.vocab_size}",
             param="prompt",
         )
+    if with_places:
+        return await echoed_ids(prompt, tokenizer)
     return Prompt(text=tokenizer.text(prompt), token_ids=tuple(prompt))

@@ -128,7 +128,24 @@ class Generations:
                 )
             generation = self._table.get(sequence.sequence_id)
             if generation is not None:
-                generation.accept_prompt_logprobs(part.first_position, list(part.logprobs))
+                candidates = _prompt_candidates(part)
+                generation.accept_prompt_logprobs(
+                    part.first_position,
+                    list(part.logprobs),
+                    [generation.top_tokens(*candidate) for candidate in candidates],
+                )
+
+
+def _prompt_candidates(part: shard_pb2.PromptLogprobs) -> list[tuple[list[int], list[float]]]:
+    """For each position of a part, ids and log-probabilities of its candidates; none if the
+    sequence asked for none.
+    """
+    token_ids, logprobs = list(part.top_n_token_ids), list(part.top_n_logprobs)
+    count, rest = divmod(len(token_ids), max(len(part.logprobs), 1))
+    if rest or len(token_ids) != len(logprobs):
+        raise ShardFailedError(f"candidates of slot {part.slot}'s prompt do not add up")
+    starts = range(0, len(token_ids), count) if count else ()
+    return [(token_ids[i : i + count], logprobs[i : i + count]) for i in starts]
 
 
 def _candidates(result: shard_pb2.StepResult) -> list[tuple[list[int], list[float]]]:

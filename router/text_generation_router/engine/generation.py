@@ -38,6 +38,7 @@ class Generation:
         "_detokenizer",
         "_first_token_at",
         "_prompt_logprobs",
+        "_prompt_top_tokens",
         "_special_texts",
         "_stop_checker",
         "_text_parts",
@@ -73,19 +74,26 @@ class Generation:
         self._prompt_logprobs: list[float] | None = (
             [float("nan")] * (sequence.num_prompt_tokens - 1) if request.prompt_logprobs else None
         )
+        self._prompt_top_tokens: list[list[TopToken]] = [[] for _ in self._prompt_logprobs or ()]
         self._first_token_at: float | None = None
 
     def accept_prompt_logprobs(
-        self, first_position: int, logprobs: ReadOnlySequence[float]
+        self,
+        first_position: int,
+        logprobs: ReadOnlySequence[float],
+        top_tokens: ReadOnlySequence[list[TopToken]],
     ) -> None:
-        """Log-probabilities of the tokens from `first_position` of the sequence on; those that are
-        not of the prompt do not count.
+        """Log-probabilities of the tokens from `first_position` of the sequence on, and candidates
+        for their positions if any were asked for; those that are not of the prompt do not count.
         """
         if self._prompt_logprobs is None:
             return
         for index, logprob in enumerate(logprobs, start=first_position - 1):
             if 0 <= index < len(self._prompt_logprobs):
                 self._prompt_logprobs[index] = logprob
+        for index, candidates in enumerate(top_tokens, start=first_position - 1):
+            if 0 <= index < len(self._prompt_top_tokens):
+                self._prompt_top_tokens[index] = candidates
 
     def accept(
         self,
@@ -157,6 +165,7 @@ class Generation:
             num_cached_tokens=sequence.num_cached_tokens,
             num_generated_tokens=self.num_tokens,
             prompt_logprobs=self._prompt_logprobs,
+            prompt_top_tokens=self._prompt_top_tokens,
             queue_time=sequence.first_admitted_at - sequence.arrived_at,
             inference_time=now - sequence.first_admitted_at,
             time_to_first_token=self._first_token_at - sequence.arrived_at,

@@ -43,6 +43,7 @@ class GenerationRequest:
     keep_stop_sequence: bool = True
     ignore_eos: bool = False
     top_n_tokens: int = 0
+    # Of every prompt token but the first, with `top_n_tokens` candidates for its position.
     prompt_logprobs: bool = False
     # What the output must follow, in llguidance's form (`grammar/`); empty for no grammar.
     grammar: str = ""
@@ -94,6 +95,8 @@ class Finished:
     # One per prompt token but the first; None unless asked for. The prompt of an encoder-decoder's
     # decoder is its start token alone, so there are none.
     prompt_logprobs: list[float] | None
+    # The candidates for the positions of `prompt_logprobs`.
+    prompt_top_tokens: list[list[TopToken]]
     # From submission to the first step that computed it, and from there to the end.
     queue_time: float
     inference_time: float

@@ -40,6 +40,7 @@ class Vocabulary:
         }
         # Texts of tokens that are whole characters by themselves (byte-level only), by id.
         self.whole_texts: dict[int, str] = {}
+        self._middle_texts: dict[int, str] = {}
         # A token with text of its own, to decode others after (where neighbours matter).
         self.neighbour = None if self.is_byte_level else self._find_neighbour()
 
@@ -63,6 +64,12 @@ class Vocabulary:
 
     def token_text(self, token_id: int) -> str:
         """Text of a token that stands in the middle of a text; empty if it is not whole."""
+        text = self._middle_texts.get(token_id)
+        if text is None:
+            text = self._middle_texts[token_id] = self._middle_text(token_id)
+        return text
+
+    def _middle_text(self, token_id: int) -> str:
         if token_id in self.special_texts:
             return self.special_texts[token_id]
         if self.is_byte_level:

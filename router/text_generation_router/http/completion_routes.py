@@ -59,11 +59,13 @@ class CompletionRoutes:
     ) -> web.Response:
         service = self._service
         generations = await generate_all(service.engine, wanted.requests, keep_tokens=True)
+        times = record.succeeded([generation.end for generation in generations])
+        if wanted.drops_output:
+            generations = [completion_answers.without_output(each) for each in generations]
         answer = completion_answers.build_answer(
             wanted, identity, generations, service.tokenizer.special_texts
         )
         ends = [generation.end for generation in generations]
-        times = record.succeeded(ends)
         texts = [prompt.text for prompt in wanted.prompts]
         return web.Response(
             body=msgspec.json.encode(answer),

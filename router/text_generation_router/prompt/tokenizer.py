@@ -4,10 +4,13 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from tokenizers import AddedToken, Encoding, Tokenizer
 
+from text_generation_router.engine.detokenizer import new_detokenizer
+from text_generation_router.engine.vocabulary import Vocabulary
 from text_generation_router.prompt.model_files import ModelFileError
 from text_generation_router.prompt.python_tokenizer import (
     PythonEncoding,
@@ -21,6 +24,8 @@ AnyTokenizer = Tokenizer | PythonTokenizer
 # Up to this many characters a tokenization takes well under a millisecond: less than a thread
 # costs.
 _INLINE_CHARACTERS = 2048
+# The same the other way.
+_INLINE_TOKENS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +106,15 @@ class TokenizerPool:
             for token_id, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True)
         ]
 
+    async def pieces(self, token_ids: Sequence[int]) -> list[str]:
+        """What each token adds to the text of all of them; the first tokens of a character add
+        nothing.
+        """
+        if len(token_ids) <= _INLINE_TOKENS:
+            return self._pieces(token_ids)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._executor, self._pieces, token_ids)
+
     def text(self, token_ids: Iterable[int]) -> str:
         """The text of some tokens, special ones included."""
         text: str = self.tokenizer.decode(list(token_ids), skip_special_tokens=False)
@@ -109,6 +123,14 @@ class TokenizerPool:
     def close(self) -> None:
         """End the threads; what they still encode is not waited for."""
         self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def _pieces(self, token_ids: Sequence[int]) -> list[str]:
+        detokenizer = new_detokenizer(self._vocabulary, None)
+        return [detokenizer.push(token_id) for token_id in token_ids]
+
+    @cached_property
+    def _vocabulary(self) -> Vocabulary:
+        return Vocabulary(self.tokenizer)
 
     async def _encode(self, text: str, add_special_tokens: bool) -> Encoding | PythonEncoding:
         try:

@@ -1,6 +1,7 @@
 """Log-probabilities of prompt tokens, without the logits of a whole prompt in memory."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -9,12 +10,17 @@ from torch import Tensor
 _MAX_LOGITS = 1 << 24
 
 
-def token_logprobs(logits: Tensor, token_ids: Tensor) -> Tensor:
-    """The log-probability of one given token per row, before any processing.
+@dataclass(frozen=True, slots=True)
+class PromptScores:
+    """What a model says of given tokens, and what it would rather have said.
 
-    logits: float32 [rows, vocab]. token_ids: int64 [rows]. Returns float32 [rows].
+    logprobs: float32 [tokens]. top_token_ids: int64 [tokens, top_n], the most likely ones, best
+    first. top_logprobs: float32 [tokens, top_n].
     """
-    return logits.log_softmax(dim=1).gather(1, token_ids[:, None]).squeeze(1)
+
+    logprobs: Tensor
+    top_token_ids: Tensor
+    top_logprobs: Tensor
 
 
 def prompt_logprobs(
@@ -23,16 +29,26 @@ def prompt_logprobs(
     *,
     head: Callable[[Tensor], Tensor],
     vocab_size: int,
-) -> Tensor:
-    """The log-probability of the token that follows each position.
+    top_n: int,
+) -> PromptScores:
+    """The log-probability of the token that follows each position, before any processing.
 
     hidden: [tokens, hidden], the final hidden states of consecutive positions. next_token_ids:
     int64 [tokens]. head: from hidden states to float32 [tokens, vocab]; called for a bounded number
-    of positions at a time, equally often on every rank. Returns float32 [tokens].
+    of positions at a time, equally often on every rank. top_n: how many candidates are listed.
     """
     chunk = max(1, _MAX_LOGITS // vocab_size)
-    logprobs = torch.empty(len(hidden), device=hidden.device)
+    num_top = min(top_n, vocab_size)
+    scores = PromptScores(
+        logprobs=torch.empty(len(hidden), device=hidden.device),
+        top_token_ids=torch.empty(len(hidden), num_top, dtype=torch.int64, device=hidden.device),
+        top_logprobs=torch.empty(len(hidden), num_top, device=hidden.device),
+    )
     for start in range(0, len(hidden), chunk):
         rows = slice(start, start + chunk)
-        logprobs[rows] = token_logprobs(head(hidden[rows]), next_token_ids[rows])
-    return logprobs
+        logprobs = head(hidden[rows]).log_softmax(dim=1)
+        scores.logprobs[rows] = logprobs.gather(1, next_token_ids[rows, None]).squeeze(1)
+        if num_top:
+            best = logprobs.topk(num_top, dim=1)
+            scores.top_token_ids[rows], scores.top_logprobs[rows] = best.indices, best.values
+    return scores

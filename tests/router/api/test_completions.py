@@ -11,6 +11,7 @@ from text_generation_router.api.completion_answers import (
     CompletionStreamEncoder,
     build_answer,
     encode_usage_chunk,
+    without_output,
 )
 from text_generation_router.api.completion_types import CompletionBody
 from text_generation_router.api.completions import CompletionGeneration, prepare
@@ -20,6 +21,7 @@ from text_generation_router.api.errors import (
     SuffixError,
     ValidationError,
 )
+from text_generation_router.api.limits import RequestLimits
 from text_generation_router.api.openai_answers import AnswerIdentity
 from text_generation_router.grammar.compiler import GrammarCompiler
 from text_generation_router.prompt.tokenizer import TokenizerPool
@@ -40,10 +42,13 @@ def tokenizer() -> Iterator[TokenizerPool]:
     pool.close()
 
 
-async def wanted_for(tokenizer: TokenizerPool, **fields: Any) -> CompletionGeneration:
+async def wanted_for(
+    tokenizer: TokenizerPool, limits: RequestLimits | None = None, **fields: Any
+) -> CompletionGeneration:
     body = msgspec.convert({"prompt": "hi", **fields}, CompletionBody)
+    limits = limits or make_limits()
     with closing(GrammarCompiler()) as grammars:
-        return await prepare(body, limits=make_limits(), tokenizer=tokenizer, grammars=grammars)
+        return await prepare(body, limits=limits, tokenizer=tokenizer, grammars=grammars)
 
 
 @pytest.mark.parametrize(
@@ -89,6 +94,7 @@ async def test_null_is_absent_everywhere(tokenizer: TokenizerPool) -> None:
         ({"echo": True, "logprobs": 1}, ValidationError, "echo"),
         ({"logprobs": 6}, ValidationError, "logprobs"),
         ({"max_tokens": 0}, ValidationError, "max_tokens"),
+        ({"max_tokens": 0, "echo": True, "stream": True}, ValidationError, "max_tokens"),
         ({"max_tokens": 500}, ValidationError, "max_tokens"),
         ({"prompt": "x" * 450}, ValidationError, "prompt"),
         ({"response_format": {"type": "xml"}}, ValidationError, "response_format"),
@@ -181,3 +187,68 @@ async def test_logprobs(tokenizer: TokenizerPool, logprobs: int, top: Any) -> No
     encoder = CompletionStreamEncoder(wanted, IDENTITY, 0, SPECIAL, usage_in_last=False)
     parts = [json.loads(encoder.token(token, None))["choices"][0]["logprobs"] for token in tokens]
     assert [part["text_offset"] for part in parts] == [[0], [2]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "fields", "reason"),
+    [
+        ({}, {}, "--enable-prefill-logprobs"),
+        ({"prefill_logprobs": True}, {"stream": True}, "streaming"),
+        ({"prefill_logprobs": True, "decoder_start_token_id": 0}, {}, "encoder"),
+    ],
+)
+async def test_why_a_prompt_has_no_logprobs(
+    tokenizer: TokenizerPool, changes: Any, fields: Any, reason: str
+) -> None:
+    with pytest.raises(ValidationError, match=reason):
+        await wanted_for(tokenizer, make_limits(**changes), echo=True, logprobs=1, **fields)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "text", "tokens", "offsets"),
+    [
+        # A text's first token is one that the tokenizer adds, and no part of it.
+        ("aé", "aé", ["<s>", "a", "é", ""], [0, 0, 1, 2]),
+        ("<s>a", "<s>a", ["<s>", "<s>", "a"], [0, 0, 3]),
+        ([1, 69], "<s>a", ["<s>", "a"], [0, 3]),
+    ],
+)
+async def test_logprobs_of_prompt_and_output(
+    tokenizer: TokenizerPool, prompt: Any, text: str, tokens: list[str], offsets: list[int]
+) -> None:
+    limits = make_limits(prefill_logprobs=True)
+    wanted = await wanted_for(tokenizer, limits, prompt=prompt, echo=True, logprobs=1)
+    (request,) = wanted.requests
+    assert request.prompt_logprobs
+    assert len(request.prompt_ids) == len(tokens)
+    count = len(tokens) - 1
+    generation = make_generation(
+        [make_token("!", logprob=-0.5, top_tokens=[make_top_token("?", -0.25)]), EOS],
+        prompt_logprobs=[-1.5] * count,
+        prompt_top_tokens=[[make_top_token("", -1.0), make_top_token("", -2.0)]] * count,
+    )
+    (choice,) = build_answer(wanted, IDENTITY, [generation], SPECIAL).choices
+    assert choice.text == f"{text}!"
+    assert msgspec.to_builtins(choice.logprobs) == {
+        "tokens": [*tokens, "!", "</s>"],
+        "token_logprobs": [None, *[-1.5] * count, -0.5, -0.5],
+        "top_logprobs": [None, *[{"": -1.0}] * count, {"?": -0.25}, {}],
+        "text_offset": [*offsets, len(text), len(text) + 1],
+    }
+
+
+async def test_a_prompt_and_no_output(tokenizer: TokenizerPool) -> None:
+    limits = make_limits(prefill_logprobs=True)
+    wanted = await wanted_for(tokenizer, limits, echo=True, logprobs=0, max_tokens=0)
+    assert wanted.requests[0].max_new_tokens == 1
+    generation = make_generation([make_token("!")], prompt_logprobs=[-1.0, -2.0])
+    answer = build_answer(wanted, IDENTITY, [without_output(generation)], SPECIAL)
+    (choice,) = answer.choices
+    assert (choice.text, choice.finish_reason) == ("hi", "length")
+    assert msgspec.to_builtins(choice.logprobs) == {
+        "tokens": ["<s>", "h", "i"],
+        "token_logprobs": [None, -1.0, -2.0],
+        "top_logprobs": None,
+        "text_offset": [0, 0, 1],
+    }
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (10, 0)

@@ -109,6 +109,10 @@ async def test_top_tokens_and_prompt_logprobs():
         await plain.over()
         assert finished.num_cached_tokens == 0
         assert finished.prompt_logprobs == [-float(position) for position in range(1, 40)]
+        candidates = [(top.token_id, top.logprob) for top in finished.prompt_top_tokens[-1]]
+        assert candidates == [(39, -39.0), (40, -40.0)]
+        assert finished.prompt_top_tokens[-1][0].text == "t39"
+        assert [len(found) for found in finished.prompt_top_tokens] == [2] * 39
         for output in sink.outputs:
             assert [top.token_id for top in output.top_tokens] == [
                 output.token_id,

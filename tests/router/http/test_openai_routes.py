@@ -183,6 +183,21 @@ async def test_completions() -> None:
         assert ["usage" in c for c in mine] == [False, False, True]
 
 
+async def test_how_likely_a_prompt_is() -> None:
+    body = {"prompt": "ab", "echo": True, "logprobs": 1, "max_tokens": 0}
+    async with (
+        running_app(prefill_logprobs=True) as app,
+        app.session.post("/v1/completions", json=body) as response,
+    ):
+        answer = await response.json()
+        assert response.headers["x-generated-tokens"] == "0"
+    (choice,) = answer["choices"]
+    assert (choice["text"], choice["finish_reason"]) == ("ab", "length")
+    assert choice["logprobs"]["token_logprobs"] == [None, -1, -1]
+    assert choice["logprobs"]["top_logprobs"] == [None, {"t0": -1}, {"t0": -1}]
+    assert answer["usage"]["completion_tokens"] == 0
+
+
 @pytest.mark.parametrize(
     ("body", "error_type"),
     [
