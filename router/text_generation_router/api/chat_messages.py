@@ -9,6 +9,7 @@ import msgspec
 
 from text_generation_router.api.chat_types import ContentPart, Message, MessageToolCall, Tool
 from text_generation_router.api.errors import ToolError, ValidationError
+from text_generation_router.api.limits import refuse_set
 from text_generation_router.api.tool_choice import parameters_schema
 
 
@@ -45,9 +46,7 @@ def template_tools(tools: Sequence[Tool]) -> list[dict[str, Any]]:
 
 
 def _message(message: Message, place: str) -> dict[str, Any]:
-    for name in ("audio", "function_call"):
-        if getattr(message, name) is not None:
-            raise ValidationError(f"`{place}.{name}` is not supported", param=f"{place}.{name}")
+    refuse_set(message, ("audio", "function_call", "refusal"), place)
     if message.content is None and not message.tool_calls:
         raise ValidationError(f"`{place}.content` is missing", param=f"{place}.content")
     shown: dict[str, Any] = {

@@ -50,6 +50,7 @@ class Message(Struct, kw_only=True):
     # Would change the prompt, and are refused.
     audio: Any = None
     function_call: Any = None
+    refusal: str | None = None
 
 
 class FunctionDefinition(Struct, kw_only=True):

@@ -1,6 +1,7 @@
 """The bounds of a request, and the checks that all dialects share."""
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -87,6 +88,16 @@ def check_penalty(value: float | None, field: str) -> None:
         raise ValidationError(
             f"`{field}` must be between -2.0 and 2.0. Given: {value}", param=field
         )
+
+
+def refuse_set(part: msgspec.Struct, fields: Sequence[str], place: str) -> None:
+    """Refuse a part of a request, at `place` in it, that sets a field which would change the answer
+    and cannot be honoured; null, false and empty ask for nothing.
+    """
+    for field in fields:
+        if getattr(part, field):
+            name = f"{place}.{field.removesuffix('_')}"
+            raise ValidationError(f"`{name}` is not supported by this server", param=name)
 
 
 def resolve_max_new_tokens(

@@ -1,6 +1,6 @@
 """Anthropic's Messages dialect: from its request to the chat request that it stands for."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from text_generation_router.api.chat_types import (
@@ -12,6 +12,7 @@ from text_generation_router.api.chat_types import (
     Tool,
 )
 from text_generation_router.api.errors import ToolError, ValidationError
+from text_generation_router.api.limits import refuse_set
 from text_generation_router.api.messages_types import (
     CountTokensBody,
     InputBlock,
@@ -23,6 +24,8 @@ from text_generation_router.api.messages_types import (
 )
 
 _UNSUPPORTED = ("container", "diagnostics", "inference_geo", "mcp_servers", "output_format")
+_UNSUPPORTED_OF_BLOCKS = ("citations", "toolset_name")
+_UNSUPPORTED_OF_TOOLS = ("defer_loading", "input_examples")
 
 
 def chat_body(body: CountTokensBody) -> ChatBody:
@@ -39,6 +42,10 @@ def chat_body(body: CountTokensBody) -> ChatBody:
     if choice is not None and choice.disable_parallel_tool_use:
         chat.parallel_tool_calls = False
     if body.thinking is not None:
+        if body.thinking.display == "omitted":
+            raise ValidationError(
+                "`thinking.display` can only be summarized", param="thinking.display"
+            )
         chat.chat_template_kwargs = {"enable_thinking": body.thinking.type != "disabled"}
     if body.output_config is not None:
         chat.response_format = _response_format(body.output_config)
@@ -84,16 +91,16 @@ def _assistant_message(blocks: Sequence[InputBlock], place: str) -> Message:
     texts: list[str] = []
     thoughts: list[str] = []
     calls: list[MessageToolCall] = []
-    for i, block in enumerate(blocks):
+    for here, block in _checked(blocks, place):
         if block.type == "tool_use":
             if block.name is None:
-                raise ValidationError(f"`{place}[{i}].name` is missing", param=place)
+                raise ValidationError(f"`{here}.name` is missing", param=place)
             function = FunctionCall(name=block.name, arguments=block.input or {})
             calls.append(MessageToolCall(function=function, id=block.id))
         elif block.type in ("thinking", "redacted_thinking"):
             thoughts.append(block.thinking or "")
         else:
-            texts.append(_block_text(block, f"{place}[{i}]"))
+            texts.append(_block_text(block, here))
     message.content = "".join(texts)
     message.reasoning_content = "".join(thoughts) or None
     message.tool_calls = calls or None
@@ -106,12 +113,14 @@ def _user_messages(
     """Results of tools are messages of their own; they come before the text."""
     results: list[Message] = []
     texts: list[str] = []
-    for i, block in enumerate(blocks):
+    for here, block in _checked(blocks, place):
         if block.type == "tool_result":
-            content = _text(block.content or "", f"{place}[{i}].content")
+            content = _text(block.content or "", f"{here}.content")
+            # Templates have no place for it but the text.
+            content = f"Error: {content}" if block.is_error else content
             results.append(Message(role="tool", content=content, tool_call_id=block.tool_use_id))
         else:
-            texts.append(_block_text(block, f"{place}[{i}]"))
+            texts.append(_block_text(block, here))
     if texts or not results:
         results.append(Message(role=message.role, content="".join(texts)))
     return results
@@ -120,7 +129,15 @@ def _user_messages(
 def _text(content: str | Sequence[InputBlock], place: str) -> str:
     if isinstance(content, str):
         return content
-    return "".join(_block_text(block, f"{place}[{i}]") for i, block in enumerate(content))
+    return "".join(_block_text(block, here) for here, block in _checked(content, place))
+
+
+def _checked(blocks: Sequence[InputBlock], place: str) -> Iterator[tuple[str, InputBlock]]:
+    """The blocks, each with its own place."""
+    for i, block in enumerate(blocks):
+        here = f"{place}[{i}]"
+        refuse_set(block, _UNSUPPORTED_OF_BLOCKS, here)
+        yield here, block
 
 
 def _block_text(block: InputBlock, place: str) -> str:
@@ -138,6 +155,9 @@ def _block_text(block: InputBlock, place: str) -> str:
 def _tool(tool: MessagesTool, place: str) -> Tool:
     if tool.type not in (None, "custom"):
         raise ToolError(f"`{place}.type` {tool.type!r} is not supported", param="tools")
+    refuse_set(tool, _UNSUPPORTED_OF_TOOLS, place)
+    if tool.allowed_callers and "direct" not in tool.allowed_callers:
+        raise ToolError(f"`{place}.allowed_callers` can only be direct", param="tools")
     return Tool(
         function=FunctionDefinition(
             name=tool.name,

@@ -23,6 +23,11 @@ class InputBlock(Struct, kw_only=True):
     # tool_result
     tool_use_id: str | None = None
     content: "str | list[InputBlock] | None" = None
+    is_error: bool | None = None
+
+    # Would change the prompt, and are refused.
+    citations: list[Any] | None = None
+    toolset_name: str | None = None
 
 
 class InputMessage(Struct, kw_only=True):
@@ -41,6 +46,11 @@ class MessagesTool(Struct, kw_only=True):
     strict: bool | None = None
     type: str | None = None
 
+    # Would change the prompt, and are refused; so are callers other than the model itself.
+    allowed_callers: list[str] | None = None
+    defer_loading: bool | None = None
+    input_examples: list[Any] | None = None
+
 
 class MessagesToolChoice(Struct, kw_only=True):
     """Whether and which tool is to be used."""
@@ -54,6 +64,7 @@ class Thinking(Struct, kw_only=True):
     """Whether the model is to think first; templates that know no such switch ignore it."""
 
     type: Literal["enabled", "adaptive", "disabled"]
+    display: Literal["summarized", "omitted"] | None = None
 
 
 class OutputConfig(Struct, kw_only=True):

@@ -12,9 +12,11 @@ from text_generation_router.api.chat_types import (
     Tool,
 )
 from text_generation_router.api.errors import ToolError, ValidationError
+from text_generation_router.api.limits import refuse_set
 from text_generation_router.api.responses_types import (
     InputItem,
     InputPart,
+    Reasoning,
     ResponsesBody,
     ResponsesTool,
 )
@@ -34,6 +36,8 @@ _UNSUPPORTED = (
     "store",
     "top_logprobs",
 )
+_UNSUPPORTED_OF_ITEMS = ("async_", "namespace")
+_UNSUPPORTED_OF_TOOLS = ("async_", "defer_loading", "output_schema")
 _TEXT_PARTS = ("input_text", "output_text", "text")
 
 
@@ -44,6 +48,8 @@ def chat_body(body: ResponsesBody) -> ChatBody:
             raise ValidationError(f"`{field}` is not supported by this server", param=field)
     if body.truncation not in (None, "disabled"):
         raise ValidationError("`truncation` can only be disabled", param="truncation")
+    if body.reasoning is not None:
+        _check_reasoning(body.reasoning)
     return ChatBody(
         messages=_messages(body),
         max_completion_tokens=body.max_output_tokens,
@@ -69,7 +75,15 @@ def _messages(body: ResponsesBody) -> list[Message]:
     return messages
 
 
+def _check_reasoning(reasoning: Reasoning) -> None:
+    for field, only in (("context", "auto"), ("mode", "standard")):
+        if getattr(reasoning, field) not in (None, only):
+            name = f"reasoning.{field}"
+            raise ValidationError(f"`{name}` can only be {only}", param=name)
+
+
 def _append(messages: list[Message], item: InputItem, place: str) -> None:
+    refuse_set(item, _UNSUPPORTED_OF_ITEMS, place)
     if item.type == "message":
         role = _required(item.role, f"{place}.role")
         # Templates know the older name only.
@@ -113,6 +127,9 @@ def _text(content: str | Sequence[InputPart] | None, place: str) -> str:
 def _tool(tool: ResponsesTool, place: str) -> Tool:
     if tool.type != "function":
         raise ToolError(f"`{place}.type` {tool.type!r} is not supported", param="tools")
+    refuse_set(tool, _UNSUPPORTED_OF_TOOLS, place)
+    if tool.allowed_callers and "direct" not in tool.allowed_callers:
+        raise ToolError(f"`{place}.allowed_callers` can only be direct", param="tools")
     return Tool(
         function=FunctionDefinition(
             name=tool.name,

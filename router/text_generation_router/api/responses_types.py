@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from text_generation_router.api.openai_types import MAX_LIST_LENGTH, ModelName, UnsignedInt32
 
@@ -27,6 +27,10 @@ class InputItem(Struct, kw_only=True):
     arguments: str | None = None
     output: str | list[InputPart] | None = None
 
+    # Would change the prompt, and are refused.
+    async_: bool | None = field(default=None, name="async")
+    namespace: str | None = None
+
 
 class ResponsesTool(Struct, kw_only=True):
     """A function that the model may call."""
@@ -37,6 +41,12 @@ class ResponsesTool(Struct, kw_only=True):
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
 
+    # Would change the prompt, and are refused; so are callers other than the model itself.
+    allowed_callers: list[str] | UnsetType | None = UNSET
+    async_: bool | UnsetType | None = field(default=UNSET, name="async")
+    defer_loading: bool | UnsetType | None = UNSET
+    output_schema: dict[str, Any] | UnsetType | None = UNSET
+
 
 class TextFormat(Struct, kw_only=True, omit_defaults=True):
     """`text`: the form of the answer."""
@@ -46,9 +56,13 @@ class TextFormat(Struct, kw_only=True, omit_defaults=True):
 
 
 class Reasoning(Struct, kw_only=True):
-    """`reasoning`; only the effort reaches the template."""
+    """`reasoning`; only the effort reaches the template. `context` can only be auto and `mode` only
+    standard.
+    """
 
     effort: str | None = None
+    context: str | None = None
+    mode: str | None = None
 
 
 class ResponsesBody(Struct, kw_only=True):

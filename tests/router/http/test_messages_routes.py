@@ -107,6 +107,16 @@ async def test_tools() -> None:
     assert "<|im_start|>tool\nsunny<|im_end|>\n<|im_start|>user\nand now?" in prompt
 
 
+async def test_a_tool_that_failed() -> None:
+    result = {"type": "tool_result", "tool_use_id": "c", "content": "gone", "is_error": True}
+    use = {"type": "tool_use", "id": "c", "name": "f", "input": {}}
+    said: Any = [{"role": "assistant", "content": [use]}, {"role": "user", "content": [result]}]
+    async with served() as (client, app):
+        await ask(client, messages=[*MESSAGES, *said], tools=TOOLS)
+        prompt = app.service.tokenizer.text(app.engine.generations[0].request.prompt_ids)
+    assert "<|im_start|>tool\nError: gone<|im_end|>" in prompt
+
+
 async def test_count_tokens() -> None:
     async with served() as (client, app):
         count = await client.messages.count_tokens(model="m", messages=MESSAGES)
