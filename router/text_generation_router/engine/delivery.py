@@ -72,10 +72,10 @@ class Generations:
         """
         for failed in applied.failed:
             self.fail(failed.sequence.sequence_id, GenerationError(failed.message))
+        if result.prompt_logprobs:  # also of a step that samples nothing
+            self._deliver_prompt_logprobs(applied, result)
         if not applied.rows:
             return 0
-        if result.prompt_logprobs:
-            self._deliver_prompt_logprobs(applied, result)
         logprobs = list(result.logprobs)
         if len(logprobs) != len(token_ids):
             raise ShardFailedError(

@@ -372,6 +372,13 @@ async def test_the_observer_sees_steps_and_ends():
         assert observer.steps[0].shard_duration > 0 and not observer.steps[0].is_failed
 
 
+async def test_prompt_logprobs_of_a_step_that_samples_nothing():
+    """A chunk in the middle of a prompt, alone in its step: what it reported was dropped."""
+    async with running_engine(max_batch_size=1, max_batch_prefill_tokens=20) as (engine, _):
+        finished = await generate(engine, prompt=90, max_new_tokens=2, prompt_logprobs=True).over()
+        assert finished.prompt_logprobs == [-float(n) for n in range(1, 90)]
+
+
 async def test_durations_of_steps_do_not_overlap():
     """Two steps are under way at one time; each was reported to last as long as both."""
 
