@@ -1,6 +1,8 @@
 """Recording what a function launches on a GPU, to launch it again as one."""
 
-from collections.abc import Callable
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import torch
@@ -23,25 +25,47 @@ class GraphRecorder(Protocol):
 
 
 class CudaGraphRecorder:
-    """Records CUDA graphs, which share one memory pool: only one of them may run at a time."""
+    """Records CUDA graphs, which share one memory pool: only one of them may run at a time.
+
+    All are recorded on one stream, for memory of the pool serves only the stream that asked for it,
+    as does a workspace of cuBLAS.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._pool = torch.cuda.graph_pool_handle()
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def record(self, compute: Callable[[], None]) -> StepGraph:
         """See `GraphRecorder`. The first call compiles kernels and chooses algorithms, which a
-        recording must not do; on the stream that records, for a workspace belongs to a stream.
+        recording must not do. RuntimeError where it waits for the device: that cannot be recorded,
+        and a recording that breaks off leaves allocator and stream unfit for other work.
         """
-        stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(stream):
-            compute()
+        here = torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(here)
+        try:
+            with torch.cuda.stream(self._stream), _refusing_to_wait():
+                compute()
+        finally:
+            here.wait_stream(self._stream)
         graph = torch.cuda.CUDAGraph()
         # Other threads use CUDA as well: only what this one does may break the recording.
         with torch.cuda.graph(
-            graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"
+            graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
         ):
             compute()
-        torch.cuda.current_stream(self._device).wait_stream(stream)
         return graph
+
+
+@contextlib.contextmanager
+def _refusing_to_wait() -> Iterator[None]:
+    """RuntimeError where the host would wait for the device."""
+    before = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings():
+        # That it is a prototype and does not see every wait: what it misses fails in the recording.
+        warnings.filterwarnings("ignore", message="Synchronization debug mode")
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)

@@ -1,0 +1,83 @@
+"""What the recorder asks of torch, without a GPU."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from text_generation_shard.runner.cuda_graph import CudaGraphRecorder
+
+
+class FakeCuda:
+    """Notes which streams record, waits for which, and whether the host may wait."""
+
+    def __init__(self) -> None:
+        self.num_streams = 0
+        self.recorded_on: list[Any] = []
+        self.is_recording = False
+        self.mode: int | str = 0
+
+    def make_stream(self, _device: torch.device | None = None) -> "FakeStream":
+        self.num_streams += 1
+        return FakeStream()
+
+    @contextlib.contextmanager
+    def graph(self, _graph: object, *, stream: object, **_: object) -> Iterator[None]:
+        self.recorded_on.append(stream)
+        self.is_recording = True
+        yield
+        self.is_recording = False
+
+    def wait(self) -> None:
+        """As `.item()` does on a GPU."""
+        if self.is_recording or self.mode == "error":
+            raise RuntimeError("called a synchronizing CUDA operation")
+
+    def set_mode(self, mode: int | str) -> None:
+        self.mode = mode
+
+
+class FakeStream:
+    def __init__(self) -> None:
+        self.waited_for: list[object] = []
+
+    def wait_stream(self, other: object) -> None:
+        self.waited_for.append(other)
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
+    fake, current = FakeCuda(), FakeStream()
+    replaced = {
+        "Stream": fake.make_stream,
+        "stream": lambda _: contextlib.nullcontext(),
+        "current_stream": lambda _: current,
+        "graph_pool_handle": object,
+        "CUDAGraph": object,
+        "graph": fake.graph,
+        "get_sync_debug_mode": lambda: fake.mode,
+        "set_sync_debug_mode": fake.set_mode,
+    }
+    for name, value in replaced.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    return fake
+
+
+def test_all_graphs_are_recorded_on_one_stream(cuda: FakeCuda) -> None:
+    """Otherwise each would hold memory and a workspace of its own."""
+    recorder = CudaGraphRecorder(torch.device("cuda"))
+    calls: list[bool] = []
+    for _ in range(3):
+        recorder.record(lambda: calls.append(cuda.is_recording))
+    assert calls == [False, True] * 3
+    assert cuda.num_streams == 1 and len(set(map(id, cuda.recorded_on))) == 1
+
+
+def test_what_waits_is_not_even_tried(cuda: FakeCuda) -> None:
+    recorder = CudaGraphRecorder(torch.device("cuda"))
+    with pytest.raises(RuntimeError, match="synchronizing"):
+        recorder.record(cuda.wait)
+    assert cuda.recorded_on == [] and cuda.mode == 0
+    # What it had launched until then is waited for by what comes after it.
+    assert torch.cuda.current_stream(torch.device("cuda")).waited_for  # type: ignore[attr-defined]
