@@ -29,3 +29,18 @@ def test_no_value_is_spilled() -> None:
     assert [kernel for kernel in kernels if kernel["spilled"]] == []
     # What a multiprocessor has to give to one program.
     assert all(kernel["shared"] <= 227 * 1024 for kernel in kernels)
+
+
+def test_one_variant_serves_steps_of_all_sizes() -> None:
+    """What is compiled while serving makes every sequence wait, for seconds."""
+    output = subprocess.run(
+        [sys.executable, "-m", "tests.shard.ops_triton.variants"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+        env={**os.environ, "TRITON_INTERPRET": "0"},
+    ).stdout
+    variants = json.loads(output)
+    assert variants.keys() >= {"_prefill_kernel", "cut_kernel", "count_kernel", "draw_kernel"}
+    assert {name for name, count in variants.items() if count > 1} == set()

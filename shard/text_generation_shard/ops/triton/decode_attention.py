@@ -98,7 +98,9 @@ def _first_visible(context, WINDOW: tl.constexpr):
     return first
 
 
-@triton.jit(do_not_specialize=["splits"])
+@triton.jit(
+    do_not_specialize=["splits"], do_not_specialize_on_alignment=["contexts", "block_tables"]
+)
 def _decode_kernel(
     query,
     parts,
@@ -161,7 +163,7 @@ def _decode_kernel(
     tl.store(parts + places, divided(values, total).to(parts.dtype.element_ty), mask=inside)
 
 
-@triton.jit(do_not_specialize=["splits"])
+@triton.jit(do_not_specialize=["splits"], do_not_specialize_on_alignment=["contexts"])
 def _combine_kernel(
     parts,
     scales,

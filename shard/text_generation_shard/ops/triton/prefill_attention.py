@@ -37,7 +37,8 @@ def prefill_attention(query: Tensor, output: Tensor, chunks: Chunks, call: Atten
     )
 
 
-@triton.jit
+# Slices, which begin anywhere: a variant for every alignment would be compiled while serving.
+@triton.jit(do_not_specialize_on_alignment=["first_rows", "contexts", "block_tables"])
 def _prefill_kernel(
     query,
     output,

@@ -25,7 +25,10 @@ MASS = tl.constexpr(1)
 TYPICAL_MASS = tl.constexpr(2)
 
 
-@triton.jit
+# Rows of one table, whose alignment depends on how many rows a step has.
+@triton.jit(
+    do_not_specialize_on_alignment=["temperatures", "top_ks", "top_ps", "typical_ps", "min_ps"]
+)
 def cut_kernel(
     scores,
     highest,

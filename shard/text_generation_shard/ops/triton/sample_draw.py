@@ -17,7 +17,8 @@ from text_generation_shard.ops.triton.sample_scores import (
 _LARGEST_UNIFORM = tl.constexpr(1 - 2**-24)
 
 
-@triton.jit
+# Rows of one table, whose alignment depends on how many rows a step has.
+@triton.jit(do_not_specialize_on_alignment=["temperatures", "is_drawn", "seeds", "positions"])
 def draw_kernel(
     scores,
     highest,
@@ -83,7 +84,7 @@ def gumbel(words):
     return -tl.log(-log_rest)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["temperatures"])
 def finish_kernel(
     scores,
     highest,

@@ -11,7 +11,18 @@ _IN_PROMPT = tl.constexpr(-(1 << 31))
 _COUNT = tl.constexpr((1 << 31) - 1)
 
 
-@triton.jit
+# Parameters are rows of one table, whose alignment depends on how many rows a step has.
+@triton.jit(
+    do_not_specialize=["history_stride"],
+    do_not_specialize_on_alignment=[
+        "repetition",
+        "frequency",
+        "presence",
+        "history_rows",
+        "output_starts",
+        "lengths",
+    ],
+)
 def count_kernel(
     counts,
     repetition,
@@ -41,7 +52,7 @@ def count_kernel(
     tl.atomic_add(places, tl.full([TILE], 1, tl.int32), mask=known & is_output)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["repetition", "frequency", "presence", "mask_index"])
 def adjust_kernel(
     logits,
     scores,
