@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from text_generation_proto import shard_pb2 as pb
 
+from text_generation_shard import cuda_memory
 from text_generation_shard.config import RankInfo, ShardConfig
 from text_generation_shard.cores import pin_this_thread
 from text_generation_shard.distributed import RankGroup
@@ -190,8 +191,7 @@ class AvailableMemory:
     def measure(self) -> int:
         """Bytes."""
         if self._device.type == "cuda":
-            free, total = torch.cuda.mem_get_info(self._device)
-            return int(free - (1 - self._cuda_memory_fraction) * total)
+            return cuda_memory.available_bytes(self._device, self._cuda_memory_fraction)
         share = host_share(num_ranks=self._num_ranks, num_threads=None)
         return int(share.memory_bytes * _CPU_MEMORY_SHARE)
 

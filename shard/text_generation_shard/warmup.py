@@ -16,6 +16,7 @@ from text_generation_proto import shard_pb2 as pb
 
 from text_generation_shard.batch.slots import SequenceSlots, SlotLimits
 from text_generation_shard.cache_sizing import CacheBudget, CacheSize, size_cache
+from text_generation_shard.cuda_memory import PeakReserved
 from text_generation_shard.distributed import RankGroup
 from text_generation_shard.engine import Engine
 from text_generation_shard.grammar.table import GrammarTable
@@ -76,6 +77,9 @@ def warm_up(
     probe = _Probe(loaded, sampler, ranks, request, budget)
     steps = probe.measure()
     size = size_cache(budget, activation_bytes=probe.activation_bytes(steps), ranks=ranks)
+    # A GPU has no room for the probe's memory beside the cache.
+    del probe
+    torch.cuda.empty_cache()
     engine = make_engine(
         loaded, sampler, ranks, request, size, grammar_tokenizer, graph_buckets=graph_buckets
     )
@@ -122,7 +126,8 @@ class _Probe:
             cache_bytes=0,
         )
         self._engine = make_engine(loaded, sampler, ranks, request, size)
-        self._peak = PeakMemory()
+        is_cuda = self._spec.device.type == "cuda"
+        self._peak = PeakReserved(self._spec.device) if is_cuda else PeakMemory()
         self._num_steps = 0
 
     def measure(self) -> list[MeasuredStep]:
@@ -132,6 +137,8 @@ class _Probe:
         for tokens, decodes in self._plan():
             if self._is_budget_spent(samples, tokens, time.monotonic() - started):
                 break
+            # What smaller steps left with a GPU's allocator would count, and not serve this one.
+            torch.cuda.empty_cache()
             milliseconds = min(self._run(tokens, decodes) for _ in range(2))
             samples.append(MeasuredStep(tokens, decodes, milliseconds))
         return samples
@@ -141,8 +148,7 @@ class _Probe:
         largest = max(step.tokens for step in steps)
         worst = max(self._worst_tokens, self._request.max_slots)
         if self._spec.device.type == "cuda":
-            reserved = torch.cuda.max_memory_reserved(self._spec.device)
-            return reserved - torch.cuda.memory_allocated(self._spec.device)
+            return self._peak.growth()
         # States are counted where the cache is sized; those in use here are part of the growth.
         states = self._spec.slots_bytes(max(step.decodes + 1 for step in steps))
         return max(0, self._peak.growth() - states) * max(1, -(-worst // largest))
@@ -284,6 +290,7 @@ def make_engine(
             buckets=graph_buckets,
             recorder=CudaGraphRecorder(model.cache_spec.device),
         )
+        graphs.record_largest()
     return Engine(
         model=model,
         cache=cache,

@@ -7,6 +7,7 @@ slot (`SequenceSlots`). So a graph takes one small packet, and serves every step
 
 A graph is recorded for a bucket of rows and for what the rows ask of the sampler, when such a step
 comes for the second time: the first one is computed as any other, so that serving need not wait.
+The largest graph is recorded before serving: the others use its memory, one after the other.
 What a graph cannot do (`_kind`) is computed as any other, too.
 """
 
@@ -117,6 +118,12 @@ class DecodeGraphs:
         # None: this step came once.
         self._graphs: dict[_GraphKey, StepGraph | None] = {}
         self._is_given_up = False
+
+    def record_largest(self) -> None:
+        """Record the graph that takes most memory. It also compiles the sampler's kernels, and says
+        before serving whether this model's steps can be recorded at all.
+        """
+        self._record(_GraphKey(self._buckets[-1], SamplingKind.PENALISED))
 
     def decode(self, batch: ScheduledBatch) -> SampledTokens | None:
         """Compute a step, up to the tokens that stand behind the known ones; None if no graph does.

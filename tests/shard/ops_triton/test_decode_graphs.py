@@ -65,7 +65,9 @@ def play(
 ) -> Callable[..., list[pb.StepResult]]:
     """Plays a script with the kernels and graphs of some buckets, or with neither."""
 
-    def play(script: StepScript, buckets: Sequence[int] | None) -> list[pb.StepResult]:
+    def play(
+        script: StepScript, buckets: Sequence[int] | None, *, is_prepared: bool = False
+    ) -> list[pb.StepResult]:
         engine.reset()
         engine._graphs = None
         with monkeypatch.context() as patch:
@@ -80,6 +82,8 @@ def play(
                     buckets=buckets,
                     recorder=recorder,
                 )
+                if is_prepared:
+                    engine._graphs.record_largest()
             results = [engine.step(request) for request in script.requests]
         engine.reset()
         return results
@@ -146,6 +150,19 @@ def test_what_the_host_must_know_is_not_left_to_a_graph(
     results = play(script, [1, 2, 4])
     assert recorder.graphs == []
     assert all(list(result.top_n_counts) == [2] for result in results[4:7])
+
+
+def test_the_largest_graph_is_there_from_the_start(
+    play: Callable[..., list[pb.StepResult]], recorder: FakeRecorder
+) -> None:
+    """A step of its kind need not come twice."""
+    script = StepScript()
+    for slot in (0, 1):
+        script.admit(slot, PROMPTS[slot], sampling=sampling(repetition_penalty=1.4))
+    script.step({0: 6, 1: 6})
+    script.decode([0, 1], 2)
+    check_same(play(script, [1, 2], is_prepared=True), play(script, None))
+    assert recorder.replays == [2]
 
 
 def test_without_graphs_if_one_cannot_be_recorded(
