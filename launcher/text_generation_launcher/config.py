@@ -81,7 +81,9 @@ class LauncherConfig:
     )
     cuda_graphs: tuple[int, ...] | None = same_as(ShardConfig, "cuda_graphs")
     cuda_memory_fraction: float = option(
-        1.0, help="Share of each GPU's memory that a shard may use."
+        1.0,
+        help="Share of each GPU's memory that a shard may use; 4% of that are left for what is not "
+        "counted.",
     )
     shard_uds_path: str | None = option(
         None,

@@ -40,7 +40,9 @@ class ShardConfig:
     rope_scaling: Literal["linear", "dynamic"] | None = option(None, help="Kind of RoPE scaling.")
     rope_factor: float | None = option(None, help="Factor of the RoPE scaling.")
     cuda_memory_fraction: float = option(
-        1.0, help="Share of the GPU's memory that this process may use."
+        1.0,
+        help="Share of the GPU's memory that this process may use; 4% of that are left for what is "
+        "not counted.",
     )
     cuda_graphs: tuple[int, ...] | None = option(
         None,

@@ -36,15 +36,22 @@ class RankGroup:
     @classmethod
     def join(cls, info: RankInfo, device: torch.device) -> "RankGroup":
         """Wait for the other ranks; gloo on CPU, NCCL on GPU."""
-        if info.world_size > 1:
-            dist.init_process_group(
-                backend="nccl" if device.type == "cuda" else "gloo",
-                store=_rendezvous(info),
-                rank=info.rank,
-                world_size=info.world_size,
-                timeout=_TIMEOUT,
-            )
-        return cls(rank=info.rank, world_size=info.world_size)
+        group = cls(rank=info.rank, world_size=info.world_size)
+        if info.world_size == 1:
+            return group
+        is_cuda = device.type == "cuda"
+        dist.init_process_group(
+            backend="nccl" if is_cuda else "gloo",
+            store=_rendezvous(info),
+            rank=info.rank,
+            world_size=info.world_size,
+            timeout=_TIMEOUT,
+            device_id=device if is_cuda else None,
+        )
+        if is_cuda:
+            # NCCL takes its memory with the first collective, which is before the cache is sized.
+            group.minimum(0)
+        return group
 
     def leave(self) -> None:
         """Give the process group back. Harmless when called twice."""

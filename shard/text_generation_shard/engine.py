@@ -15,6 +15,7 @@ from torch import Tensor
 
 from text_generation_shard.batch.scheduled_batch import ScheduledBatch, WorkItem
 from text_generation_shard.batch.slots import RefusedSequence, SequenceSlots
+from text_generation_shard.batch.upload import upload
 from text_generation_shard.distributed import RankGroup
 from text_generation_shard.errors import StepRejectedError
 from text_generation_shard.grammar.table import GrammarTable
@@ -131,7 +132,7 @@ class Engine:
         logits = None
         if batch.sampled:
             last_rows = [first_rows[item.slot] + item.num_tokens - 1 for item in batch.sampled]
-            logits = self._model.logits(hidden[torch.tensor(last_rows, device=self._device)])
+            logits = self._model.logits(hidden[upload(last_rows, self._device)])
         forward_us = _microseconds_since(started)
         sampled = self._sample(logits, batch)
         failures = [] if sampled is None else self._grammars.failures(batch.sampled_slots)
@@ -146,7 +147,7 @@ class Engine:
         rows = self._slots.sampling_rows(batch.sampled)
         mask = self._grammars.masks(batch.sampled_slots)
         if mask is not None:
-            mask = replace(mask, allowed=mask.allowed.to(self._device))
+            mask = replace(mask, allowed=mask.allowed.to(self._device, non_blocking=True))
             rows = replace(rows, grammar=mask)
         top_n = [self._slots[slot].top_n_tokens for slot in batch.sampled_slots]
         return self._sampler(logits, rows, top_n)

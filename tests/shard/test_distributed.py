@@ -5,6 +5,7 @@ import socket
 import pytest
 import torch
 import torch.distributed as dist
+from text_generation_shard import distributed
 from text_generation_shard.config import RankInfo
 from text_generation_shard.distributed import RankGroup
 from text_generation_shard.errors import CollectiveError, RendezvousError
@@ -36,6 +37,17 @@ def test_a_port_in_use_is_named() -> None:
 def test_an_unknown_address_is_named() -> None:
     with pytest.raises(RendezvousError, match=r"MASTER_ADDR no\.such\.host\.invalid"):
         RankGroup.join(rank_info("no.such.host.invalid", 1), CPU)
+
+
+def test_nccl_takes_its_memory_before_the_cache_is_sized(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[object] = []
+    monkeypatch.setattr(dist, "init_process_group", lambda **options: calls.append(options))
+    monkeypatch.setattr(distributed, "_rendezvous", lambda _: None)
+    monkeypatch.setattr(RankGroup, "minimum", lambda _, value: calls.append(value))
+    gpu = torch.device("cuda", 1)
+    RankGroup.join(rank_info("localhost", 1), gpu)
+    assert isinstance(calls[0], dict) and calls[0]["backend"] == "nccl"
+    assert calls[0]["device_id"] == gpu and calls[1:] == [0]
 
 
 def test_lost_ranks_are_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from text_generation_shard.batch.upload import upload
 from text_generation_shard.errors import ProtocolError
 from text_generation_shard.kv_cache import SCRAP_BLOCK
 
@@ -57,8 +57,8 @@ class BlockTables:
             self._lengths[slot] = length + count
             rows += [slot] * count
             columns += range(length, length + count)
-        place = (self._upload(rows), self._upload(columns))
-        self._table[place] = self._upload(list(block_ids)).int()
+        row, column, block = upload([rows, columns, list(block_ids)], self._device)
+        self._table[row, column] = block.int()
 
     def holds(self, slot: int, num_tokens: int) -> bool:
         """Whether a slot has blocks for so many tokens."""
@@ -72,6 +72,3 @@ class BlockTables:
         """Where tokens go in the flattened cache; arguments and result int64 [tokens]."""
         blocks = self._table[slots, positions // self._block_size].long()
         return blocks * self._block_size + positions % self._block_size
-
-    def _upload(self, values: list[int]) -> Tensor:
-        return torch.from_numpy(np.array(values, dtype=np.int64)).to(self._device)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from text_generation_shard.batch.block_tables import BlockTables
 from text_generation_shard.batch.scheduled_batch import WorkItem
+from text_generation_shard.batch.upload import Numbers, upload
 from text_generation_shard.errors import ProtocolError
 from text_generation_shard.ops.paged_attention import AttentionPlan, plan_attention
 
@@ -96,11 +97,11 @@ class EncoderSlots:
         slots = np.repeat(np.array(reading, dtype=np.int64), lengths)
         row_slots = [item.slot for item in rows for _ in range(item.num_tokens)]
         return EncoderInputs(
-            token_ids=self._upload(np.concatenate([nothing, *token_ids])),
+            token_ids=self._on_device(np.concatenate([nothing, *token_ids])),
             lengths=lengths,
-            slot_mapping=self._tables.places(self._upload(slots), self._upload(positions)),
+            slot_mapping=self._tables.places(self._on_device(slots), self._on_device(positions)),
             attention=plan_attention(
-                block_tables=self._tables.rows(self._upload(np.array(row_slots))),
+                block_tables=self._tables.rows(self._on_device(np.array(row_slots))),
                 query_lengths=[1] * len(row_slots),
                 context_lengths=[self._lengths[slot] for slot in row_slots],
                 block_size=self._block_size,
@@ -112,5 +113,5 @@ class EncoderSlots:
         """The step is done, or was refused: nothing of it is to be read any more."""
         self._unread.clear()
 
-    def _upload(self, values: TokenIds) -> Tensor:
-        return torch.from_numpy(values).to(self._device)
+    def _on_device(self, values: Numbers) -> Tensor:
+        return upload(values, self._device)

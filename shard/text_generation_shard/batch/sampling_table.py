@@ -8,6 +8,7 @@ from text_generation_proto import shard_pb2 as pb
 from torch import Tensor
 
 from text_generation_shard.batch.scheduled_batch import WorkItem
+from text_generation_shard.batch.upload import upload
 from text_generation_shard.sampling.parameters import (
     Processor,
     SamplingFeatures,
@@ -66,7 +67,7 @@ class SamplingTable:
         sampled = parameters.do_sample
         integers = [parameters.top_k, parameters.signed_seed, output_start, int(sampled)]
         self._floats[:, slot] = torch.tensor(floats, device=self._device)
-        self._integers[:, slot] = torch.tensor(integers, device=self._device)
+        self._integers[:, slot] = upload(integers, self._device)
         self._selection = None
 
     def rows(self, items: Sequence[WorkItem], tokens: Tensor) -> SamplingRows:
@@ -82,7 +83,7 @@ class SamplingTable:
         reads_history = any(chosen.features.needing(processor) for processor in _READ_HISTORY)
         width = max(lengths) if reads_history else 0
         top_k, seeds, output_starts, draws = chosen.integers
-        positions = torch.tensor(lengths, device=self._device)
+        positions = upload(lengths, self._device)
         return SamplingRows(
             **dict(zip(_FLOATS, chosen.floats, strict=True)),
             top_k=top_k,
@@ -124,7 +125,7 @@ class SamplingTable:
 
     def _select(self, slots: tuple[int, ...]) -> _Selection:
         parameters = [self._parameters[slot] for slot in slots]
-        index = torch.tensor(slots, device=self._device)
+        index = upload(slots, self._device)
         return _Selection(
             slots=slots,
             index=index,

@@ -26,6 +26,7 @@ from text_generation_shard.batch.encoder_slots import EncoderSlots, TokenIds
 from text_generation_shard.batch.model_inputs import ModelInputs
 from text_generation_shard.batch.sampling_table import SamplingTable
 from text_generation_shard.batch.scheduled_batch import ScheduledBatch, WorkItem
+from text_generation_shard.batch.upload import Numbers, upload
 from text_generation_shard.errors import ProtocolError
 from text_generation_shard.ops.attention_window import Window
 from text_generation_shard.ops.paged_attention import plan_attention, plan_decode
@@ -158,10 +159,10 @@ class SequenceSlots:
         starts = np.array([item.start for item in rows])
         first_rows = lengths.cumsum() - lengths
         offsets = np.repeat(starts - first_rows, lengths)
-        token_slots = self._upload(np.repeat(slots, lengths))
-        row_slots = self._upload(slots)
+        token_slots = self._on_device(np.repeat(slots, lengths))
+        row_slots = self._on_device(slots)
         block_tables = self._block_tables.rows(row_slots)
-        positions = self._upload(np.arange(len(offsets)) + offsets)
+        positions = self._on_device(np.arange(len(offsets)) + offsets)
         return ModelInputs(
             token_ids=self._tokens[token_slots, positions],
             positions=positions,
@@ -182,7 +183,7 @@ class SequenceSlots:
                 slots=row_slots,
                 first_rows=torch.from_numpy(np.append(first_rows, len(offsets))),
                 num_decodes=int((lengths == 1).sum()),
-                new_slots=self._upload(slots[starts == 0]),
+                new_slots=self._on_device(slots[starts == 0]),
             ),
         )
 
@@ -251,8 +252,8 @@ class SequenceSlots:
         """
         sampled = batch.sampled
         if sampled and sampled_ids is not None:
-            slots = self._upload(np.array([item.slot for item in sampled]))
-            contexts = self._upload(np.array([item.end for item in sampled]))
+            slots = self._on_device(np.array([item.slot for item in sampled]))
+            contexts = self._on_device(np.array([item.end for item in sampled]))
             self.append_tokens(slots, contexts, sampled_ids)
         for item in batch.items:
             state = self._states[item.slot]
@@ -276,7 +277,7 @@ class SequenceSlots:
             self._sampling.set(slot, admission.sampling, output_start=num_prompt_tokens)
         except SamplingParameterError as error:
             reason = str(error)
-        self._tokens[slot, : len(token_ids)] = self._upload(token_ids).int()
+        self._tokens[slot, : len(token_ids)] = self._on_device(token_ids).int()
         self._block_tables.clear(slot)
         self._block_tables.append([slot], [len(admission.block_ids)], admission.block_ids)
         self._states[slot] = SlotState(
@@ -345,5 +346,5 @@ class SequenceSlots:
             num_encoder_tokens=0 if encoders is None else encoders.num_unread(slot),
         )
 
-    def _upload(self, values: "np.ndarray[tuple[int], np.dtype[np.int64]]") -> Tensor:
-        return torch.from_numpy(values).to(self._device)
+    def _on_device(self, values: Numbers) -> Tensor:
+        return upload(values, self._device)

@@ -8,7 +8,6 @@ import json
 from collections import defaultdict
 from typing import Any
 
-import tools.compile_kernels as compiler
 import torch
 from text_generation_shard.batch.sampling_table import SamplingTable
 from text_generation_shard.ops.triton.geometry import DeviceGeometry
@@ -16,6 +15,8 @@ from text_generation_shard.ops.triton.paged_attention import paged_attention
 from text_generation_shard.runner.decode_graphs import SamplingKind
 from text_generation_shard.sampling import fused
 from text_generation_shard.sampling.parameters import SamplingFeatures
+
+import tools.compile_kernels as compiler
 
 CPU = torch.device("cpu")
 VOCAB_SIZE = 100
