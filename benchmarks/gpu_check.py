@@ -10,22 +10,27 @@
     transformers  continuous batching of transformers on the same weights
 
 Each part is a process of its own with a time limit, so that one that fails takes none with it.
-Weights are random, made on the GPU. Needs no network; packages that are missing are installed from
---wheels. The table comes last; OUTPUT/gpu-check.json holds the same.
+Weights are random, made on the GPU. Needs no network; packages that are missing or too old are
+installed from --wheels. The table comes last; OUTPUT/gpu-check.json holds the same.
 
 Written without a GPU at hand: what it measures has not been seen yet.
 """
 
 import argparse
+import contextlib
+import importlib.metadata
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
+import tomllib
 from dataclasses import asdict
 from pathlib import Path
 
+from packaging.requirements import Requirement
 from rich.console import Console
 from rich.table import Table
 
@@ -41,9 +46,14 @@ PARTS = {
     "serve": 130,
     "transformers": 80,
 }
-# Modules that the parts need beyond the server's own, and their distributions.
-NEEDED = {"triton": "triton", "pytest": "pytest", "transformers": "transformers"}
+# Of the packages that tests need.
+TEST_PACKAGES = ("triton", "pytest", "pytest-asyncio", "pytest-timeout")
 NO_GPU = 2
+# Seconds that the processes of a part get to end by themselves.
+GRACE_S = 10
+ROOT = Path(__file__).parent.parent
+# Where this repository's packages lie, whether or not they are installed.
+SOURCES = [ROOT / name for name in ("proto", "process", "launcher", "router", "shard")]
 
 
 def main() -> None:
@@ -54,6 +64,7 @@ def main() -> None:
     install_missing(options.wheels)
     output: Path = options.output
     output.mkdir(parents=True, exist_ok=True)
+    output = output.resolve()
     rows: list[GpuRow] = []
     for part in options.only or PARTS:
         rows += run_part(part, output)
@@ -79,11 +90,32 @@ def has_gpu() -> bool:
 
 def install_missing(wheels: Path | None) -> None:
     """From the folder alone; what is not there shows itself in the parts that need it."""
-    missing = [name for module, name in NEEDED.items() if importlib.util.find_spec(module) is None]
-    if not missing or wheels is None:
+    missing = missing_packages()
+    if not missing:
         return
-    command = [sys.executable, "-m", "pip", "install", "--no-index", "--find-links", str(wheels)]
-    subprocess.run([*command, *missing], check=False)
+    print("Missing or too old:", ", ".join(missing), flush=True)
+    if wheels is not None:
+        pip = [sys.executable, "-m", "pip", "install", "--no-index", "--find-links", str(wheels)]
+        subprocess.run([*pip, *missing], check=False)
+
+
+def missing_packages() -> list[str]:
+    """What pyproject.toml asks for and this environment does not have."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for_tests = map(Requirement, project["optional-dependencies"]["test"])
+    needed = [
+        *map(Requirement, project["dependencies"]),
+        *(requirement for requirement in for_tests if requirement.name in TEST_PACKAGES),
+    ]
+    return [str(requirement) for requirement in needed if not is_installed(requirement)]
+
+
+def is_installed(requirement: Requirement) -> bool:
+    try:
+        version = importlib.metadata.version(requirement.name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return requirement.specifier.contains(version, prereleases=True)
 
 
 def run_part(part: str, output: Path) -> list[GpuRow]:
@@ -92,24 +124,48 @@ def run_part(part: str, output: Path) -> list[GpuRow]:
     result, log = output / f"{part}.json", output / f"{part}.log"
     result.unlink(missing_ok=True)
     command = [sys.executable, "-m", "benchmarks.gpu_parts", part, str(result), str(output)]
-    problem = ""
-    with log.open("wb") as file:
-        try:
-            done = subprocess.run(
-                command,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                timeout=PARTS[part],
-                env={**os.environ, "TRITON_INTERPRET": "0"},
-                check=False,
-            )
-            if done.returncode:
-                problem = f"exit code {done.returncode}, see {log.name}"
-        except subprocess.TimeoutExpired:
-            problem = f"not done within {PARTS[part]} s"
+    problem = run_limited(command, log, PARTS[part])
     rows = read_rows(result)
     print(f"{part}: {time.monotonic() - started:.0f} s, {len(rows)} rows {problem}", flush=True)
     return [*rows, GpuRow(part=part, name=problem, value=None)] if problem else rows
+
+
+def run_limited(command: list[str], log: Path, limit: float) -> str:
+    """Run a command with its output in a file; what went wrong, if anything.
+
+    Nothing of it is left afterwards: what it started would share the GPU with the next part.
+    """
+    search = [*map(str, SOURCES), str(ROOT), os.environ.get("PYTHONPATH", "")]
+    environment = {"TRITON_INTERPRET": "0", "PYTHONPATH": os.pathsep.join(filter(None, search))}
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            command,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **environment},
+            cwd=ROOT,
+            start_new_session=True,
+        )
+    try:
+        code = process.wait(limit)
+    except subprocess.TimeoutExpired:
+        return f"not done within {limit:g} s"
+    finally:
+        end_group(process)
+    return f"exit code {code}, see {log.name}" if code else ""
+
+
+def end_group(leader: "subprocess.Popen[bytes]") -> None:
+    """End what is left of a process's group: SIGTERM, and SIGKILL for what does not heed it."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(leader.pid, signal.SIGTERM)
+        deadline = time.monotonic() + GRACE_S
+        while time.monotonic() < deadline:
+            leader.poll()
+            os.killpg(leader.pid, 0)
+            time.sleep(0.05)
+        os.killpg(leader.pid, signal.SIGKILL)
+    leader.wait()
 
 
 def device_facts() -> dict[str, str]:

@@ -5,6 +5,7 @@ and the graph is timed: so neither the launches nor the cache count.
 """
 
 import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import cycle, islice
@@ -71,7 +72,10 @@ def measure_ceilings() -> Iterator[GpuRow]:
 
 def read_bandwidth(folder: Path) -> float:
     """Bytes per second, as `ceilings` measured them; the better of read and copy."""
-    rows = json.loads((folder / "ceilings.json").read_text())
+    measured = folder / "ceilings.json"
+    if not measured.exists():
+        sys.exit(f"{measured} is missing: run the part `ceilings` first")
+    rows = json.loads(measured.read_text())
     return GIGA * max(float(row["value"]) for row in rows if row["name"] in ("read", "copy"))
 
 

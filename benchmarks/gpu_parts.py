@@ -3,6 +3,7 @@
 python -m benchmarks.gpu_parts PART RESULT.json FOLDER
 """
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -70,6 +71,8 @@ def main() -> None:
         rows.append(row)
         write_rows(result, rows)
         print(row, flush=True)
+    # Not as usual: a library's thread that goes on (transformers' manager) would be waited for.
+    os._exit(0)
 
 
 if __name__ == "__main__":
