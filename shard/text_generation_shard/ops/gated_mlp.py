@@ -2,10 +2,10 @@
 
 from torch import Tensor
 
+from text_generation_shard.ops.activation import gated_activation
 from text_generation_shard.ops.cpu.library import native_operators
 from text_generation_shard.ops.linear import PackedWeight, Projection
 from text_generation_shard.ops.rms_norm import rms_norm
-from text_generation_shard.ops.silu_mul import silu_mul
 
 
 def add_silu_mlp(
@@ -31,4 +31,5 @@ def add_silu_mlp(
             down.weight.matrix,
             down.bias,
         )
-    return down.weight(silu_mul(gate_up(rms_norm(stream, norm_weight, eps))), down.bias, stream)
+    gates = gate_up(rms_norm(stream, norm_weight, eps))
+    return down.weight(gated_activation(gates, "silu"), down.bias, stream)

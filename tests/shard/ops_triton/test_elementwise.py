@@ -6,9 +6,12 @@ from typing import Any
 import pytest
 import torch
 from text_generation_shard.ops.activation import Activation, gated_activation
+from text_generation_shard.ops.gated_mlp import add_silu_mlp
 from text_generation_shard.ops.layer_norm import layer_norm
+from text_generation_shard.ops.linear import DenseWeight, Projection
 from text_generation_shard.ops.rms_norm import add_rms_norm, rms_norm
 from text_generation_shard.ops.rotary_kv import HeadNorms, rotate_and_write
+from text_generation_shard.ops.triton import activation
 
 Call = Callable[..., Any]
 SIZES = [(0, 8), (1, 1), (3, 17), (2, 600)]
@@ -172,3 +175,33 @@ def test_rotation_and_write(
     tolerance = {"atol": 6e-2, "rtol": 2e-2} if norm == "wide" else {"atol": 1e-5, "rtol": 1e-5}
     for actual, expected in zip(*results, strict=True):
         torch.testing.assert_close(actual, expected, **tolerance)
+
+
+@DTYPES
+def test_gated_mlp(
+    by_kernel: Call,
+    by_reference: Call,
+    device: torch.device,
+    dtype: torch.dtype,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its activation is the kernel's."""
+    stream = torch.randn(3, 16, device=device).to(dtype)
+    weight = torch.randn(16, device=device).to(dtype)
+    gate_up, down = (
+        Projection(DenseWeight(torch.randn(size, device=device).to(dtype) / 4), None)
+        for size in ((48, 16), (16, 24))
+    )
+    expected = by_reference(add_silu_mlp, stream, weight, 1e-5, gate_up, down)
+    launched: list[str] = []
+    kernel = activation.gated_activation
+
+    def launch(x: torch.Tensor, name: str) -> torch.Tensor:
+        launched.append(name)
+        return kernel(x, name)
+
+    monkeypatch.setattr(activation, "gated_activation", launch)
+    actual = by_kernel(add_silu_mlp, stream, weight, 1e-5, gate_up, down)
+    assert launched == ["silu"]
+    tolerance = {name: 8 * value for name, value in TOLERANCES[dtype].items()}
+    torch.testing.assert_close(actual, expected, **tolerance)
