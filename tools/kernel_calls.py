@@ -78,7 +78,7 @@ def kernel_calls() -> dict[str, Callable[[], Any]]:
     calls |= {name: _attention(layer) for name, layer in ATTENTION.items()}
     for outputs, inputs in ((6144, 4096), (4096, 14336), (1024, 4096), (128256, 4096)):
         x, matrix = _meta(1, inputs), _meta(outputs, inputs)
-        calls[f"gemv {outputs} x {inputs}"] = _call(gemv.gemv, x, matrix, None)
+        calls[f"gemv {outputs} x {inputs}"] = _call(gemv.gemv, x, matrix, None, None)
     calls["sample"] = _sample(256, is_filtered=False, is_penalised=False)
     calls["sample, filters"] = _sample(256, is_filtered=True, is_penalised=False)
     calls["sample, all"] = _sample(256, is_filtered=True, is_penalised=True)

@@ -43,16 +43,13 @@ class DenseWeight:
     def __call__(
         self, x: Tensor, bias: Tensor | None = None, addend: Tensor | None = None
     ) -> Tensor:
-        product = self._multiply(x, bias)
-        return product if addend is None else addend + product
-
-    def _multiply(self, x: Tensor, bias: Tensor | None) -> Tensor:
         if triton_library.takes(x):
             from text_generation_shard.ops.triton import gemv
 
             if gemv.has_kernel(x, self._matrix):
-                return gemv.gemv(x, self._matrix, bias)
-        return F.linear(x, self._matrix, bias)
+                return gemv.gemv(x, self._matrix, bias, addend)
+        product = F.linear(x, self._matrix, bias)
+        return product if addend is None else addend + product
 
     def rows(self, indices: Tensor) -> Tensor:
         return F.embedding(indices, self._matrix)

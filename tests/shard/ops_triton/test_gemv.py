@@ -12,13 +12,14 @@ Call = Callable[..., Any]
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("size", [(1, 8), (37, 40), (130, 520)])
-@pytest.mark.parametrize("has_bias", [True, False])
+@pytest.mark.parametrize(("has_bias", "has_addend"), [(True, False), (False, True), (True, True)])
 def test_one_row(
     by_kernel: Call,
     device: torch.device,
     size: tuple[int, int],
     dtype: torch.dtype,
     has_bias: bool,
+    has_addend: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Rounded once, from float32: half a unit in the last place of the exact product."""
@@ -28,7 +29,9 @@ def test_one_row(
     matrix = torch.randn(size, device=device).to(dtype)
     bias = torch.randn(size[0], device=device).to(dtype) if has_bias else None
     exact = x.double() @ matrix.double().t() + (0.0 if bias is None else bias.double())
-    actual = by_kernel(DenseWeight(matrix), x, bias)
+    addend = torch.randn(1, size[0], device=device).to(dtype) if has_addend else None
+    exact += 0.0 if addend is None else addend.double()
+    actual = by_kernel(DenseWeight(matrix), x, bias, addend)
     assert actual.dtype == dtype and actual.shape == exact.shape
     unit = torch.finfo(dtype).eps
     torch.testing.assert_close(actual.double(), exact, atol=1e-4, rtol=unit)

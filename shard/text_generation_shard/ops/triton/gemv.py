@@ -23,8 +23,10 @@ def has_kernel(x: Tensor, matrix: Tensor) -> bool:
     return len(x) == 1 and is_narrow and matrix.is_contiguous() and matrix.shape[1] % 8 == 0
 
 
-def gemv(x: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
-    """x W^T + bias. x: [1, inputs]; matrix: [outputs, inputs]; bias: [outputs]. [1, outputs]."""
+def gemv(x: Tensor, matrix: Tensor, bias: Tensor | None, addend: Tensor | None) -> Tensor:
+    """x W^T + bias + addend, rounded once. x: [1, inputs]; matrix: [outputs, inputs]; bias:
+    [outputs]; addend: [1, outputs]. Returns [1, outputs].
+    """
     outputs, inputs = matrix.shape
     y = torch.empty(1, outputs, dtype=x.dtype, device=x.device)
     wanted = _PROGRAMS_PER_MULTIPROCESSOR * num_multiprocessors(x.device)
@@ -33,13 +35,24 @@ def gemv(x: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
         rows //= 2
     grid = (triton.cdiv(outputs, rows),)
     _gemv_kernel[grid](
-        x.contiguous(), matrix, bias, y, outputs, inputs, ROWS=rows, BLOCK=_BLOCK, num_warps=rows
+        x.contiguous(),
+        matrix,
+        bias,
+        None if addend is None else addend.contiguous(),
+        y,
+        outputs,
+        inputs,
+        ROWS=rows,
+        BLOCK=_BLOCK,
+        num_warps=rows,
     )
     return y
 
 
 @triton.jit
-def _gemv_kernel(x, matrix, bias, y, outputs, inputs, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+def _gemv_kernel(
+    x, matrix, bias, addend, y, outputs, inputs, ROWS: tl.constexpr, BLOCK: tl.constexpr
+):
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     inside = rows < outputs
     starts = matrix + rows.to(tl.int64)[:, None] * inputs
@@ -57,4 +70,6 @@ def _gemv_kernel(x, matrix, bias, y, outputs, inputs, ROWS: tl.constexpr, BLOCK:
     sums = tl.sum(products, axis=1)
     if bias is not None:
         sums += tl.load(bias + rows, mask=inside, other=0.0).to(tl.float32)
+    if addend is not None:
+        sums += tl.load(addend + rows, mask=inside, other=0.0).to(tl.float32)
     tl.store(y + rows, sums.to(y.dtype.element_ty), mask=inside)
