@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 import torch
 from text_generation_proto import shard_pb2 as pb
+from text_generation_shard.batch.sampling_table import SamplingTable
 from text_generation_shard.batch.slots import SequenceSlots, SlotLimits
 from text_generation_shard.errors import ProtocolError, StepRejectedError
+from text_generation_shard.sampling.parameters import NO_FEATURES
 from text_generation_shard.shard import Shard
 
 from tests.shard.checkpoints import VOCAB_SIZE, Checkpoint
@@ -241,3 +243,14 @@ def test_memory_that_runs_out_fails_the_largest_work_only(
             shard.step(second)
     assert caught.value.slots == (1,)
     assert len(shard.step(third).token_ids) == 2
+
+
+def test_rows_that_fill_up_a_step_ask_the_sampler_for_nothing() -> None:
+    """Kernels look at the numbers alone."""
+    table = SamplingTable(2, 10, torch.device("cpu"))
+    tokens, row = torch.zeros(2, 4, dtype=torch.int32), torch.ones(1, dtype=torch.int64)
+    rows = table.device_rows(row, row, tokens, NO_FEATURES)
+    assert (float(rows.temperature), float(rows.top_p), float(rows.typical_p)) == (1, 1, 1)
+    assert (float(rows.min_p), int(rows.top_k), bool(rows.draws)) == (0, 0, False)
+    assert float(rows.repetition_penalty) == 1
+    assert (float(rows.frequency_penalty), float(rows.presence_penalty)) == (0, 0)

@@ -55,7 +55,9 @@ class SamplingTable:
         self._vocab_size = vocab_size
         self._device = device
         self._parameters = [SamplingParameters()] * num_slots
-        self._floats = torch.ones(len(_FLOATS), num_slots, device=device)
+        # Rows that only fill up a step ask for nothing, too.
+        floats = [[float(getattr(SamplingParameters(), name))] for name in _FLOATS]
+        self._floats = torch.tensor(floats, device=device).repeat(1, num_slots)
         self._integers = torch.zeros(4, num_slots, dtype=torch.int64, device=device)
         self._selection: _Selection | None = None
 
