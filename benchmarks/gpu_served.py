@@ -1,5 +1,6 @@
 """The kernels' tests, the server as its clients feel it, and transformers beside it."""
 
+import importlib.util
 import json
 import random
 import re
@@ -25,6 +26,9 @@ def run_tests() -> Iterator[GpuRow]:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     # Other versions of packages may warn, and a plugin that these tests do without may be missing.
     command += ["-o", "addopts=--import-mode=importlib", "-o", "filterwarnings=default"]
+    # What takes long is to compile, which several processes do side by side.
+    if importlib.util.find_spec("xdist") is not None:
+        command += ["-n", "8"]
     done = subprocess.run(
         [*command, "tests/shard/ops_triton"], capture_output=True, text=True, check=False
     )
