@@ -126,8 +126,9 @@ class _Probe:
             cache_bytes=0,
         )
         self._engine = make_engine(loaded, sampler, ranks, request, size)
-        is_cuda = self._spec.device.type == "cuda"
-        self._peak = PeakReserved(self._spec.device) if is_cuda else PeakMemory()
+        self._peak: PeakReserved | PeakMemory = PeakMemory()
+        if self._spec.device.type == "cuda":
+            self._peak = PeakReserved(self._spec.device)
         self._num_steps = 0
 
     def measure(self) -> list[MeasuredStep]:
