@@ -13,8 +13,10 @@ ROOT = Path(__file__).parents[3]
 CALLS = ["add_rms_norm 4096 bf", "silu bf", "rotary 128 normed=True bf", "decode 1", "prefill, 64"]
 
 
-def test_no_value_is_spilled() -> None:
-    """A spilled value is read back from memory in every pass of a loop."""
+def test_no_value_is_spilled_and_tiles_come_ahead() -> None:
+    """A spilled value is read back from memory in every pass of a loop, and a tile that is fetched
+    when it is needed makes every pass wait for memory.
+    """
     output = subprocess.run(
         [sys.executable, ROOT / "tools" / "compile_kernels.py", "--json", "--only", *CALLS],
         capture_output=True,
@@ -29,6 +31,11 @@ def test_no_value_is_spilled() -> None:
     assert [kernel for kernel in kernels if kernel["spilled"]] == []
     # What a multiprocessor has to give to one program.
     assert all(kernel["shared"] <= 227 * 1024 for kernel in kernels)
+    # Tiles of 64 keys and values are copied while those before them are computed: there are two
+    # buffers; three and the queries where the matrix units read them while the next pass begins.
+    shared = {(kernel["call"], kernel["kernel"]): kernel["shared"] for kernel in kernels}
+    assert shared["decode 1", "decode_kernel"] >= 2 * 2 * 64 * 128 * 2
+    assert shared["prefill, 64 dims", "prefill_kernel"] >= 3 * 2 * 64 * 64 * 2 + 128 * 64 * 2
 
 
 def test_one_variant_serves_steps_of_all_sizes() -> None:

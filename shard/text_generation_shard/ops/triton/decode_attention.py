@@ -65,7 +65,7 @@ def decode_attention(
         ROWS=call.group_rows,
         **call.constants,
         num_warps=4,
-        num_stages=3 if tile * call.dim <= 8192 and query.dtype.itemsize == 2 else 2,
+        num_stages=_stages(tile * call.dim, query.dtype),
     )
     if splits > 1:
         _combine_kernel[(rows, num_heads)](
@@ -82,6 +82,16 @@ def decode_attention(
             DIM=call.dim,
             num_warps=1 if splits * call.dim <= 2048 else 4,
         )
+
+
+def _stages(tile_size: int, dtype: torch.dtype) -> int:
+    """Of the pipeline through which tiles of so many elements come. Block tables are read before
+    keys and values, so that these get (stages - 1) / 2 buffers: with two, a tile arrives while the
+    one before it is computed. Float32 has no registers left for either.
+    """
+    if dtype.itemsize > 2:
+        return 2
+    return 5 if tile_size <= 8192 else 3
 
 
 @triton.jit

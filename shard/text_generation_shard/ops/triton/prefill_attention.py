@@ -33,7 +33,8 @@ def prefill_attention(query: Tensor, output: Tensor, chunks: Chunks, call: Atten
         ROWS=rows,
         **call.constants,
         num_warps=4 if rows <= 64 and query.dtype.itemsize == 2 else 8,
-        num_stages=2,
+        # Tiles come ahead, see `decode_attention`; wide heads have no registers left for that.
+        num_stages=2 if call.is_wide(query.dtype) else 5,
     )
 
 
