@@ -83,7 +83,7 @@ def adjust_kernel(
     if allowed is not None:
         index = tl.load(mask_index + row).to(tl.int64)
         words = allowed + index * tl.cdiv(vocab_size, 32) + tokens // 32
-        word = tl.load(words, mask=inside & (index >= 0), other=-1)
+        word = tl.load(words, mask=inside & (tl.broadcast_to(index, [TILE]) >= 0), other=-1)
         score = tl.where((word >> (tokens % 32)) & 1 != 0, score, float("-inf"))
     if scores is not None:
         tl.store(scores + places, score, mask=inside)
