@@ -6,6 +6,7 @@ PORT   ?= 8080
 MODEL  ?=
 OUTPUT ?= build/gpu-check
 WHEELS ?=
+PROFILE ?=
 
 .PHONY: install run test lint types format generate integration bench bench-cpu bench-router gpu-check clean
 
@@ -58,8 +59,11 @@ bench-cpu: install
 bench-router: install
 	$(BIN)/python -m benchmarks.router
 
-gpu-check: install
-	$(BIN)/python -m benchmarks.gpu_check --output $(OUTPUT) $(if $(WHEELS),--wheels $(WHEELS))
+# On a bare machine without network too: without the environment of `make install` it runs in PYTHON's own, and WHEELS
+# is a folder with the packages that are missing there.
+gpu-check:
+	$(firstword $(wildcard $(BIN)/python) $(PYTHON)) -m benchmarks.gpu_check --output $(OUTPUT) \
+	    $(if $(WHEELS),--wheels $(WHEELS)) $(if $(PROFILE),--profile)
 
 clean:
 	rm -rf $(VENV) .venv-peers build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -3,11 +3,14 @@
     python -m benchmarks.gpu_check --output results [--wheels FOLDER] [--only PART ...]
 
     tests         the kernels' tests, compiled for this GPU
+    parity        greedy text of the whole engine, in float32 and bfloat16, judged by the CPU
     ceilings      bandwidth of reads and copies, bfloat16 matrix products
     kernels       every kernel against its bytes
     step-8b, -1b  decode steps of the whole engine, by rows and context, against their bytes
     serve         the 8B shape through launcher, router and HTTP
     transformers  continuous batching of transformers on the same weights
+      -flash      the same with flash attention
+    families      small models of several families against transformers
 
 Each part is a process of its own with a time limit, so that one that fails takes none with it.
 Weights are random, made on the GPU. Needs no network; packages that are missing or too old are
@@ -34,17 +37,20 @@ from packaging.requirements import Requirement
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.gpu_rows import GpuRow, read_rows
+from benchmarks.gpu_rows import GpuRow, read_rows, with_aims
 
 # Seconds that each part may take; together less than 9 minutes.
 PARTS = {
-    "tests": 110,
-    "ceilings": 20,
+    "tests": 100,
+    "parity": 40,
+    "ceilings": 15,
     "kernels": 40,
-    "step-8b": 100,
-    "step-1b": 50,
-    "serve": 130,
-    "transformers": 80,
+    "step-8b": 80,
+    "step-1b": 40,
+    "serve": 100,
+    "transformers": 45,
+    "transformers-flash": 40,
+    "families": 35,
 }
 # Of the packages that tests need.
 TEST_PACKAGES = ("triton", "pytest", "pytest-asyncio", "pytest-timeout")
@@ -53,7 +59,7 @@ NO_GPU = 2
 GRACE_S = 10
 ROOT = Path(__file__).parent.parent
 # Where this repository's packages lie, whether or not they are installed.
-SOURCES = [ROOT / name for name in ("proto", "process", "launcher", "router", "shard")]
+SOURCES = [ROOT / name for name in ("proto", "process", "launcher", "router", "shard", "demo")]
 
 
 def main() -> None:
@@ -67,7 +73,8 @@ def main() -> None:
     output = output.resolve()
     rows: list[GpuRow] = []
     for part in options.only or PARTS:
-        rows += run_part(part, output)
+        rows += run_part(part, output, is_profiled=options.profile)
+    rows = with_aims(rows)
     device = device_facts()
     report = {"device": device, "rows": [asdict(row) for row in rows]}
     (output / "gpu-check.json").write_text(json.dumps(report, indent=2) + "\n")
@@ -78,6 +85,9 @@ def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n", maxsplit=1)[0])
     parser.add_argument("--output", type=Path, required=True, help="folder for JSON and logs")
     parser.add_argument("--wheels", type=Path, help="folder with wheels of missing packages")
+    parser.add_argument(
+        "--profile", action="store_true", help="write traces of decode steps into OUTPUT, too"
+    )
     parser.add_argument("--only", nargs="+", choices=PARTS, help="some parts only")
     return parser.parse_args()
 
@@ -118,12 +128,13 @@ def is_installed(requirement: Requirement) -> bool:
     return requirement.specifier.contains(version, prereleases=True)
 
 
-def run_part(part: str, output: Path) -> list[GpuRow]:
+def run_part(part: str, output: Path, *, is_profiled: bool = False) -> list[GpuRow]:
     """The rows of a part; if it did not end well, one that says how."""
     started = time.monotonic()
     result, log = output / f"{part}.json", output / f"{part}.log"
     result.unlink(missing_ok=True)
     command = [sys.executable, "-m", "benchmarks.gpu_parts", part, str(result), str(output)]
+    command += ["--profile"] if is_profiled else []
     problem = run_limited(command, log, PARTS[part])
     rows = read_rows(result)
     print(f"{part}: {time.monotonic() - started:.0f} s, {len(rows)} rows {problem}", flush=True)
@@ -190,11 +201,14 @@ def show(rows: list[GpuRow], device: dict[str, str]) -> None:
     table.add_column("what")
     table.add_column("measured", justify="right")
     table.add_column("of the ceiling", justify="right")
+    table.add_column("aim", justify="right")
+    table.add_column("")
     for row in rows:
         share = "" if row.share is None else f"{row.share:.0%}"
         value = "" if row.value is None else f"{row.value:,.4g} {row.unit}"
-        table.add_row(row.part, row.name, value, share)
-    Console(width=110).print(table)
+        met = {True: "met", False: "not met", None: ""}[row.is_met]
+        table.add_row(row.part, row.name, value, share, row.aim, met)
+    Console(width=130).print(table)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """The parts of `gpu_check`, one per process.
 
-python -m benchmarks.gpu_parts PART RESULT.json FOLDER
+python -m benchmarks.gpu_parts PART RESULT.json FOLDER [--profile]
 """
 
 import os
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from benchmarks.gpu_rows import GpuRow, write_rows
@@ -23,22 +24,34 @@ def kernels(folder: Path) -> Iterator[GpuRow]:
     return measure_kernels(folder)
 
 
-def step_8b(folder: Path) -> Iterator[GpuRow]:
+def step_8b(folder: Path, *, is_profiled: bool) -> Iterator[GpuRow]:
     from benchmarks.gpu_steps import measure_steps
 
-    return measure_steps("step-8b", "llama-3.1-8b", folder)
+    return measure_steps("step-8b", "llama-3.1-8b", folder, is_profiled=is_profiled)
 
 
-def step_1b(folder: Path) -> Iterator[GpuRow]:
+def step_1b(folder: Path, *, is_profiled: bool) -> Iterator[GpuRow]:
     from benchmarks.gpu_steps import measure_steps
 
-    return measure_steps("step-1b", "llama-3.2-1b", folder)
+    return measure_steps("step-1b", "llama-3.2-1b", folder, is_profiled=is_profiled)
 
 
 def tests(_folder: Path) -> Iterator[GpuRow]:
-    from benchmarks.gpu_served import run_tests
+    from benchmarks.gpu_served import run_kernel_tests
 
-    return run_tests()
+    return run_kernel_tests()
+
+
+def families(_folder: Path) -> Iterator[GpuRow]:
+    from benchmarks.gpu_served import run_family_tests
+
+    return run_family_tests()
+
+
+def parity(folder: Path) -> Iterator[GpuRow]:
+    from benchmarks.gpu_parity import measure_parity
+
+    return measure_parity(folder)
 
 
 def serve(folder: Path) -> Iterator[GpuRow]:
@@ -48,26 +61,37 @@ def serve(folder: Path) -> Iterator[GpuRow]:
 
 
 def transformers(folder: Path) -> Iterator[GpuRow]:
-    from benchmarks.gpu_served import measure_transformers
+    from benchmarks.gpu_transformers import measure_as_shipped
 
-    return measure_transformers(folder)
+    return measure_as_shipped(folder)
 
 
-PARTS: dict[str, Callable[[Path], Iterator[GpuRow]]] = {
-    "tests": tests,
-    "ceilings": ceilings,
-    "kernels": kernels,
-    "step-8b": step_8b,
-    "step-1b": step_1b,
-    "serve": serve,
-    "transformers": transformers,
-}
+def transformers_flash(folder: Path) -> Iterator[GpuRow]:
+    from benchmarks.gpu_transformers import measure_with_flash
+
+    return measure_with_flash(folder)
+
+
+def parts(*, is_profiled: bool) -> dict[str, Callable[[Path], Iterator[GpuRow]]]:
+    """By name."""
+    return {
+        "tests": tests,
+        "parity": parity,
+        "ceilings": ceilings,
+        "kernels": kernels,
+        "step-8b": partial(step_8b, is_profiled=is_profiled),
+        "step-1b": partial(step_1b, is_profiled=is_profiled),
+        "serve": serve,
+        "transformers": transformers,
+        "transformers-flash": transformers_flash,
+        "families": families,
+    }
 
 
 def main() -> None:
     part, result, folder = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
     rows: list[GpuRow] = []
-    for row in PARTS[part](folder):
+    for row in parts(is_profiled="--profile" in sys.argv)[part](folder):
         rows.append(row)
         write_rows(result, rows)
         print(row, flush=True)

@@ -1,15 +1,17 @@
-"""The kernels' tests, the server as its clients feel it, and transformers beside it."""
+"""The kernels' tests, and the server as its clients feel it."""
 
 import importlib.util
 import json
-import random
 import re
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.gpu_rows import GpuRow
 from benchmarks.processes import free_port, serve
@@ -21,22 +23,34 @@ PROMPT_TOKENS, OUTPUT_TOKENS = 512, 128
 BATCH = 32
 
 
-def run_tests() -> Iterator[GpuRow]:
+# Of every kind of attention and block one, with its logits against those of transformers.
+FAMILIES = ("llama", "qwen3", "gemma2", "mixtral", "gpt2", "deepseek_v3")
+
+
+def run_kernel_tests() -> Iterator[GpuRow]:
     """The tests of the kernels and of the decode graphs, on this GPU."""
+    return _run_tests("tests", "tests/shard/ops_triton")
+
+
+def run_family_tests() -> Iterator[GpuRow]:
+    """Small models of several families, whole: logits and greedy text, on this GPU."""
+    test = "tests/shard/models/test_families.py::test_parity"
+    return _run_tests("families", *(f"{test}[{name}]" for name in FAMILIES))
+
+
+def _run_tests(part: str, *tests: str) -> Iterator[GpuRow]:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     # Other versions of packages may warn, and a plugin that these tests do without may be missing.
     command += ["-o", "addopts=--import-mode=importlib", "-o", "filterwarnings=default"]
     # What takes long is to compile, which several processes do side by side.
     if importlib.util.find_spec("xdist") is not None:
         command += ["-n", "8"]
-    done = subprocess.run(
-        [*command, "tests/shard/ops_triton"], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([*command, *tests], capture_output=True, text=True, check=False)
     print(done.stdout[-20000:], done.stderr[-4000:], flush=True)
     for outcome in ("passed", "failed", "error", "skipped"):
         counts = re.findall(rf"(\d+) {outcome}", done.stdout)
         if counts or outcome == "passed":
-            yield GpuRow(part="tests", name=outcome, value=int(counts[-1]) if counts else 0)
+            yield GpuRow(part=part, name=outcome, value=int(counts[-1]) if counts else 0)
 
 
 def measure_server(folder: Path) -> Iterator[GpuRow]:
@@ -57,6 +71,7 @@ def measure_server(folder: Path) -> Iterator[GpuRow]:
 
 def _load(url: str, clients: int, folder: Path) -> Iterator[GpuRow]:
     result = folder / f"load-{clients}.json"
+    before = DecodeTime.read(url)
     subprocess.run(
         [
             *(sys.executable, "-m", "benchmarks.load", "--url", url, "--json", str(result)),
@@ -71,34 +86,39 @@ def _load(url: str, clients: int, folder: Path) -> Iterator[GpuRow]:
     yield GpuRow(part="serve", name=f"{name}, output", value=rate, unit="tokens/s")
     for key, label in (("time_to_first_token", "TTFT p50"), ("inter_token", "ITL p50")):
         yield GpuRow(part="serve", name=f"{name}, {label}", value=summary[key]["p50"], unit="ms")
+    name = f"{name}, ITL p50 over the mean decode step"
+    if step_ms := 1000 * DecodeTime.read(url).mean_since(before):
+        added = summary["inter_token"]["p50"] / step_ms
+        yield GpuRow(part="serve", name=name, value=added, unit="times", at_most=1.05)
 
 
-def measure_transformers(folder: Path) -> Iterator[GpuRow]:
-    """Continuous batching as it is shipped: the second of two calls, with its own warm-up."""
-    import torch
-    from transformers import AutoModelForCausalLM, ContinuousBatchingConfig, GenerationConfig
+@dataclass(frozen=True, slots=True)
+class DecodeTime:
+    """What the router counts of steps that decode: how many, and their seconds."""
 
-    from benchmarks.gpu_steps import checkpoint
+    steps: float = 0
+    seconds: float = 0
 
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        checkpoint(MODEL, folder), dtype=torch.bfloat16, attn_implementation="paged|sdpa"
-    )
-    model.to("cuda")
-    randomly = random.Random(0)
-    prompts = [[randomly.randrange(3, 1000) for _ in range(PROMPT_TOKENS)] for _ in range(BATCH)]
-    make: Any = GenerationConfig
-    generation = make(
-        max_new_tokens=OUTPUT_TOKENS, do_sample=False, eos_token_id=-1, pad_token_id=0
-    )
-    for call in range(2):
-        started = time.monotonic()
-        model.generate_batch(
-            inputs=prompts,
-            generation_config=generation,
-            continuous_batching_config=ContinuousBatchingConfig(),
-            persistent_manager=True,
+    @classmethod
+    def read(cls, url: str) -> "DecodeTime":
+        with urllib.request.urlopen(f"{url}/metrics", timeout=10) as response:
+            return cls.parse(response.read().decode())
+
+    @classmethod
+    def parse(cls, text: str) -> "DecodeTime":
+        """text: Prometheus' format."""
+        values = {
+            sample.name: sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.labels.get("method") == "decode"
+        }
+        return cls(
+            steps=values.get("tgi_batch_inference_duration_count", 0),
+            seconds=values.get("tgi_batch_inference_duration_sum", 0),
         )
-        rate = BATCH * OUTPUT_TOKENS / (time.monotonic() - started)
-        if call == 1:
-            name = f"{BATCH} sequences as shipped, with their prefill"
-            yield GpuRow(part="transformers", name=name, value=rate, unit="tokens/s")
+
+    def mean_since(self, earlier: "DecodeTime") -> float:
+        """Seconds of a step; 0 if there was none."""
+        steps = self.steps - earlier.steps
+        return (self.seconds - earlier.seconds) / steps if steps else 0.0

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from text_generation_proto import shard_pb2 as pb
 from text_generation_shard.config import RankInfo, ShardConfig
 from text_generation_shard.shard import Shard
+from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.checkpoint import INITIALIZER_RANGE, SHAPES, LlamaShape
 from benchmarks.gpu_kernels import BLOCK_SIZE, read_bandwidth
@@ -20,6 +21,7 @@ from benchmarks.vocabulary import write_tokenizer
 STEPS = ((1, 1024), (8, 1024), (32, 1024), (128, 1024), (256, 512))
 WARM_STEPS = 4
 STEPS_PER_MEASUREMENT = 24
+TRACED_STEPS = 4
 MAX_TOTAL_TOKENS = 2048
 ALONE = RankInfo(rank=0, world_size=1, master_addr="localhost", master_port=0)
 
@@ -46,8 +48,13 @@ def _weight(size: tuple[int, ...]) -> torch.Tensor:
     return (torch.randn(size, device="cuda") * INITIALIZER_RANGE).bfloat16().cpu()
 
 
-def measure_steps(part: str, name: str, folder: Path) -> Iterator[GpuRow]:
-    """Milliseconds of a step with greedy sampling, from the request to the result on the host."""
+def measure_steps(
+    part: str, name: str, folder: Path, *, is_profiled: bool = False
+) -> Iterator[GpuRow]:
+    """Milliseconds of a step with greedy sampling, from the request to the result on the host.
+
+    is_profiled: write a trace of some steps of each kind, for chrome://tracing or Perfetto.
+    """
     shape, bandwidth = SHAPES[name], read_bandwidth(folder)
     path = checkpoint(name, folder)
     with torch.inference_mode():
@@ -67,6 +74,8 @@ def measure_steps(part: str, name: str, folder: Path) -> Iterator[GpuRow]:
             share = step_bytes(shape, rows, context) / bandwidth / taken
             label = f"{rows} rows, context {context}"
             yield GpuRow(part=part, name=label, value=taken * 1000, unit="ms", share=share)
+            if is_profiled:
+                _trace(shard, rows, folder / f"trace-{part}-{rows}x{context}.json.gz")
         taken = _prefill_seconds(shard, MAX_TOTAL_TOKENS - 1)
         label = f"prefill of {MAX_TOTAL_TOKENS - 1} tokens"
         yield GpuRow(part=part, name=label, value=taken * 1000, unit="ms")
@@ -84,7 +93,8 @@ def step_bytes(shape: LlamaShape, rows: int, context: int) -> int:
 def _step_seconds(shard: Shard, rows: int, context: int) -> float:
     """Of one step; the first ones, which record graphs, are not counted."""
     shard.reset()
-    num_blocks = -(-(context + WARM_STEPS + STEPS_PER_MEASUREMENT) // BLOCK_SIZE)
+    num_steps = WARM_STEPS + STEPS_PER_MEASUREMENT + TRACED_STEPS
+    num_blocks = -(-(context + num_steps) // BLOCK_SIZE)
     steps = [_request(step, rows) for step in range(1, WARM_STEPS + STEPS_PER_MEASUREMENT + 1)]
     for slot in range(rows):
         first = 1 + slot * num_blocks
@@ -95,6 +105,15 @@ def _step_seconds(shard: Shard, rows: int, context: int) -> float:
     for request in steps[WARM_STEPS:]:
         shard.step(request)
     return (time.perf_counter() - started) / STEPS_PER_MEASUREMENT
+
+
+def _trace(shard: Shard, rows: int, path: Path) -> None:
+    """Of steps that go on where the last measurement ended; its blocks have room for them."""
+    first = 1 + WARM_STEPS + STEPS_PER_MEASUREMENT
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as trace:
+        for step in range(first, first + TRACED_STEPS):
+            shard.step(_request(step, rows))
+    trace.export_chrome_trace(str(path))
 
 
 def _prefill_seconds(shard: Shard, tokens: int) -> float:

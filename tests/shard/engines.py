@@ -24,7 +24,7 @@ class RecordingSampler(Sampler):
         self.logits: list[Tensor] = []
 
     def __call__(self, logits: Tensor, rows: Any, top_n: Sequence[int] = ()) -> SampledTokens:
-        self.logits.append(logits.clone())
+        self.logits.append(logits.cpu().clone())
         return super().__call__(logits, rows, top_n)
 
 
