@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 from text_generation_shard.ops.activation import gated_activation
-from text_generation_shard.ops.linear import DenseWeight
+from text_generation_shard.ops.linear import DenseWeight, MatrixStack
+from text_generation_shard.ops.mix_experts import Experts, Routing, mix_experts
 from text_generation_shard.ops.paged_attention import Workspace, paged_attention, plan_decode
 from text_generation_shard.ops.rms_norm import add_rms_norm
 from torch import Tensor
@@ -26,6 +27,8 @@ CALLS = 32
 # Bytes between two uses of the same memory.
 CACHE_BYTES = 200_000_000
 BLOCK_SIZE = 64
+# Of a small Mixtral: experts, of which two compute a token, hidden and intermediate dimensions.
+EXPERTS, HIDDEN, INTERMEDIATE = 8, 2048, 7168
 
 
 def seconds(calls: Sequence[Callable[[], Any]], repeats: int = 5) -> float:
@@ -80,7 +83,7 @@ def read_bandwidth(folder: Path) -> float:
 
 
 def measure_kernels(folder: Path) -> Iterator[GpuRow]:
-    """Of the 8B shape, in bfloat16."""
+    """Of the 8B shape, and experts of another, in bfloat16."""
     bandwidth = read_bandwidth(folder)
     for name, num_bytes, make in kernel_calls():
         taken = seconds(rotated(make, num_bytes))
@@ -105,6 +108,9 @@ def kernel_calls() -> Iterator[tuple[str, int, Callable[[], Callable[[], Any]]]]
         num_bytes = outputs * inputs * 2
         yield f"gemv {outputs} x {inputs}", num_bytes, _product(1, outputs, inputs)
         yield f"cuBLAS 2 x {outputs} x {inputs}", num_bytes, _product(2, outputs, inputs)
+    for rows in (1, 32, 256):
+        num_bytes = min(EXPERTS, 2 * rows) * 3 * HIDDEN * INTERMEDIATE * 2
+        yield f"2 of {EXPERTS} experts, {rows} rows", num_bytes, partial(_experts, rows)
     for rows, context in ((1, 1024), (1, 8192), (32, 1024), (128, 1024), (256, 512)):
         num_bytes = rows * context * 2 * 8 * 128 * 2
         name = f"decode attention, {rows} rows, context {context}"
@@ -136,6 +142,18 @@ def _product(rows: int, outputs: int, inputs: int) -> Callable[[], Callable[[], 
         return lambda: weight(x)
 
     return make
+
+
+def _experts(rows: int) -> Callable[[], Any]:
+    """All experts are chosen equally often."""
+    experts = Experts(
+        gate_up=MatrixStack([], _random(EXPERTS, 2 * INTERMEDIATE, HIDDEN)),
+        down=MatrixStack([], _random(EXPERTS, HIDDEN, INTERMEDIATE)),
+        activation="silu",
+    )
+    chosen = (torch.arange(2 * rows, device="cuda") % EXPERTS).view(rows, 2)
+    x, routing = _random(rows, HIDDEN), Routing(chosen, _random(rows, 2))
+    return lambda: mix_experts(x, routing, experts, None, weighs_inputs=False)
 
 
 def _attention(rows: int, context: int) -> Callable[[], Any]:

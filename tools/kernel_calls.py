@@ -5,8 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from text_generation_shard.ops.activation import ClampedSwiGLU, GatedActivation
+from text_generation_shard.ops.linear import MatrixStack
+from text_generation_shard.ops.mix_experts import Experts, Routing
 from text_generation_shard.ops.triton import (
     activation,
+    experts,
     gemv,
     norm,
     paged_attention,
@@ -55,6 +59,53 @@ ATTENTION = {
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class Mixture:
+    """The experts of a layer, for `tokens` tokens; the default is Mixtral's."""
+
+    tokens: int
+    num_experts: int = 8
+    choices: int = 2
+    hidden: int = 4096
+    size: int = 14336
+    activation: GatedActivation = "silu"
+    is_biased: bool = False
+    has_addend: bool = False
+    weighs_inputs: bool = False
+    dtype: torch.dtype = torch.bfloat16
+
+
+_GPT_OSS = ClampedSwiGLU(limit=7.0, alpha=1.702)
+MIXTURES = {
+    "experts, 1 token": Mixture(tokens=1),
+    "experts, 256 tokens": Mixture(tokens=256),
+    "experts, 2048 tokens": Mixture(tokens=2048),
+    "experts, 2048 tokens, float32": Mixture(tokens=2048, dtype=torch.float32),
+    "experts, 1 token, float32": Mixture(tokens=1, dtype=torch.float32),
+    "small experts, 32 tokens": Mixture(
+        tokens=32, num_experts=128, choices=8, hidden=2048, size=768, has_addend=True
+    ),
+    "biased experts, 32 tokens": Mixture(
+        tokens=32,
+        num_experts=32,
+        choices=4,
+        hidden=2880,
+        size=2880,
+        activation=_GPT_OSS,
+        is_biased=True,
+    ),
+    "weighed inputs, 2048 tokens": Mixture(
+        tokens=2048,
+        num_experts=16,
+        choices=1,
+        hidden=5120,
+        size=8192,
+        weighs_inputs=True,
+        has_addend=True,
+    ),
+}
+
+
 def kernel_calls() -> dict[str, Callable[[], Any]]:
     """The calls by name."""
     calls: dict[str, Callable[[], Any]] = {}
@@ -76,6 +127,7 @@ def kernel_calls() -> dict[str, Callable[[], Any]]:
         for heads, dim, is_normed in ((32, 128, False), (32, 128, True), (16, 80, False)):
             calls[f"rotary {dim} normed={is_normed} {name}"] = _rotary(heads, dim, dtype, is_normed)
     calls |= {name: _attention(layer) for name, layer in ATTENTION.items()}
+    calls |= {name: _mixture(layer) for name, layer in MIXTURES.items()}
     for outputs, inputs in ((6144, 4096), (4096, 14336), (1024, 4096), (128256, 4096)):
         x, matrix = _meta(1, inputs), _meta(outputs, inputs)
         calls[f"gemv {outputs} x {inputs}"] = _call(gemv.gemv, x, matrix, None, None)
@@ -130,6 +182,26 @@ def _attention(layer: Attention) -> Callable[[], Any]:
         scale=0.1,
         soft_cap=layer.soft_cap,
         alibi_slopes=_meta(num_heads, dtype=torch.float32) if layer.has_slopes else None,
+    )
+
+
+def _mixture(layer: Mixture) -> Callable[[], Any]:
+    count, hidden, size, dtype = layer.num_experts, layer.hidden, layer.size, layer.dtype
+    x = _meta(layer.tokens, hidden, dtype=dtype)
+    chosen = (layer.tokens, layer.choices)
+    return _call(
+        experts.mix_experts,
+        x,
+        Routing(_meta(*chosen, dtype=torch.int64), _meta(*chosen, dtype=dtype)),
+        Experts(
+            gate_up=MatrixStack([], _meta(count, 2 * size, hidden, dtype=dtype)),
+            down=MatrixStack([], _meta(count, hidden, size, dtype=dtype)),
+            activation=layer.activation,
+            gate_up_bias=_meta(count, 2 * size, dtype=dtype) if layer.is_biased else None,
+            down_bias=_meta(count, hidden, dtype=dtype) if layer.is_biased else None,
+        ),
+        x if layer.has_addend else None,
+        weighs_inputs=layer.weighs_inputs,
     )
 
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from text_generation_shard.layers.mixture import Routing
+from text_generation_shard.ops.mix_experts import Routing
 from text_generation_shard.weights.reader import WeightScope
 
 

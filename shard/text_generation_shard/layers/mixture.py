@@ -4,31 +4,18 @@ Every rank has a part of every expert, as it has of an MLP: all are equally busy
 choose, and one sum over the ranks is enough.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 
-import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from text_generation_shard.distributed import RankGroup
 from text_generation_shard.layers.mlp import GatedMLP
+from text_generation_shard.ops.mix_experts import Experts, Routing, mix_experts
 from text_generation_shard.weights.reader import WeightScope
 
-
-@dataclass(frozen=True, slots=True)
-class Routing:
-    """Which experts compute a token; [tokens, experts_per_token] each.
-
-    expert_ids: int64; weights: what the experts' outputs are multiplied by.
-    """
-
-    expert_ids: Tensor
-    weights: Tensor
-
-
-# From [tokens, hidden] to this rank's addend, the same shape.
-Expert = Callable[[Tensor], Tensor]
+# For all tokens: from [tokens, hidden] to this rank's addend, the same shape.
+SharedExpert = Callable[[Tensor], Tensor]
 
 # From [tokens, hidden]; every rank routes alike.
 Router = Callable[[Tensor], Routing]
@@ -84,12 +71,12 @@ class MixtureOfExperts:
         ranks: RankGroup,
         *,
         router: Router,
-        experts: Sequence[Expert],
-        shared: Expert | None = None,
+        experts: Experts,
+        shared: SharedExpert | None = None,
         weighs_inputs: bool = False,
     ) -> None:
-        """experts: not summed over the ranks; shared: computes every token; weighs_inputs: a weight
-        multiplies what an expert reads, not what it makes of it (Llama 4).
+        """experts: this rank's part of each; weighs_inputs: a weight multiplies what an expert
+        reads, not what it makes of it (Llama 4).
         """
         self._ranks = ranks
         self._router = router
@@ -98,32 +85,12 @@ class MixtureOfExperts:
         self._weighs_inputs = weighs_inputs
 
     def __call__(self, x: Tensor) -> Tensor:
-        """x: [tokens, hidden]. Returns the same shape.
-
-        Rows are sorted by expert, so that each chosen expert reads its weights once:
-
-            row      t0 t3 t4 | t0 t2 | t1 ...
-            expert   0        | 2     | 5
-        """
-        routing = self._router(x)
-        expert_ids = routing.expert_ids.flatten()
-        order = expert_ids.argsort(stable=True)
-        counts = torch.bincount(expert_ids, minlength=len(self._experts)).tolist()
-        rows = x[order // routing.expert_ids.shape[1]]
-        if self._weighs_inputs:
-            rows = rows * routing.weights.flatten()[order].unsqueeze(-1)
-        outputs = [
-            expert(part)
-            for expert, part in zip(self._experts, torch.split(rows, counts), strict=True)
-            if len(part)
-        ]
-        # Back in the tokens' order, in which a token's experts are always added up alike.
-        unsorted = torch.empty_like(rows)
-        unsorted[order] = torch.cat(outputs)
-        per_token = unsorted.view(*routing.expert_ids.shape, -1)
-        if not self._weighs_inputs:
-            per_token = per_token * routing.weights.unsqueeze(-1)
-        mixed = per_token.sum(1)
-        if self._shared is not None:
-            mixed += self._shared(x)
+        """x: [tokens, hidden]. Returns the same shape."""
+        mixed = mix_experts(
+            x,
+            self._router(x),
+            self._experts,
+            None if self._shared is None else self._shared(x),
+            weighs_inputs=self._weighs_inputs,
+        )
         return self._ranks.all_reduce(mixed)

@@ -5,7 +5,6 @@ Experts are stored in bfloat16 or as MXFP4. The outputs of gates and up-projecti
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from text_generation_shard.distributed import RankGroup
@@ -15,6 +14,7 @@ from text_generation_shard.layers.stacked_experts import Projection, ReadExpert,
 from text_generation_shard.models.decoder import Decoder
 from text_generation_shard.models.gpt_oss_config import GptOssConfig
 from text_generation_shard.models.llama import llama
+from text_generation_shard.ops.activation import ClampedSwiGLU
 from text_generation_shard.weights.mxfp4 import BLOCK, widen
 from text_generation_shard.weights.reader import WeightScope
 
@@ -74,11 +74,6 @@ def gpt_oss_experts(
     ups = both.view(num_experts, size, 2)[:, share.start : share.stop].transpose(1, 2).flatten(1)
     downs = stored.read("down_proj_bias", (num_experts, config.hidden_size))
 
-    def activate(gate_up: Tensor) -> Tensor:
-        gate, up = gate_up.chunk(2, dim=-1)
-        gate, up = gate.clamp(max=config.limit), up.clamp(-config.limit, config.limit)
-        return (up + 1) * gate * torch.sigmoid(gate * config.alpha)
-
     return MixtureOfExperts(
         ranks,
         router=SoftmaxRouter(
@@ -96,11 +91,8 @@ def gpt_oss_experts(
             num_experts=num_experts,
             hidden_size=config.hidden_size,
             intermediate_size=size,
-            activation=activate,
-            # The sum over the ranks has the last bias once.
-            biases=[
-                (up, down if ranks.rank == 0 else None) for up, down in zip(ups, downs, strict=True)
-            ],
+            activation=ClampedSwiGLU(limit=config.limit, alpha=config.alpha),
+            biases=(ups, downs),
         ),
     )
 

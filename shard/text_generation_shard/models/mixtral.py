@@ -2,15 +2,22 @@
 
 from collections.abc import Callable
 
+from torch import Tensor
+
 from text_generation_shard.distributed import RankGroup
 from text_generation_shard.layers.mixture import (
-    Expert,
     GatedExpert,
     MixtureOfExperts,
     Router,
+    SharedExpert,
     SoftmaxRouter,
 )
 from text_generation_shard.layers.mlp import GatedMLP
+from text_generation_shard.layers.stacked_experts import (
+    Projection,
+    ReadExpert,
+    stacked_experts,
+)
 from text_generation_shard.models.decoder import Decoder
 from text_generation_shard.models.llama import FeedForward, llama, llama_mlp
 from text_generation_shard.models.mixture_config import MixtureConfig
@@ -28,26 +35,7 @@ def mixture(
     """The experts of layer `index`, or its MLP; `weights` are the layer's."""
     if index in config.dense_layers:
         return llama_mlp(config, index, weights, ranks)
-    names, block = config.names, weights.scope(config.names.block)
-
-    def expert(scope: WeightScope, size: int) -> GatedMLP:
-        return GatedMLP(
-            scope,
-            ranks,
-            gate_up=names.gate_up,
-            down=names.down,
-            hidden_size=config.hidden_size,
-            intermediate_size=size,
-            activation=config.activation,
-            is_summed=False,
-        )
-
-    shared: Expert | None = None
-    if config.shared_size is not None:
-        shared = expert(block.scope(names.shared), config.shared_size)
-        if names.shared_gate is not None:
-            gate = block.scope(names.shared_gate)
-            shared = GatedExpert(gate, shared, hidden_size=config.hidden_size)
+    block = weights.scope(config.names.block)
     return MixtureOfExperts(
         ranks,
         router=router(
@@ -57,12 +45,58 @@ def mixture(
             experts_per_token=config.experts_per_token,
             is_normalised=config.is_normalised,
         ),
-        experts=[
-            expert(block.scope(f"experts.{number}"), config.expert_size)
-            for number in range(config.num_experts)
-        ],
-        shared=shared,
+        experts=stacked_experts(
+            weights,
+            ranks,
+            _read_expert(config, block.scope("experts")),
+            num_experts=config.num_experts,
+            hidden_size=config.hidden_size,
+            intermediate_size=config.expert_size,
+            activation=config.activation,
+        ),
+        shared=_shared_expert(config, block, ranks),
     )
+
+
+def _read_expert(config: MixtureConfig, experts: WeightScope) -> ReadExpert:
+    """Every expert has modules of its own, as an MLP has."""
+    hidden, size = config.hidden_size, config.expert_size
+    gate, up = config.names.gate_up
+    names: dict[Projection, str] = {"gate": gate, "up": up, "down": config.names.down}
+
+    def read(projection: Projection, expert: int, share: range, destination: Tensor) -> None:
+        is_down, stored = projection == "down", experts.scope(f"{expert}.{names[projection]}")
+        stored.read_into(
+            destination.t() if is_down else destination,
+            "weight",
+            shape=(hidden, size) if is_down else (size, hidden),
+            dim=1 if is_down else 0,
+            start=share.start,
+        )
+
+    return read
+
+
+def _shared_expert(
+    config: MixtureConfig, block: WeightScope, ranks: RankGroup
+) -> SharedExpert | None:
+    """The expert that computes all tokens, if there is one."""
+    if config.shared_size is None:
+        return None
+    shared = GatedMLP(
+        block.scope(config.names.shared),
+        ranks,
+        gate_up=config.names.gate_up,
+        down=config.names.down,
+        hidden_size=config.hidden_size,
+        intermediate_size=config.shared_size,
+        activation=config.activation,
+        is_summed=False,
+    )
+    if config.names.shared_gate is None:
+        return shared
+    gate = block.scope(config.names.shared_gate)
+    return GatedExpert(gate, shared, hidden_size=config.hidden_size)
 
 
 def mixtral(config: MixtureConfig, weights: WeightScope, ranks: RankGroup) -> Decoder:

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from text_generation_shard.distributed import RankGroup
 from text_generation_shard.layers.block import SequentialBlock
-from text_generation_shard.layers.mixture import Routing
 from text_generation_shard.layers.norm import LayerNorm
 from text_generation_shard.layers.partition import AttentionShape
 from text_generation_shard.models.config import read_layer_windows
@@ -25,6 +24,7 @@ from text_generation_shard.models.fields import Fields
 from text_generation_shard.models.llama import llama_attention
 from text_generation_shard.models.mixtral import mixture
 from text_generation_shard.models.mixture_config import ExpertNames, MixtureConfig
+from text_generation_shard.ops.mix_experts import Routing
 from text_generation_shard.weights.reader import WeightScope
 
 # A score this far below the best one, in parts of the larger of the two, is not weighed.

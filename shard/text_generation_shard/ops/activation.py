@@ -1,6 +1,7 @@
 """Activations of feed-forward layers, by the names that config.json gives them."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch.nn.functional as F  # noqa: N812
@@ -20,6 +21,20 @@ ACTIVATIONS: Mapping[str, Activation] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class ClampedSwiGLU:
+    """(up + 1) * gate * sigmoid(alpha * gate), of gates up to `limit` and up-projections of no
+    larger magnitude (gpt-oss).
+    """
+
+    limit: float
+    alpha: float
+
+
+# What is made of a gate and an up-projection; of an activation: activation(gate) * up.
+GatedActivation = Activation | ClampedSwiGLU
+
+
 def activate(x: Tensor, activation: Activation) -> Tensor:
     """The activation of every element; any shape and dtype, returned as they are."""
     match activation:
@@ -33,8 +48,8 @@ def activate(x: Tensor, activation: Activation) -> Tensor:
             return F.relu(x)
 
 
-def gated_activation(gate_up: Tensor, activation: Activation) -> Tensor:
-    """activation(gate) * up, where the last dimension holds gate and then up.
+def gated_activation(gate_up: Tensor, activation: GatedActivation) -> Tensor:
+    """The last dimension holds gate and then up.
 
     gate_up: [tokens, 2 * intermediate]. Returns [tokens, intermediate].
     """
@@ -45,4 +60,8 @@ def gated_activation(gate_up: Tensor, activation: Activation) -> Tensor:
     if activation == "silu":
         return silu_mul(gate_up)
     gate, up = gate_up.chunk(2, dim=-1)
+    if isinstance(activation, ClampedSwiGLU):
+        gate = gate.clamp(max=activation.limit)
+        up = up.clamp(-activation.limit, activation.limit)
+        return (up + 1) * gate * (gate * activation.alpha).sigmoid()
     return activate(gate, activation).mul_(up)

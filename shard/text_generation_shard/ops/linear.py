@@ -1,5 +1,6 @@
 """Products with weight matrices, in the format in which a matrix is kept."""
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple, Protocol
 
 import torch
@@ -76,6 +77,16 @@ class PackedWeight:
 
     def rows(self, indices: Tensor) -> Tensor:
         return self.matrix.rows(indices.long())
+
+
+class MatrixStack(NamedTuple):
+    """Matrices of one shape.
+
+    dense: [matrices, outputs, inputs], where they lie together as they stand.
+    """
+
+    matrices: Sequence[LinearWeight]
+    dense: Tensor | None
 
 
 class Projection(NamedTuple):

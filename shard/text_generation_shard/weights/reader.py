@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from text_generation_shard.errors import CheckpointError
-from text_generation_shard.ops.linear import DenseWeight, LinearWeight, pack, source_dtype
+from text_generation_shard.ops.linear import (
+    DenseWeight,
+    LinearWeight,
+    MatrixStack,
+    pack,
+    source_dtype,
+)
 from text_generation_shard.weights.block_scales import FP8, SCALES_SUFFIX, ScaleBlocks
 from text_generation_shard.weights.storage import DENSE, WeightStorage
 
@@ -266,6 +273,20 @@ class WeightScope:
         weight = pack(source, packed_format)
         self.reader.kept_bytes += weight.num_bytes - source.nbytes
         return weight
+
+    def matrices(
+        self, count: int, num_outputs: int, num_inputs: int, fill: Callable[[int, Tensor], None]
+    ) -> MatrixStack:
+        """Matrices of one shape; `fill` takes an index as well, and is otherwise as in `matrix`."""
+        if self.storage.body is not None:
+            made = [
+                self.matrix(num_outputs, num_inputs, partial(fill, index)) for index in range(count)
+            ]
+            return MatrixStack(made, None)
+        dense = self.empty(count, num_outputs, num_inputs)
+        for index, matrix in enumerate(dense):
+            fill(index, matrix)
+        return MatrixStack([DenseWeight(matrix) for matrix in dense], dense)
 
     def read(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """A whole tensor."""

@@ -10,7 +10,14 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
-CALLS = ["add_rms_norm 4096 bf", "silu bf", "rotary 128 normed=True bf", "decode 1", "prefill, 64"]
+CALLS = [
+    "add_rms_norm 4096 bf",
+    "silu bf",
+    "rotary 128 normed=True bf",
+    "decode 1",
+    "prefill, 64",
+    "experts, 256",
+]
 
 
 def test_no_value_is_spilled_and_tiles_come_ahead() -> None:
@@ -49,5 +56,11 @@ def test_one_variant_serves_steps_of_all_sizes() -> None:
         env={**os.environ, "TRITON_INTERPRET": "0"},
     ).stdout
     variants = json.loads(output)
-    assert variants.keys() >= {"_prefill_kernel", "cut_kernel", "count_kernel", "draw_kernel"}
+    assert variants.keys() >= {
+        "_prefill_kernel",
+        "_gate_up_kernel",
+        "cut_kernel",
+        "count_kernel",
+        "draw_kernel",
+    }
     assert {name for name, count in variants.items() if count > 1} == set()

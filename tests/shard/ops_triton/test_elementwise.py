@@ -5,7 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from text_generation_shard.ops.activation import Activation, gated_activation
+from text_generation_shard.ops.activation import (
+    ClampedSwiGLU,
+    GatedActivation,
+    gated_activation,
+)
 from text_generation_shard.ops.gated_mlp import add_silu_mlp
 from text_generation_shard.ops.layer_norm import layer_norm
 from text_generation_shard.ops.linear import DenseWeight, Projection
@@ -20,6 +24,7 @@ TOLERANCES = {
     torch.bfloat16: {"atol": 2e-2, "rtol": 2e-2},
     torch.float16: {"atol": 2e-3, "rtol": 2e-3},
 }
+GATES = ["silu", "gelu", "gelu_tanh", "relu", ClampedSwiGLU(limit=3.0, alpha=1.702)]
 DTYPES = pytest.mark.parametrize("dtype", list(TOLERANCES), ids=str)
 
 
@@ -90,12 +95,12 @@ def test_norm_of_heads_in_place(by_kernel: Call, by_reference: Call, device: tor
 
 
 @DTYPES
-@pytest.mark.parametrize("activation", ["silu", "gelu", "gelu_tanh", "relu"])
+@pytest.mark.parametrize("activation", GATES, ids=str)
 def test_gate(
     by_kernel: Call,
     by_reference: Call,
     device: torch.device,
-    activation: Activation,
+    activation: GatedActivation,
     dtype: torch.dtype,
 ) -> None:
     # Of 1 + tanh(-5) or 1 + erf(-5) float32 keeps few digits, which the product makes larger.
@@ -109,9 +114,9 @@ def test_gate(
         )
 
 
-@pytest.mark.parametrize("activation", ["silu", "gelu", "gelu_tanh", "relu"])
+@pytest.mark.parametrize("activation", GATES, ids=str)
 def test_gate_far_from_zero(
-    by_kernel: Call, by_reference: Call, device: torch.device, activation: Activation
+    by_kernel: Call, by_reference: Call, device: torch.device, activation: GatedActivation
 ) -> None:
     gates = torch.tensor([-2000.0, -90.0, 90.0, 2000.0, float("nan")])
     gate_up = torch.cat((gates, torch.ones(5)))[None].to(device)

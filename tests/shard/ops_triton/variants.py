@@ -10,6 +10,9 @@ from typing import Any
 
 import torch
 from text_generation_shard.batch.sampling_table import SamplingTable
+from text_generation_shard.ops.linear import MatrixStack
+from text_generation_shard.ops.mix_experts import Experts, Routing
+from text_generation_shard.ops.triton.experts import mix_experts
 from text_generation_shard.ops.triton.geometry import DeviceGeometry
 from text_generation_shard.ops.triton.paged_attention import paged_attention
 from text_generation_shard.runner.decode_graphs import SamplingKind
@@ -44,6 +47,15 @@ def attend(num_decodes: int) -> None:
     paged_attention(query, cache, cache, geometry, sliding_window=None, scale=1.0)
 
 
+def mix(num_tokens: int) -> None:
+    """Two of eight experts, and an addend."""
+    x = torch.zeros(num_tokens, 32)
+    routing = Routing(torch.zeros(num_tokens, 2).long(), torch.zeros(num_tokens, 2))
+    stacks = (MatrixStack([], torch.zeros(shape)) for shape in ((8, 96, 32), (8, 32, 48)))
+    experts = Experts(**dict(zip(("gate_up", "down"), stacks, strict=True)), activation="silu")
+    mix_experts(x, routing, experts, x, weighs_inputs=False)
+
+
 def main() -> None:
     compiler.driver.set_active(compiler._Target())
     variants: defaultdict[str, set[str]] = defaultdict(set)
@@ -58,6 +70,7 @@ def main() -> None:
     for size in SIZES:
         sample(size)
         attend(size)
+        mix(size)
     print(json.dumps({name: len(found) for name, found in variants.items()}))
 
 

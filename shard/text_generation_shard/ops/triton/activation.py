@@ -1,22 +1,35 @@
 """Gated activations: the activation and the product with the other half in one pass."""
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from text_generation_shard.ops.activation import ClampedSwiGLU, GatedActivation
+
 _BLOCK = 1024
 
 
-def gated_activation(gate_up: Tensor, activation: str) -> Tensor:
+def gated_activation(gate_up: Tensor, activation: GatedActivation) -> Tensor:
     """Arguments and result as `ops.activation.gated_activation` has them."""
     gate_up = gate_up.contiguous()
     tokens, size = gate_up.shape[0], gate_up.shape[1] // 2
     output = torch.empty(tokens, size, dtype=gate_up.dtype, device=gate_up.device)
     if tokens:
         grid = (tokens, triton.cdiv(size, _BLOCK))
-        _gated_kernel[grid](gate_up, output, size, ACTIVATION=activation, BLOCK=_BLOCK)
+        arguments = activation_arguments(activation)
+        _gated_kernel[grid](gate_up, output, size, **arguments, BLOCK=_BLOCK)
     return output
+
+
+def activation_arguments(activation: GatedActivation) -> dict[str, Any]:
+    """What `gated` asks for beside gate and up-projection."""
+    if isinstance(activation, ClampedSwiGLU):
+        limit, alpha = activation.limit, activation.alpha
+        return {"limit": limit, "alpha": alpha, "ACTIVATION": "clamped_swiglu"}
+    return {"limit": None, "alpha": None, "ACTIVATION": activation}
 
 
 @triton.jit
@@ -40,11 +53,25 @@ def _activate(x, ACTIVATION: tl.constexpr):
 
 
 @triton.jit
-def _gated_kernel(gate_up, output, size, ACTIVATION: tl.constexpr, BLOCK: tl.constexpr):
+def gated(gate, up, limit, alpha, ACTIVATION: tl.constexpr):
+    """What `ops.activation.GatedActivation` makes of float32 tiles."""
+    if ACTIVATION == "clamped_swiglu":
+        gate = tl.minimum(gate, limit, propagate_nan=tl.PropagateNan.ALL)
+        up = tl.clamp(up, -limit, limit, propagate_nan=tl.PropagateNan.ALL)
+        result = (up + 1.0) * gate / (1.0 + tl.exp(-alpha * gate))
+    else:
+        result = _activate(gate, ACTIVATION) * up
+    return result
+
+
+@triton.jit
+def _gated_kernel(
+    gate_up, output, size, limit, alpha, ACTIVATION: tl.constexpr, BLOCK: tl.constexpr
+):
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = columns < size
     row = tl.program_id(0).to(tl.int64)
     gate = tl.load(gate_up + row * 2 * size + columns, mask=inside, other=0.0).to(tl.float32)
     up = tl.load(gate_up + row * 2 * size + size + columns, mask=inside, other=0.0).to(tl.float32)
-    product = _activate(gate, ACTIVATION) * up
+    product = gated(gate, up, limit, alpha, ACTIVATION)
     tl.store(output + row * size + columns, product.to(output.dtype.element_ty), mask=inside)
