@@ -114,7 +114,11 @@ def kernel_calls() -> Iterator[tuple[str, int, Callable[[], Callable[[], Any]]]]
     for rows, context in ((1, 1024), (1, 8192), (32, 1024), (128, 1024), (256, 512)):
         num_bytes = rows * context * 2 * 8 * 128 * 2
         name = f"decode attention, {rows} rows, context {context}"
-        yield name, num_bytes, partial(_attention, rows, context)
+        yield name, num_bytes, partial(_attention, rows, context, torch.bfloat16)
+    for rows, context in ((1, 8192), (128, 1024)):
+        num_bytes = rows * context * 2 * 8 * 128
+        name = f"decode attention, {rows} rows, context {context}, fp8 cache"
+        yield name, num_bytes, partial(_attention, rows, context, torch.float8_e4m3fn)
     for rows in (1, 32, 256):
         for is_filtered in (False, True):
             name = f"sample, {rows} rows, {'top-k and top-p' if is_filtered else 'no filter'}"
@@ -156,10 +160,11 @@ def _experts(rows: int) -> Callable[[], Any]:
     return lambda: mix_experts(x, routing, experts, None, weighs_inputs=False)
 
 
-def _attention(rows: int, context: int) -> Callable[[], Any]:
+def _attention(rows: int, context: int, cache_dtype: torch.dtype) -> Callable[[], Any]:
     blocks = context // BLOCK_SIZE
     shape = (1 + rows * blocks, BLOCK_SIZE, 8, 128)
-    keys, values, query = _random(*shape), _random(*shape), _random(rows, 32, 128)
+    keys, values = (_random(*shape).to(cache_dtype) for _ in range(2))
+    query = _random(rows, 32, 128)
     tables = 1 + torch.randperm(rows * blocks, device="cuda").view(rows, blocks).int()
     plan = plan_decode(
         block_tables=tables,

@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 from text_generation_shard.ops.activation import ClampedSwiGLU, GatedActivation
+from text_generation_shard.ops.attention_window import AttentionChunk, Window
+from text_generation_shard.ops.kv_write import KVScales
 from text_generation_shard.ops.linear import MatrixStack
 from text_generation_shard.ops.mix_experts import Experts, Routing
 from text_generation_shard.ops.triton import (
@@ -29,9 +31,10 @@ class Attention:
     head_dim: int = 128
     dtype: torch.dtype = torch.bfloat16
     cache_dtype: torch.dtype | None = None
-    window: int | None = None
+    window: Window = None
     soft_cap: float | None = None
     has_slopes: bool = False
+    has_sinks: bool = False
     block_size: int = 64
     decodes: int = 0
     chunk: int = 0
@@ -48,6 +51,18 @@ ATTENTION = {
     "decode 32, slopes": Attention(decodes=32, heads=(32, 32), has_slopes=True),
     "decode 32, float32": Attention(decodes=32, dtype=torch.float32),
     "decode 32, block 16": Attention(decodes=32, block_size=16, heads=(64, 8), head_dim=64),
+    "decode 32, sinks and window": Attention(
+        decodes=32, heads=(64, 8), head_dim=64, window=128, has_sinks=True
+    ),
+    "decode 32, chunks": Attention(decodes=32, heads=(40, 8), window=AttentionChunk(8192)),
+    "decode 1, 8 bits": Attention(decodes=1, cache_dtype=torch.float8_e4m3fn),
+    "decode 256, 8 bits": Attention(decodes=256, cache_dtype=torch.float8_e4m3fn),
+    "decode 32, 8 bits, wide exponent": Attention(decodes=32, cache_dtype=torch.float8_e5m2),
+    "prefill, 8 bits": Attention(chunk=2048, cache_dtype=torch.float8_e4m3fn),
+    "prefill, sinks and window": Attention(
+        chunk=2048, heads=(64, 8), head_dim=64, window=128, has_sinks=True
+    ),
+    "prefill, chunks": Attention(chunk=2048, heads=(40, 8), window=AttentionChunk(8192)),
     "prefill": Attention(chunk=2048),
     "prefill, 64 dims": Attention(chunk=2048, head_dim=64),
     "prefill, window and cap, 256 dims": Attention(
@@ -126,6 +141,9 @@ def kernel_calls() -> dict[str, Callable[[], Any]]:
             calls[f"{kind} {name}"] = _call(activation.gated_activation, gate_up, kind)
         for heads, dim, is_normed in ((32, 128, False), (32, 128, True), (16, 80, False)):
             calls[f"rotary {dim} normed={is_normed} {name}"] = _rotary(heads, dim, dtype, is_normed)
+    for dtype in (torch.float8_e4m3fn, torch.float8_e5m2):
+        name = f"rotary 128, cache of {str(dtype).removeprefix('torch.')}"
+        calls[name] = _rotary(32, 128, torch.bfloat16, False, dtype)
     calls |= {name: _attention(layer) for name, layer in ATTENTION.items()}
     calls |= {name: _mixture(layer) for name, layer in MIXTURES.items()}
     for outputs, inputs in ((6144, 4096), (4096, 14336), (1024, 4096), (128256, 4096)):
@@ -145,8 +163,15 @@ def _call(function: Callable[..., Any], *args: Any, **options: Any) -> Callable[
     return lambda: function(*args, **options)
 
 
-def _rotary(heads: int, dim: int, dtype: torch.dtype, is_normed: bool) -> Callable[[], Any]:
-    cache, angles = _meta(1000, 64, 8, dim, dtype=dtype), _meta(8, 1, dim, dtype=dtype)
+def _rotary(
+    heads: int,
+    dim: int,
+    dtype: torch.dtype,
+    is_normed: bool,
+    cache_dtype: torch.dtype | None = None,
+) -> Callable[[], Any]:
+    cache = _meta(1000, 64, 8, dim, dtype=cache_dtype or dtype)
+    angles = _meta(8, 1, dim, dtype=dtype)
     weight = _meta(dim, dtype=dtype)
     return _call(
         rotary_kv.rotate_and_write,
@@ -159,6 +184,7 @@ def _rotary(heads: int, dim: int, dtype: torch.dtype, is_normed: bool) -> Callab
         interleaved=False,
         norm_weights=(weight, weight) if is_normed else None,
         eps=1e-6,
+        scales=KVScales(0.5, 0.25),
     )
 
 
@@ -178,10 +204,11 @@ def _attention(layer: Attention) -> Callable[[], Any]:
         cache,
         cache,
         DeviceGeometry(tables, contexts, layer.decodes, layer.max_context, chunks),
-        sliding_window=layer.window,
+        window=layer.window,
         scale=0.1,
         soft_cap=layer.soft_cap,
         alibi_slopes=_meta(num_heads, dtype=torch.float32) if layer.has_slopes else None,
+        sinks=_meta(num_heads, dtype=torch.float32) if layer.has_sinks else None,
     )
 
 

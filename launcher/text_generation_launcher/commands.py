@@ -38,6 +38,7 @@ def shard_config(
         uds_path=rendezvous.shard_uds_path,
         dtype=config.dtype,
         quantize=config.quantize if config.quantize in ("int8", "int4") else None,
+        kv_cache_dtype=config.kv_cache_dtype,
         trust_remote_code=config.trust_remote_code,
         rope_scaling=resolved.rope_scaling,
         rope_factor=resolved.rope_factor,

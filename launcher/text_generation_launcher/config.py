@@ -9,7 +9,7 @@ from typing import Literal
 
 from text_generation_process.options import OptionError, flag_name, option, same_as
 from text_generation_router.config import RouterConfig
-from text_generation_shard.config import ShardConfig
+from text_generation_shard.config import KvCacheDtype, ShardConfig
 
 from text_generation_launcher.log_level import most_verbose
 from text_generation_launcher.refusals import refuse_unavailable
@@ -53,9 +53,7 @@ class LauncherConfig:
         help="int8 or int4: weights in 8 or 4 bits, quantized when they are loaded; on CPU only. "
         "The others are not available yet.",
     )
-    kv_cache_dtype: Literal["fp8_e4m3fn", "fp8_e5m2"] | None = option(
-        None, help="Not available yet: a KV cache in another data type than the model's."
-    )
+    kv_cache_dtype: KvCacheDtype | None = same_as(ShardConfig, "kv_cache_dtype")
     rope_scaling: Literal["linear", "dynamic"] | None = option(
         None, help="Kind of RoPE scaling (default with --rope-factor: linear)."
     )

@@ -12,7 +12,6 @@ from text_generation_process.options import OptionError, flag_name
 REASONS: Mapping[str, str] = {
     "quantize": "quantized weights of this kind are not available yet (there are int8 and int4)",
     "speculate": "speculative decoding is not available yet",
-    "kv_cache_dtype": "the KV cache has the data type of the model; others are not available yet",
     "lora_adapters": "LoRA adapters are not available yet",
     "ngrok": "tunnels are not part of this server; put one of your own before --port",
     "otlp_endpoint": "OpenTelemetry export is not available yet; metrics are at /metrics",

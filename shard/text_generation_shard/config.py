@@ -12,6 +12,7 @@ from typing import Literal
 from text_generation_process.options import OptionError, option
 
 DtypeName = Literal["float32", "float16", "bfloat16"]
+KvCacheDtype = Literal["fp8_e4m3fn", "fp8_e5m2"]
 CpuQuantization = Literal["int8", "int4"]
 
 
@@ -31,6 +32,12 @@ class ShardConfig:
     )
     quantize: CpuQuantization | None = option(
         None, help="Weights in 8 or 4 bits, quantized when they are loaded; on CPU only."
+    )
+    kv_cache_dtype: KvCacheDtype | None = option(
+        None,
+        help="Data type of cached keys and values (default: that of activations). fp8_e4m3fn takes "
+        "the checkpoint's scales, where it has some. Half the memory of a 16-bit cache; on CPU the "
+        "attention is then torch's, and slower.",
     )
     trust_remote_code: bool = option(
         False,

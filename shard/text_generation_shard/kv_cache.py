@@ -29,21 +29,28 @@ class KVCacheSpec:
     # Latent attention: values are the first so many dimensions of the keys. None: they lie apart.
     latent_dim: int | None = None
     recurrent: RecurrentSpec | None = None
+    # Of cached keys and values: as dtype, or 8-bit floats. None: as dtype.
+    cache_dtype: torch.dtype | None = None
 
     def slots_bytes(self, num_slots: int) -> int:
         """Bytes of the recurrent states of so many sequences."""
         return 0 if self.recurrent is None else num_slots * self.recurrent.slot_bytes
 
     @property
-    def token_bytes(self) -> int:
-        """Bytes per token, keys and values of all layers."""
-        return self.num_layers * self.layer_token_bytes
+    def stored_dtype(self) -> torch.dtype:
+        """Of cached keys and values."""
+        return self.dtype if self.cache_dtype is None else self.cache_dtype
 
     @property
-    def layer_token_bytes(self) -> int:
-        """Bytes per token of one layer."""
+    def token_bytes(self) -> int:
+        """Bytes per token, keys and values of all layers."""
+        return self.num_layers * self._layer_token_elements * self.stored_dtype.itemsize
+
+    @property
+    def _layer_token_elements(self) -> int:
+        """Numbers that a layer keeps of a token."""
         num_tensors = 2 if self.latent_dim is None else 1
-        return num_tensors * self.num_kv_heads * self.head_dim * self.dtype.itemsize
+        return num_tensors * self.num_kv_heads * self.head_dim
 
     def workspace_tokens(self, max_total_tokens: int) -> int:
         """Tokens that attention may gather at one time."""
@@ -51,7 +58,8 @@ class KVCacheSpec:
 
     def workspace_bytes(self, max_total_tokens: int) -> int:
         """Bytes of the workspace of `allocate`."""
-        return self.workspace_tokens(max_total_tokens) * self.layer_token_bytes
+        tokens = self.workspace_tokens(max_total_tokens)
+        return tokens * self._layer_token_elements * self.dtype.itemsize
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,21 +97,25 @@ class KVCache:
         num_slots: int,
     ) -> "KVCache":
         """Zeroed memory: blocks, the scrap block included, and states of so many slots."""
-        workspace = Workspace(*_keys_and_values(spec, spec.workspace_tokens(max_total_tokens)))
+        room = (spec.workspace_tokens(max_total_tokens),)
+        workspace = Workspace(*_keys_and_values(spec, room, spec.dtype))
+        paged = (num_blocks, block_size)
         layers = tuple(
-            LayerCache(*_keys_and_values(spec, num_blocks, block_size), workspace)
+            LayerCache(*_keys_and_values(spec, paged, spec.stored_dtype), workspace)
             for _ in range(spec.num_layers)
         )
         num_bytes = num_blocks * block_size * spec.token_bytes + spec.slots_bytes(num_slots)
         return cls(layers, num_blocks, block_size, num_bytes, _states(spec, num_slots))
 
 
-def _keys_and_values(spec: KVCacheSpec, *shape: int) -> tuple[Tensor, Tensor]:
+def _keys_and_values(
+    spec: KVCacheSpec, shape: tuple[int, ...], dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
     """[*shape, num_kv_heads, head_dim] each, or what `LayerCache` says of a latent_dim."""
-    keys = _zeros((*shape, spec.num_kv_heads, spec.head_dim), spec)
+    keys = _zeros((*shape, spec.num_kv_heads, spec.head_dim), spec, dtype)
     if spec.latent_dim is not None:
         return keys, keys[..., : spec.latent_dim]
-    return keys, _zeros(keys.shape, spec)
+    return keys, _zeros(keys.shape, spec, dtype)
 
 
 def _states(spec: KVCacheSpec, num_slots: int) -> RecurrentStates | None:
@@ -117,11 +129,10 @@ def _states(spec: KVCacheSpec, num_slots: int) -> RecurrentStates | None:
     return RecurrentStates(_zeros(conv, spec, recurrent.dtype), _zeros(ssm, spec, torch.float32))
 
 
-def _zeros(shape: tuple[int, ...], spec: KVCacheSpec, dtype: torch.dtype | None = None) -> Tensor:
+def _zeros(shape: tuple[int, ...], spec: KVCacheSpec, dtype: torch.dtype) -> Tensor:
     """Zeros; on CPU the kernel hands out the pages on first use, so that a large cache costs
     neither start-up time nor memory before it is needed.
     """
-    dtype = spec.dtype if dtype is None else dtype
     if spec.device.type != "cpu" or 0 in shape:
         return torch.zeros(shape, dtype=dtype, device=spec.device)
     num_bytes = torch.Size(shape).numel() * dtype.itemsize

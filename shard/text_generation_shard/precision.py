@@ -1,5 +1,6 @@
 """In which data types a model is kept and computed, from the options and the checkpoint."""
 
+import logging
 from dataclasses import dataclass
 
 import torch
@@ -9,11 +10,16 @@ from text_generation_shard.errors import CapacityError, CheckpointError
 from text_generation_shard.ops.cpu import library
 from text_generation_shard.weights.storage import DENSE, PACKED, WeightStorage
 
+logger = logging.getLogger(__name__)
+
 _DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+_CACHE_DTYPES = {"fp8_e4m3fn": torch.float8_e4m3fn, "fp8_e5m2": torch.float8_e5m2}
+# The first GPUs whose kernels can read e4m3 numbers.
+_ADA = (8, 9)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +66,24 @@ def choose_precision(
         storage=PACKED[config.quantize or stored],
         dtype_name="float32" if stored == "float16" else stored,
     )
+
+
+def choose_cache_dtype(config: ShardConfig, device: torch.device) -> torch.dtype | None:
+    """Resolve --kv-cache-dtype: None is the data type of activations."""
+    if config.kv_cache_dtype is None:
+        return None
+    if device.type == "cpu":
+        logger.warning(
+            "--kv-cache-dtype %s: on CPU torch's functions compute the attention, slower than the "
+            "C++ operators, which do not read 8-bit floats",
+            config.kv_cache_dtype,
+        )
+    elif config.kv_cache_dtype == "fp8_e4m3fn" and torch.cuda.get_device_capability(device) < _ADA:
+        raise CapacityError(
+            "--kv-cache-dtype fp8_e4m3fn needs a GPU of compute capability 8.9 or more; fp8_e5m2 "
+            "runs on older ones"
+        )
+    return _CACHE_DTYPES[config.kv_cache_dtype]
 
 
 def _on_gpu(config: ShardConfig, checkpoint_dtype: str | None) -> Precision:

@@ -25,7 +25,7 @@ from text_generation_shard.models import registry
 from text_generation_shard.models.config import ModelConfig
 from text_generation_shard.models.registry import LoadedModel, load_model
 from text_generation_shard.ops.threads import use_threads
-from text_generation_shard.precision import choose_precision
+from text_generation_shard.precision import choose_cache_dtype, choose_precision
 from text_generation_shard.runner.decode_graphs import graph_buckets
 from text_generation_shard.sampling.sampler import Sampler
 from text_generation_shard.warmup import warm_up
@@ -95,6 +95,7 @@ class Shard:
             dtype=precision.arithmetic,
             device=device,
             storage=precision.storage,
+            cache_dtype=choose_cache_dtype(config, device),
         )
         sampler = Sampler(
             vocab_size=model_config.vocab_size,

@@ -56,6 +56,7 @@ FOR_ROUTER = {
 FOR_SHARD = {
     "dtype": "bfloat16",
     "quantize": "int4",
+    "kv_cache_dtype": "fp8_e5m2",
     "trust_remote_code": True,
     "rope_scaling": "dynamic",
     "rope_factor": 2.0,

@@ -82,6 +82,7 @@ SHORT = {"port": "-p", "env": "-e", "graceful_termination_timeout": "-g"}
 SAMPLES = {
     "rope_scaling": ("dynamic", "dynamic"),
     "dtype": ("bfloat16", "bfloat16"),
+    "kv_cache_dtype": ("fp8_e5m2", "fp8_e5m2"),
     "usage_stats": ("no-stack", "no-stack"),
     "sharded": ("false", False),
     "cuda_graphs": ("1,8", (1, 8)),
@@ -94,7 +95,6 @@ SAMPLES = {
 REFUSED = {
     "quantize": "awq",
     "speculate": "3",
-    "kv_cache_dtype": "fp8_e5m2",
     "lora_adapters": "someone/adapter",
     "ngrok": None,
     "otlp_endpoint": "http://localhost:4317",

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from text_generation_shard.batch.model_inputs import ModelInputs
@@ -14,7 +15,7 @@ from text_generation_shard.layers.partition import AttentionShape
 from text_generation_shard.layers.qkv_layout import QKVLayout
 from text_generation_shard.layers.rotary import Rotation
 from text_generation_shard.ops.attention_window import Window
-from text_generation_shard.ops.kv_write import write_kv
+from text_generation_shard.ops.kv_write import UNSCALED, KVScales, write_kv
 from text_generation_shard.ops.normed_qkv import project_and_write
 from text_generation_shard.ops.paged_attention import paged_attention
 from text_generation_shard.ops.rotary import apply_rotary
@@ -95,6 +96,7 @@ class SelfAttention:
         self._temperature = temperature
         self._fused_norms = None if norms_turned else _fused_norms(qk_norms)
         self._clip = clip
+        self._kv_scales = _kv_scales(weights)
 
     def __call__(
         self, x: Tensor, rotation: Rotation | None, inputs: ModelInputs, cache: LayerCache
@@ -111,7 +113,7 @@ class SelfAttention:
         inputs: ModelInputs,
         cache: LayerCache,
     ) -> Tensor:
-        """stream + self(norm(stream)). stream: [tokens, hidden], not changed."""
+        """stream + self(norm(stream)), which may overwrite it. stream: [tokens, hidden]."""
         if isinstance(norm, RMSNorm) and self._is_plain(rotation) and self._clip is None:
             assert rotation is not None
             query = project_and_write(
@@ -124,6 +126,7 @@ class SelfAttention:
                 cache.keys,
                 cache.values,
                 inputs.slot_mapping,
+                self._kv_scales,
             )
         else:
             query = self._write(self._project(norm(stream)), rotation, inputs, cache)
@@ -151,6 +154,7 @@ class SelfAttention:
             alibi_slopes=self._slopes,
             distance_bias=self._distance_bias,
             sinks=self._sinks,
+            kv_scales=self._kv_scales,
         )
         return attended.flatten(1)
 
@@ -175,6 +179,7 @@ class SelfAttention:
                 *places,
                 interleaved=rotation.interleaved,
                 norms=self._fused_norms,
+                scales=self._kv_scales,
             )
         num_heads, num_kv_heads = self._shape.heads.num_heads, self._shape.heads.num_kv_heads
         query, key = heads[:, :num_heads], heads[:, num_heads:-num_kv_heads]
@@ -185,8 +190,18 @@ class SelfAttention:
             query, key = query_norm(query), key_norm(key)
         if not self._norms_turned:
             query, key = _turn(query, rotation), _turn(key, rotation)
-        write_kv(key, heads[:, -num_kv_heads:], *places)
+        write_kv(key, heads[:, -num_kv_heads:], *places, self._kv_scales)
         return query
+
+
+def _kv_scales(weights: WeightScope) -> KVScales:
+    """Those of the checkpoint, which are meant for e4m3."""
+    names = [name for name in ("k_scale", "v_scale", "kv_scale") if name in weights]
+    stored = {name: weights.read_number(name) for name in names}
+    if weights.cache_dtype != torch.float8_e4m3fn:
+        return UNSCALED
+    both = stored.get("kv_scale", 1.0)
+    return KVScales(stored.get("k_scale", both), stored.get("v_scale", both))
 
 
 def _fused_norms(qk_norms: tuple[HeadNorm, HeadNorm] | None) -> HeadNorms | None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from text_generation_shard.distributed import RankGroup
-from text_generation_shard.errors import CheckpointError
+from text_generation_shard.errors import CapacityError, CheckpointError
 from text_generation_shard.models.bloom import BloomConfig, bloom
 from text_generation_shard.models.cohere import cohere
 from text_generation_shard.models.cohere_config import Cohere2Config, CohereConfig
@@ -320,25 +320,44 @@ def load_model(
     dtype: torch.dtype,
     device: torch.device,
     storage: WeightStorage = DENSE,
+    cache_dtype: torch.dtype | None = None,
 ) -> LoadedModel:
     """Read this rank's part of the weights; a CheckpointError names what is wrong with them.
 
-    dtype: of activations, cache and all weights that are no matrices; storage: of those.
+    dtype: of activations, cache and all weights that are no matrices; storage: of those;
+    cache_dtype: of keys and values, 8-bit floats. CapacityError where the model cannot have them.
     """
     family = FAMILIES.get(config.model_type)
     if family is None:
+        _check_cache_dtype(cache_dtype, None, "a model that runs on transformers' code")
         return _load_generic(model_path, config, ranks, dtype=dtype, device=device)
     if config.scale_blocks is not None:
         logger.info(
             "Weights are stored as 8-bit floats in blocks; they are widened while they are read"
         )
     with CheckpointReader(model_path, scale_blocks=config.scale_blocks) as reader:
-        weights = WeightScope(reader=reader, prefix="", dtype=dtype, device=device, storage=storage)
+        weights = WeightScope(
+            reader=reader,
+            prefix="",
+            dtype=dtype,
+            device=device,
+            storage=storage,
+            cache_dtype=cache_dtype,
+        )
         model = family.build(config, weights, ranks)
+        _check_cache_dtype(cache_dtype, model.cache_spec.cache_dtype, family.architecture)
         tied = family.tied if config.tie_word_embeddings else ()
         unserved = None if family.unserved is None else family.unserved(config)
         reader.finish(unused=tied, buffers=family.buffers, unserved=unserved)
         return LoadedModel(model, reader.kept_bytes)
+
+
+def _check_cache_dtype(asked: torch.dtype | None, had: torch.dtype | None, model: str) -> None:
+    if asked != had:
+        raise CapacityError(
+            f"--kv-cache-dtype is not available for {model}: only attention with keys and values "
+            "of its own can keep them in 8 bits"
+        )
 
 
 def _load_generic(

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from text_generation_shard.ops.attention_window import AttentionChunk, Window
 from text_generation_shard.ops.cpu.library import native_operators
+from text_generation_shard.ops.kv_write import UNSCALED, KVScales, is_eight_bit
 from text_generation_shard.ops.reference_attention import (
     MAX_GROUP_TOKENS,
     ReferencePlan,
@@ -139,11 +140,13 @@ def paged_attention(
     alibi_slopes: Tensor | None = None,
     distance_bias: Tensor | None = None,
     sinks: Tensor | None = None,
+    kv_scales: KVScales = UNSCALED,
 ) -> Tensor:
     """Attention of every query row over its own context, which the cache holds already.
 
     query: [tokens, num_heads, head_dim]; key_cache: [num_blocks, block_size, num_kv_heads,
     head_dim]; value_cache: the same with value_dim, or a view of the first value_dim of the keys.
+    Both are of the queries' dtype, or 8-bit floats that mean kv_scales times what they are.
     Query heads i * g .. (i + 1) * g - 1 read KV head i, with g = num_heads / num_kv_heads.
     A score is scale * q . k; with soft_cap c it becomes c * tanh(score / c) (Gemma 2). With
     alibi_slopes, float32 [num_heads], slope * (key position - query position) is added to it (Press
@@ -153,26 +156,23 @@ def paged_attention(
     whose share goes nowhere (gpt-oss), and only a soft cap goes with it. Returns [tokens,
     num_heads, value_dim].
     """
+    caches = (key_cache, value_cache)
     scores: dict[str, Any] = {"scale": scale, "soft_cap": soft_cap, "alibi_slopes": alibi_slopes}
-    is_usual = distance_bias is None and sinks is None
-    if is_usual and _has_kernel(query, key_cache, value_cache, plan):
+    scores |= {"sinks": sinks, "kv_scales": kv_scales}
+    if distance_bias is None and _has_kernel(query, *caches):
         from text_generation_shard.ops.triton import paged_attention as kernels
 
-        window = plan.native_window[0] or None
-        return kernels.paged_attention(
-            query, key_cache, value_cache, plan.on_device, sliding_window=window, **scores
-        )
+        window = plan.sliding_window
+        return kernels.paged_attention(query, *caches, plan.on_device, window=window, **scores)
     is_widened = query.dtype is torch.bfloat16 and query.device.type == "cpu"
     wide = query.float() if is_widened else query
-    native = native_operators(wide)
+    native = None if is_eight_bit(key_cache) else native_operators(wide)
     if native is None:
-        scores |= {"distance_bias": distance_bias, "sinks": sinks}
-        caches = (key_cache, value_cache)
+        scores["distance_bias"] = distance_bias
         return reference_attention(query, *caches, plan.reference, workspace, **scores)
     attended = native.attend(
         wide if wide[0].is_contiguous() else wide.contiguous(),
-        key_cache,
-        value_cache,
+        *caches,
         plan.block_tables,
         plan.first_rows,
         plan.contexts,
@@ -186,10 +186,9 @@ def paged_attention(
     return attended.to(query.dtype)
 
 
-def _has_kernel(query: Tensor, key_cache: Tensor, value_cache: Tensor, plan: AttentionPlan) -> bool:
-    """Whether the Triton kernels take these: heads up to 256, values as wide as keys, no chunked
-    contexts. The rest is the reference's on a GPU, as are tables of distances and sinks.
+def _has_kernel(query: Tensor, key_cache: Tensor, value_cache: Tensor) -> bool:
+    """Whether the Triton kernels take these: heads up to 256, values as wide as keys. The rest is
+    the reference's on a GPU, as are tables of distances.
     """
     is_usual = query.shape[-1] <= _MAX_HEAD_DIM and value_cache.shape == key_cache.shape
-    is_usual = is_usual and not isinstance(plan.sliding_window, AttentionChunk)
     return is_usual and triton_library.takes(query)

@@ -18,6 +18,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from text_generation_shard.ops.attention_window import Window, first_visible, visible
+from text_generation_shard.ops.kv_write import UNSCALED, KVScales, is_eight_bit
 
 # Context tokens that one decode group may gather: its keys and values should stay in the cache.
 MAX_GROUP_TOKENS = 8192
@@ -65,8 +66,8 @@ class ReferencePlan:
 class Workspace:
     """Where contexts are gathered: reused by all layers, for fresh memory costs page faults.
 
-    keys: [workspace tokens, num_kv_heads, head_dim]; values: the same with value_dim, a view of
-    keys where the cache's values are a view of its keys.
+    keys: [workspace tokens, num_kv_heads, head_dim], of the queries' dtype; values: the same with
+    value_dim, a view of keys where the cache's values are a view of its keys.
     """
 
     keys: Tensor
@@ -117,6 +118,7 @@ def reference_attention(
     alibi_slopes: Tensor | None = None,
     distance_bias: Tensor | None = None,
     sinks: Tensor | None = None,
+    kv_scales: KVScales = UNSCALED,
 ) -> Tensor:
     """Arguments and result as `paged_attention` has them."""
     assert sum(each is not None for each in (soft_cap, alibi_slopes, distance_bias)) <= 1
@@ -125,10 +127,10 @@ def reference_attention(
     scores = _Scores(scale, soft_cap, alibi_slopes, distance_bias, sinks)
     output = query.new_empty((*query.shape[:2], values.shape[-1]))
     for group in plan.decode_groups:
-        gathered = _gather(keys, values, group.places, workspace)
+        gathered = _gather(keys, values, group.places, workspace, kv_scales)
         output[group.rows] = _attend_decodes(query[group.rows], gathered, group, scores)
     for chunk in plan.chunks:
-        gathered = _gather(keys, values, chunk.places, workspace)
+        gathered = _gather(keys, values, chunk.places, workspace, kv_scales)
         _attend_chunk(query, gathered, chunk, plan.sliding_window, scores, output)
     return output
 
@@ -257,13 +259,24 @@ def _decode_group(
     return DecodeGroup(rows, places, lengths, mask)
 
 
-def _gather(keys: Tensor, values: Tensor, places: Tensor, workspace: Workspace) -> Workspace:
+def _gather(
+    keys: Tensor, values: Tensor, places: Tensor, workspace: Workspace, scales: KVScales
+) -> Workspace:
     length = len(places)
     gathered = Workspace(workspace.keys[:length], workspace.values[:length])
+    if is_eight_bit(keys):
+        _widen(keys, places, scales.keys, gathered.keys)
+        _widen(values, places, scales.values, gathered.values)
+        return gathered
     torch.index_select(keys, 0, places, out=gathered.keys)
     if not gathered.is_shared:
         torch.index_select(values, 0, places, out=gathered.values)
     return gathered
+
+
+def _widen(cache: Tensor, places: Tensor, scale: float, wide: Tensor) -> None:
+    """Fill wide, [places, ...], from 8-bit floats, [tokens, ...]."""
+    wide.copy_(cache.view(torch.uint8).index_select(0, places).view(cache.dtype)).mul_(scale)
 
 
 def _attend_decodes(

@@ -27,7 +27,6 @@ from text_generation_shard.distributed import RankGroup
 from text_generation_shard.grammar.table import GrammarTable
 from text_generation_shard.kv_cache import KVCache
 from text_generation_shard.models.model import Model
-from text_generation_shard.ops.attention_window import AttentionChunk
 from text_generation_shard.ops.triton import library
 from text_generation_shard.runner.cuda_graph import GraphRecorder, StepGraph
 from text_generation_shard.sampling.parameters import (
@@ -61,9 +60,8 @@ def can_be_recorded(model: Model, limits: SlotLimits) -> bool:
     be the kernels', no encoder's, and no state of another kind be kept.
     """
     spec = model.cache_spec
-    is_chunked = any(isinstance(window, AttentionChunk) for window in limits.sliding_windows)
     is_other = spec.latent_dim is not None or spec.recurrent is not None
-    return not (limits.is_encoder_decoder or is_other or is_chunked)
+    return not (limits.is_encoder_decoder or is_other)
 
 
 def graph_bytes(buckets: Sequence[int], vocab_size: int) -> int:

@@ -10,7 +10,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -123,6 +123,12 @@ class CheckpointReader:
         destination.copy_(part)
         self.kept_bytes += destination.nbytes
 
+    def read_number(self, name: str) -> float:
+        """A tensor of one number, with a dimension or none."""
+        known = self._tensors.get(name)
+        stored = self._find(name, () if known is None or not known.shape else (1,))
+        return float(self._part(stored, name, ()))
+
     def read_bytes(
         self, name: str, *, shape: tuple[int, ...], window: tuple[slice | int, ...]
     ) -> Tensor:
@@ -222,23 +228,21 @@ class CheckpointReader:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightScope:
-    """The tensors under one prefix, as a layer asks for them: one dtype, one device."""
+    """The tensors under one prefix, as a layer asks for them: one dtype, one device.
+
+    cache_dtype: of cached keys and values, 8-bit floats; None: as all else.
+    """
 
     reader: CheckpointReader
     prefix: str
     dtype: torch.dtype
     device: torch.device
     storage: WeightStorage = DENSE
+    cache_dtype: torch.dtype | None = None
 
     def scope(self, name: str) -> "WeightScope":
         """The tensors of a sub-module."""
-        return WeightScope(
-            reader=self.reader,
-            prefix=f"{self.prefix}{name}.",
-            dtype=self.dtype,
-            device=self.device,
-            storage=self.storage,
-        )
+        return replace(self, prefix=f"{self.prefix}{name}.")
 
     def body(self, name: str) -> "WeightScope":
         """The tensors of the sub-module that is all but the head; these here, where a checkpoint
@@ -308,6 +312,10 @@ class WeightScope:
         self.reader.read_into(
             destination, self.prefix + name, shape=shape, dim=dim, start=start, index=index
         )
+
+    def read_number(self, name: str) -> float:
+        """A tensor of one number."""
+        return self.reader.read_number(self.prefix + name)
 
     def read_bytes(
         self, name: str, *, shape: tuple[int, ...], window: tuple[slice | int, ...]

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from text_generation_shard.ops.attention_window import AttentionChunk, Window
+from text_generation_shard.ops.kv_write import UNSCALED, KVScales
 from text_generation_shard.ops.paged_attention import Workspace, paged_attention, plan_attention
 from text_generation_shard.ops.triton import library
 from torch import Tensor
@@ -23,9 +25,12 @@ class Case:
     heads: tuple[int, int] = (4, 2)
     head_dim: int = 16
     block_size: int = 8
-    window: int | None = None
+    window: Window = None
     soft_cap: float | None = None
     has_slopes: bool = False
+    has_sinks: bool = False
+    cache_dtype: torch.dtype | None = None
+    kv_scales: KVScales = UNSCALED
     dtype: torch.dtype = torch.float32
 
 
@@ -37,6 +42,19 @@ CASES = {
     "cap and window": Case(soft_cap=1.5, window=33),
     "slopes": Case(has_slopes=True),
     "slopes and window": Case(has_slopes=True, window=20),
+    "chunks of 7": Case(window=AttentionChunk(7)),
+    "chunk and cap": Case(window=AttentionChunk(64), soft_cap=1.5),
+    "chunk that ends": Case(window=AttentionChunk(35)),
+    "sinks": Case(has_sinks=True),
+    "sinks and window": Case(has_sinks=True, window=5, head_dim=20),
+    "sinks, wide group": Case(has_sinks=True, heads=(24, 1), requests=((1, 40), (5, 9))),
+    "8 bits": Case(cache_dtype=torch.float8_e4m3fn),
+    "8 bits, scaled": Case(cache_dtype=torch.float8_e4m3fn, kv_scales=KVScales(0.37, 2.5)),
+    "8 bits, wide exponent": Case(cache_dtype=torch.float8_e5m2, window=20, head_dim=20),
+    "8 bits, cap and scale": Case(
+        cache_dtype=torch.float8_e4m3fn, kv_scales=KVScales(3.0, 0.5), soft_cap=1.5
+    ),
+    "8 bits, float16": Case(cache_dtype=torch.float8_e4m3fn, dtype=torch.float16),
     "one kv head": Case(heads=(5, 1)),
     "no group": Case(heads=(3, 3), block_size=5),
     "odd dim": Case(head_dim=20, block_size=3),
@@ -78,8 +96,8 @@ def make_inputs(case: Case, device: torch.device) -> Inputs:
     paged = (num_blocks, case.block_size, num_kv_heads, case.head_dim)
     tokens = sum(length for length, _ in case.requests)
     query = torch.randn(tokens, num_heads, case.head_dim)
-    on_device = (x.to(device, case.dtype) for x in (query, keys.view(paged), values.view(paged)))
-    return Inputs(*on_device, tables.to(device))
+    caches = (x.view(paged).to(device, case.cache_dtype or case.dtype) for x in (keys, values))
+    return Inputs(query.to(device, case.dtype), *caches, tables.to(device))
 
 
 def attend(call: Call, case: Case, inputs: Inputs) -> Tensor:
@@ -92,7 +110,8 @@ def attend(call: Call, case: Case, inputs: Inputs) -> Tensor:
         sliding_window=case.window,
     )
     space = torch.zeros(4096, case.heads[1], case.head_dim, device=device, dtype=case.dtype)
-    slopes = torch.rand(case.heads[0], generator=torch.Generator().manual_seed(3)).to(device)
+    generator = torch.Generator().manual_seed(3)
+    slopes, sinks = torch.rand(2, case.heads[0], generator=generator).to(device)
     output: Tensor = call(
         paged_attention,
         inputs.query,
@@ -103,6 +122,8 @@ def attend(call: Call, case: Case, inputs: Inputs) -> Tensor:
         scale=case.head_dim**-0.5,
         soft_cap=case.soft_cap,
         alibi_slopes=slopes if case.has_slopes else None,
+        sinks=sinks if case.has_sinks else None,
+        kv_scales=case.kv_scales,
     )
     return output
 
@@ -122,7 +143,8 @@ def test_against_reference(
     torch.testing.assert_close(actual, expected, atol=tolerance, rtol=tolerance)
 
 
-@pytest.mark.parametrize("window", [None, 300])
+@pytest.mark.parametrize("window", [None, 300, AttentionChunk(280)], ids=str)
+@pytest.mark.parametrize("has_sinks", [False, True])
 @pytest.mark.parametrize("multiprocessors", [1, 132])
 def test_splits(
     by_kernel: Call,
@@ -130,7 +152,8 @@ def test_splits(
     device: torch.device,
     monkeypatch: pytest.MonkeyPatch,
     multiprocessors: int,
-    window: int | None,
+    has_sinks: bool,
+    window: Window,
 ) -> None:
     """One program or many for a context, and contexts too short for all of them."""
     monkeypatch.setattr(
@@ -138,7 +161,7 @@ def test_splits(
         lambda _: multiprocessors,
     )
     requests = ((1, 1), (1, 255), (1, 257), (1, 700))
-    case = Case(requests=requests, heads=(2, 1), block_size=64, window=window)
+    case = Case(requests=requests, heads=(2, 1), block_size=64, window=window, has_sinks=has_sinks)
     inputs = make_inputs(case, device)
     actual, expected = attend(by_kernel, case, inputs), attend(by_reference, case, inputs)
     torch.testing.assert_close(actual, expected, atol=2e-5, rtol=2e-5)
@@ -160,8 +183,10 @@ def test_padded_rows(by_kernel: Call, device: torch.device) -> None:
     tables = torch.zeros_like(inputs.tables)
     inputs = Inputs(inputs.query[:4], inputs.keys, inputs.values, tables)
     for context in (1, 0):
-        output = attend(by_kernel, Case(requests=((1, context),) * 4), inputs)
-        assert torch.equal(output, torch.zeros_like(output))
+        for window in (None, 5, AttentionChunk(7)):
+            case = Case(requests=((1, context),) * 4, window=window, has_sinks=context == 1)
+            output = attend(by_kernel, case, inputs)
+            assert torch.equal(output, torch.zeros_like(output))
 
 
 def test_num_splits() -> None:

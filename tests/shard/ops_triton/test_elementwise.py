@@ -1,5 +1,6 @@
 """Norms, gated activations, and rotation with the write to the cache."""
 
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from text_generation_shard.ops.activation import (
     gated_activation,
 )
 from text_generation_shard.ops.gated_mlp import add_silu_mlp
+from text_generation_shard.ops.kv_write import UNSCALED, KVScales
 from text_generation_shard.ops.layer_norm import layer_norm
 from text_generation_shard.ops.linear import DenseWeight, Projection
 from text_generation_shard.ops.rms_norm import add_rms_norm, rms_norm
@@ -132,7 +134,7 @@ def test_gate_far_from_zero(
     [(4, 2, 64, 64), (3, 3, 12, 12), (5, 1, 80, 32), (14, 2, 20, 20)],
 )
 @pytest.mark.parametrize("interleaved", [False, True])
-@pytest.mark.parametrize("norm", ["none", "same", "wide"])
+@pytest.mark.parametrize("norm", ["none", "same", "wide", "8 bits"])
 def test_rotation_and_write(
     by_kernel: Call,
     by_reference: Call,
@@ -156,8 +158,16 @@ def test_rotation_and_write(
     if interleaved:
         cos = angles.cos().repeat_interleave(2, -1).to(dtype)
         signed_sin = torch.stack((-angles.sin(), angles.sin()), -1).flatten(-2).to(dtype)
-    norms = None
-    if norm != "none":
+    norms, scales = None, UNSCALED
+    if norm == "8 bits":
+        # Nothing turns, and 8 bits hold every number but the largest: the interpreter rounds
+        # upwards to the wrong power of two.
+        cache_dtype = random.choice([torch.float8_e4m3fn, torch.float8_e5m2])
+        scales = KVScales(2.0**-3, 2.0**2)
+        cos, signed_sin = torch.ones_like(cos), torch.zeros_like(signed_sin)
+        heads = (heads.sign() * heads.abs().clamp(0.25)).to(torch.float8_e5m2).to(dtype)
+        heads[1] = 1e6 * heads[1].sign()
+    elif norm != "none":
         weights = torch.randn(2, head_dim, device=device)
         norms = HeadNorms(*(weights if norm == "wide" else weights.to(dtype)), 1e-6)
     shape = (num_blocks, block_size, num_kv_heads, head_dim)
@@ -175,8 +185,9 @@ def test_rotation_and_write(
             places,
             interleaved=interleaved,
             norms=norms,
+            scales=scales,
         )
-        results.append((query, *caches))
+        results.append((query, *(cache.float() for cache in caches)))
     tolerance = {"atol": 6e-2, "rtol": 2e-2} if norm == "wide" else {"atol": 1e-5, "rtol": 1e-5}
     for actual, expected in zip(*results, strict=True):
         torch.testing.assert_close(actual, expected, **tolerance)

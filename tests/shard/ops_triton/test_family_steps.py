@@ -19,7 +19,7 @@ from tests.shard.engines import running_shard
 from tests.shard.models.families import OTHER, PROMPT, write_model
 from tests.shard.step_script import StepScript
 
-FAMILIES = ["qwen2_moe", "phimoe"]
+FAMILIES = ["qwen2_moe", "phimoe", "gpt_oss", "llama4_text", "bloom"]
 # What makes the host wait for a GPU.
 WAITING = ("tolist", "item", "cpu", "numpy", "nonzero", "__bool__", "__int__", "__float__")
 

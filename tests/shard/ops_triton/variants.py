@@ -44,7 +44,7 @@ def attend(num_decodes: int) -> None:
     cache, query = torch.zeros(3, 16, 2, 16), torch.zeros(sum(lengths), 4, 16)
     tables = torch.zeros(len(lengths), 7, dtype=torch.int32)
     geometry = DeviceGeometry.of(tables, lengths, [300] * len(lengths))
-    paged_attention(query, cache, cache, geometry, sliding_window=None, scale=1.0)
+    paged_attention(query, cache, cache, geometry, window=None, scale=1.0)
 
 
 def mix(num_tokens: int) -> None:

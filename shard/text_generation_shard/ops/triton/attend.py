@@ -14,56 +14,83 @@ LOG2_E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
+def first_visible(position, WINDOW: tl.constexpr, IS_CHUNKED: tl.constexpr):
+    """Position of the first key that a query at `position` sees; see `ops.attention_window`."""
+    first = 0
+    if WINDOW > 0:
+        first = position // WINDOW * WINDOW if IS_CHUNKED else position - WINDOW + 1
+        first = tl.maximum(first, 0)
+    return first
+
+
+@triton.jit
+def _before_context(sinks, heads, split):
+    """`largest` and `total` of rows before the first key of a split: the first one holds the sink.
+
+    heads: [ROWS]; split: its number. Returns float32 [ROWS] each.
+    """
+    largest = tl.full(heads.shape, float("-inf"), tl.float32)
+    total = tl.zeros(heads.shape, tl.float32)
+    if sinks is not None:
+        is_first = tl.zeros_like(heads) + split == 0
+        largest = tl.where(is_first, tl.load(sinks + heads) * LOG2_E, largest)
+        total = tl.where(is_first, 1.0, total)
+    return largest, total
+
+
+@triton.jit
 def walk_context(
     query,
     heads,
     row_positions,
+    split,
     first_position,
     end_position,
-    key_cache,
-    value_cache,
-    block_table,
-    kv_head,
+    caches,
     slopes,
-    token_stride,
+    sinks,
     scale,
     soft_cap,
     WINDOW: tl.constexpr,
+    IS_CHUNKED: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     TILE: tl.constexpr,
 ):
     """Attention of rows over the keys at first_position .. end_position - 1.
 
-    query: [ROWS, DIM], zero beyond HEAD_DIM; heads, row_positions: [ROWS]. Returns the sum of
-    values, float32 [ROWS, DIM], not divided by `total`; `largest`, `total`: float32 [ROWS]. A row
-    that sees nothing has largest = -inf and total = 0.
+    query: [ROWS, DIM], zero beyond HEAD_DIM; heads, row_positions: [ROWS]; split: which part of the
+    context it is; caches: of keys and of values, and the block table; the program's second number
+    is the KV head. Returns the sum of values, float32 [ROWS, DIM], not divided by `total`;
+    `largest`, `total`: float32 [ROWS]. A row that sees nothing has -inf and 0, without a sink.
     """
+    key_cache, value_cache, block_table = caches
+    largest, total = _before_context(sinks, heads, split)
     dims = tl.arange(0, query.shape[1])
     # Three products of rounded parts: the precision of float32, on the matrix units.
     PRECISION: tl.constexpr = "tf32x3" if query.dtype == tl.float32 else "tf32"
-    largest = tl.full([query.shape[0]], float("-inf"), tl.float32)
-    total = tl.zeros([query.shape[0]], tl.float32)
     values = tl.zeros(query.shape, tl.float32)
     for tile in tl.range(first_position, end_position, TILE):
         positions = tile + tl.arange(0, TILE)
         inside = positions < end_position
         blocks = tl.load(block_table + positions // BLOCK_SIZE, mask=inside, other=0)
-        places = (blocks.to(tl.int64) * BLOCK_SIZE + positions % BLOCK_SIZE) * token_stride
-        places = (places + kv_head * HEAD_DIM)[:, None] + dims[None, :]
+        places = blocks.to(tl.int64) * BLOCK_SIZE + positions % BLOCK_SIZE
+        places = places * (tl.num_programs(1) * HEAD_DIM) + tl.program_id(1) * HEAD_DIM
+        places = places[:, None] + dims[None, :]
         stored = inside[:, None] & (dims < HEAD_DIM)[None, :]
         key = tl.load(key_cache + places, mask=stored, other=0.0).to(query.dtype)
         scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale
+        if soft_cap is not None:
+            scores = soft_cap * tanh(scores / soft_cap)
         distances = positions[None, :] - row_positions[:, None]
-        scores = _finished_scores(scores, distances, heads, slopes, soft_cap, WINDOW)
-        scores = tl.where(inside[None, :], scores, float("-inf"))
-        highest = tl.maximum(largest, tl.max(scores, axis=1))
-        # Of a row that saw nothing yet, so that no difference of infinities is taken.
-        base = tl.where(highest == float("-inf"), 0.0, highest)
-        weights = tl.exp2(scores - base[:, None])
-        shrink = tl.exp2(largest - base)
-        largest = highest
-        total = total * shrink + tl.sum(weights, axis=1)
+        if slopes is not None:
+            scores += tl.load(slopes + heads)[:, None] * distances.to(tl.float32)
+        visible = inside[None, :] & (distances <= 0)
+        if WINDOW > 0:
+            first = first_visible(row_positions, WINDOW, IS_CHUNKED)
+            visible &= positions[None, :] >= first[:, None]
+        scores = tl.where(visible, scores * LOG2_E, float("-inf"))
+        weights, shrink, largest, total = _next_weights(scores, largest, total)
         value = tl.load(value_cache + places, mask=stored, other=0.0).to(query.dtype)
         values *= shrink[:, None]
         values = tl.dot(weights.to(query.dtype), value, values, input_precision=PRECISION)
@@ -71,19 +98,16 @@ def walk_context(
 
 
 @triton.jit
-def _finished_scores(scores, distances, heads, slopes, soft_cap, WINDOW: tl.constexpr):
-    """Scores with cap and slope, in base 2; -inf for what a row may not see.
-
-    scores, distances (of the key from the query): [ROWS, TILE].
+def _next_weights(scores, largest, total):
+    """The weights of a tile's scores in base 2, [ROWS, TILE]; what values so far shrink by;
+    `largest` and `total` with the tile.
     """
-    if soft_cap is not None:
-        scores = soft_cap * tanh(scores / soft_cap)
-    if slopes is not None:
-        scores += tl.load(slopes + heads)[:, None] * distances.to(tl.float32)
-    visible = distances <= 0
-    if WINDOW > 0:
-        visible &= distances > -WINDOW
-    return tl.where(visible, scores * LOG2_E, float("-inf"))
+    highest = tl.maximum(largest, tl.max(scores, axis=1))
+    # Of a row that saw nothing yet, so that no difference of infinities is taken.
+    base = tl.where(highest == float("-inf"), 0.0, highest)
+    weights = tl.exp2(scores - base[:, None])
+    shrink = tl.exp2(largest - base)
+    return weights, shrink, highest, total * shrink + tl.sum(weights, axis=1)
 
 
 @triton.jit

@@ -13,7 +13,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from text_generation_shard.ops.triton.attend import divided, walk_context
+from text_generation_shard.ops.attention_window import AttentionChunk
+from text_generation_shard.ops.triton.attend import (
+    divided,
+    first_visible,
+    walk_context,
+)
 from text_generation_shard.ops.triton.geometry import AttentionCall
 from text_generation_shard.ops.triton.library import num_multiprocessors
 
@@ -43,7 +48,7 @@ def decode_attention(
     """
     rows, num_heads, head_dim = query.shape
     num_kv_heads = call.num_kv_heads
-    visible = min(max_context, call.sliding_window or max_context)
+    visible = min(max_context, call.window_size or max_context)
     splits = num_splits(rows, num_kv_heads, visible, num_multiprocessors(query.device))
     parts, scales = output, output
     if splits > 1:
@@ -74,7 +79,8 @@ def decode_attention(
             output,
             contexts,
             splits,
-            WINDOW=call.sliding_window or 0,
+            WINDOW=call.window_size,
+            IS_CHUNKED=isinstance(call.window, AttentionChunk),
             MIN_SPLIT=_MIN_SPLIT,
             TILE=tile,
             SPLITS=splits,
@@ -101,11 +107,11 @@ def _split_length(visible, splits, MIN_SPLIT: tl.constexpr, TILE: tl.constexpr):
 
 
 @triton.jit
-def _first_visible(context, WINDOW: tl.constexpr):
-    first = 0
-    if WINDOW > 0:
-        first = tl.maximum(context - WINDOW, 0)
-    return first
+def _split_bounds(split, first, context, splits, MIN_SPLIT: tl.constexpr, TILE: tl.constexpr):
+    """Of the context from `first` on, a split's first position, and the one behind its last."""
+    length = _split_length(context - first, splits, MIN_SPLIT, TILE)
+    begin = first + split * length
+    return begin, tl.minimum(begin + length, context)
 
 
 @triton.jit(
@@ -121,6 +127,7 @@ def _decode_kernel(
     value_cache,
     block_tables,
     slopes,
+    sinks,
     table_stride,
     scale,
     soft_cap,
@@ -128,6 +135,7 @@ def _decode_kernel(
     MIN_SPLIT: tl.constexpr,
     GROUP: tl.constexpr,
     WINDOW: tl.constexpr,
+    IS_CHUNKED: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     TILE: tl.constexpr,
@@ -136,9 +144,8 @@ def _decode_kernel(
 ):
     request, kv_head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     context = tl.load(contexts + request)
-    first = _first_visible(context, WINDOW)
-    length = _split_length(context - first, splits, MIN_SPLIT, TILE)
-    begin = first + split * length
+    first = first_visible(context - 1, WINDOW, IS_CHUNKED)
+    begin, end = _split_bounds(split, first, context, splits, MIN_SPLIT, TILE)
     if IS_SPLIT and begin >= context:
         return
     rows, dims = tl.arange(0, ROWS), tl.arange(0, DIM)
@@ -151,17 +158,16 @@ def _decode_kernel(
         tl.load(query + places, mask=inside, other=0.0),
         heads,
         tl.zeros([ROWS], tl.int32) + (context - 1),
+        split,
         begin,
-        tl.minimum(begin + length, context),
-        key_cache,
-        value_cache,
-        block_tables + request.to(tl.int64) * table_stride,
-        kv_head,
+        end,
+        (key_cache, value_cache, block_tables + request.to(tl.int64) * table_stride),
         slopes,
-        tl.num_programs(1) * HEAD_DIM,
+        sinks,
         scale,
         soft_cap,
         WINDOW,
+        IS_CHUNKED,
         BLOCK_SIZE,
         HEAD_DIM,
         TILE,
@@ -181,6 +187,7 @@ def _combine_kernel(
     contexts,
     splits,
     WINDOW: tl.constexpr,
+    IS_CHUNKED: tl.constexpr,
     MIN_SPLIT: tl.constexpr,
     TILE: tl.constexpr,
     SPLITS: tl.constexpr,
@@ -190,7 +197,7 @@ def _combine_kernel(
     """The mean of the parts, weighted by 2^scale: the share of the softmax that each one has."""
     request, head = tl.program_id(0), tl.program_id(1)
     context = tl.load(contexts + request)
-    visible = context - _first_visible(context, WINDOW)
+    visible = context - first_visible(context - 1, WINDOW, IS_CHUNKED)
     used = tl.cdiv(visible, _split_length(visible, splits, MIN_SPLIT, TILE))
     row = request.to(tl.int64) * tl.num_programs(1) + head
     split, dims = tl.arange(0, SPLITS), tl.arange(0, DIM)

@@ -10,6 +10,8 @@ import torch
 import triton
 from torch import Tensor
 
+from text_generation_shard.ops.attention_window import AttentionChunk, Window
+
 # The smallest side of a tile that the matrix units multiply.
 _MIN_ROWS = 16
 
@@ -79,10 +81,11 @@ class AttentionCall:
     key_cache: Tensor
     value_cache: Tensor
     block_tables: Tensor
-    sliding_window: int | None
+    window: Window
     scale: float
     soft_cap: float | None
     alibi_slopes: Tensor | None
+    sinks: Tensor | None
 
     @property
     def num_kv_heads(self) -> int:
@@ -118,18 +121,25 @@ class AttentionCall:
 
     def tensors_of(self, block_tables: Tensor) -> tuple[Tensor | None, ...]:
         """The tensors that both kernels read, with some requests' block tables."""
-        return self.key_cache, self.value_cache, block_tables, self.alibi_slopes
+        of_scores = self.alibi_slopes, self.sinks
+        return self.key_cache, self.value_cache, block_tables, *of_scores
 
     @property
     def numbers(self) -> tuple[float | None, ...]:
         """The step from block table to block table, and what makes scores."""
         return self.block_tables.stride(0), self.scale, self.soft_cap
 
+    @property
+    def window_size(self) -> int:
+        """Tokens that a query sees at most; 0: all before it."""
+        return self.window.size if isinstance(self.window, AttentionChunk) else self.window or 0
+
     @cached_property
     def constants(self) -> dict[str, Any]:
         return {
             "GROUP": self.group,
-            "WINDOW": self.sliding_window or 0,
+            "WINDOW": self.window_size,
+            "IS_CHUNKED": isinstance(self.window, AttentionChunk),
             "BLOCK_SIZE": self.key_cache.shape[1],
             "HEAD_DIM": self.head_dim,
             "DIM": self.dim,

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from text_generation_shard.ops.attention_window import Window
+from text_generation_shard.ops.kv_write import UNSCALED, KVScales, is_eight_bit
 from text_generation_shard.ops.triton.decode_attention import decode_attention
 from text_generation_shard.ops.triton.geometry import AttentionCall, DeviceGeometry
 from text_generation_shard.ops.triton.prefill_attention import prefill_attention
@@ -14,14 +16,18 @@ def paged_attention(
     value_cache: Tensor,
     geometry: DeviceGeometry,
     *,
-    sliding_window: int | None,
+    window: Window,
     scale: float,
     soft_cap: float | None = None,
     alibi_slopes: Tensor | None = None,
+    sinks: Tensor | None = None,
+    kv_scales: KVScales = UNSCALED,
 ) -> Tensor:
     """Arguments and result as `ops.paged_attention.paged_attention` has them."""
     query = query.contiguous()
     assert key_cache.is_contiguous() and value_cache.shape == key_cache.shape
+    if not is_eight_bit(key_cache):
+        kv_scales = UNSCALED
     output = torch.empty(query.shape, dtype=query.dtype, device=query.device)
     call = AttentionCall(
         num_heads=query.shape[1],
@@ -29,10 +35,11 @@ def paged_attention(
         key_cache=key_cache,
         value_cache=value_cache,
         block_tables=geometry.block_tables,
-        sliding_window=sliding_window,
-        scale=scale,
+        window=window,
+        scale=scale * kv_scales.keys,
         soft_cap=soft_cap,
         alibi_slopes=alibi_slopes,
+        sinks=sinks,
     )
     num_decodes = geometry.num_decodes
     if num_decodes:
@@ -45,4 +52,4 @@ def paged_attention(
         )
     if geometry.chunks is not None:
         prefill_attention(query, output, geometry.chunks, call)
-    return output
+    return output if kv_scales.values == 1 else output.mul_(kv_scales.values)

@@ -9,7 +9,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from text_generation_shard.ops.triton.attend import divided, walk_context
+from text_generation_shard.ops.triton.attend import (
+    divided,
+    first_visible,
+    walk_context,
+)
 from text_generation_shard.ops.triton.geometry import AttentionCall, Chunks
 
 # Query rows of a tile.
@@ -20,7 +24,7 @@ def prefill_attention(query: Tensor, output: Tensor, chunks: Chunks, call: Atten
     """Fill output for the rows of chunks; query, output: [tokens, num_heads, head_dim]."""
     rows = max(_ROWS // 2 if call.is_wide(query.dtype) else _ROWS, call.group_rows)
     tokens = rows // call.group
-    grid = (triton.cdiv(chunks.max_tokens, tokens), chunks.count, call.num_kv_heads)
+    grid = (triton.cdiv(chunks.max_tokens, tokens), call.num_kv_heads, chunks.count)
     _prefill_kernel[grid](
         query,
         output,
@@ -49,12 +53,14 @@ def _prefill_kernel(
     value_cache,
     block_tables,
     slopes,
+    sinks,
     table_stride,
     scale,
     soft_cap,
     TOKENS: tl.constexpr,
     GROUP: tl.constexpr,
     WINDOW: tl.constexpr,
+    IS_CHUNKED: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     TILE: tl.constexpr,
@@ -62,7 +68,7 @@ def _prefill_kernel(
     DIM: tl.constexpr,
 ):
     """Tiles with the longest contexts come first, so that short ones fill the gaps at the end."""
-    chunk, kv_head = tl.program_id(1), tl.program_id(2)
+    kv_head, chunk = tl.program_id(1), tl.program_id(2)
     first_row = tl.load(first_rows + chunk)
     num_tokens = tl.load(first_rows + chunk + 1) - first_row
     first_token = (tl.num_programs(0) - 1 - tl.program_id(0)) * TOKENS
@@ -73,29 +79,28 @@ def _prefill_kernel(
     tokens, heads = rows // GROUP, kv_head * GROUP + rows % GROUP
     is_row = (tokens < TOKENS) & (first_token + tokens < num_tokens)
     inside = is_row[:, None] & (dims < HEAD_DIM)[None, :]
-    row = (first_row + first_token + tokens).to(tl.int64)
-    begin = 0
-    if WINDOW > 0:
-        begin = tl.maximum(start - WINDOW + 1, 0)
-    row = row * tl.num_programs(2) * GROUP + heads
+    row = (first_row + first_token + tokens).to(tl.int64) * tl.num_programs(1) * GROUP + heads
     places = row[:, None] * HEAD_DIM + dims[None, :]
     values, _, total = walk_context(
         tl.load(query + places, mask=inside, other=0.0),
         heads,
         start + tokens,
-        begin,
+        0,
+        first_visible(start, WINDOW, IS_CHUNKED),
         start + tl.minimum(TOKENS, num_tokens - first_token),
-        key_cache,
-        value_cache,
-        block_tables + chunk.to(tl.int64) * table_stride,
-        kv_head,
+        (key_cache, value_cache, block_tables + chunk.to(tl.int64) * table_stride),
         slopes,
-        tl.num_programs(2) * HEAD_DIM,
+        sinks,
         scale,
         soft_cap,
         WINDOW,
+        IS_CHUNKED,
         BLOCK_SIZE,
         HEAD_DIM,
         TILE,
     )
-    tl.store(output + places, divided(values, total).to(output.dtype.element_ty), mask=inside)
+    tl.store(
+        output + places,
+        divided(values, total).to(output.dtype.element_ty),
+        mask=inside,
+    )

@@ -5,6 +5,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from text_generation_shard.ops.kv_write import KVScales
+
 # Elements that one program turns.
 _TILE = 1024
 
@@ -20,6 +22,7 @@ def rotate_and_write(
     interleaved: bool,
     norm_weights: tuple[Tensor, Tensor] | None,
     eps: float,
+    scales: KVScales,
 ) -> Tensor:
     """Arguments and result as `ops.rotary_kv.rotate_and_write` has them."""
     tokens, total_heads, head_dim = heads.shape
@@ -45,6 +48,8 @@ def rotate_and_write(
         heads.stride(0),
         cos.stride(0),
         key_cache.stride(1),
+        scales.keys,
+        scales.values,
         NUM_HEADS=num_heads,
         NUM_KV_HEADS=num_kv_heads,
         HEAD_DIM=head_dim,
@@ -72,6 +77,8 @@ def _rotate_kernel(
     heads_stride,
     cos_stride,
     cache_stride,
+    key_scale,
+    value_scale,
     NUM_HEADS: tl.constexpr,
     NUM_KV_HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
@@ -108,9 +115,20 @@ def _rotate_kernel(
     place = tl.load(slot_mapping + token).to(tl.int64) * cache_stride
     key = key_cache + place + (head - NUM_HEADS) * HEAD_DIM + dims[None, :]
     is_key = (head >= NUM_HEADS) & (head < NUM_HEADS + NUM_KV_HEADS)
-    tl.store(key, turned.to(key_cache.dtype.element_ty), mask=inside & is_key)
+    stored = narrowed(turned, key_scale, key_cache.dtype.element_ty)
+    tl.store(key, stored, mask=inside & is_key)
     value = value_cache + place + (head - NUM_HEADS - NUM_KV_HEADS) * HEAD_DIM + dims[None, :]
-    tl.store(value, turned.to(value_cache.dtype.element_ty), mask=inside & is_value)
+    stored = narrowed(turned, value_scale, value_cache.dtype.element_ty)
+    tl.store(value, stored, mask=inside & is_value)
+
+
+@triton.jit
+def narrowed(x, scale, DTYPE: tl.constexpr):
+    """x as a cache of this dtype holds it: of 8 bits, x / scale, or the largest number there is."""
+    if DTYPE.primitive_bitwidth == 8:
+        LIMIT: tl.constexpr = 448.0 if tl.float8e4nv == DTYPE else 57344.0
+        x = tl.clamp(x / scale, -LIMIT, LIMIT, propagate_nan=tl.PropagateNan.ALL)
+    return x.to(DTYPE)
 
 
 @triton.jit
