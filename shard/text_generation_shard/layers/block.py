@@ -7,6 +7,7 @@ from torch import Tensor
 from text_generation_shard.batch.model_inputs import ModelInputs
 from text_generation_shard.kv_cache import LayerCache
 from text_generation_shard.layers.attention import SelfAttention
+from text_generation_shard.layers.mixture import MixtureOfExperts
 from text_generation_shard.layers.mlp import MLP, GatedMLP
 from text_generation_shard.layers.norm import Norm
 from text_generation_shard.layers.rotary import Rotation
@@ -40,8 +41,8 @@ class SequentialBlock:
 
 
 def add_mlp(stream: Tensor, norm: Norm, mlp: Transform) -> Tensor:
-    """stream + mlp(norm(stream)). stream: [tokens, hidden], not changed."""
-    if isinstance(mlp, GatedMLP | MLP):
+    """stream + mlp(norm(stream)), which may overwrite it. stream: [tokens, hidden]."""
+    if isinstance(mlp, GatedMLP | MLP | MixtureOfExperts):
         return mlp.add_to(stream, norm)
     return stream + mlp(norm(stream))
 

@@ -6,7 +6,6 @@ the inputs and sums over the ranks. One after the other they need one collective
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import accumulate
 
 import torch
@@ -125,8 +124,8 @@ class RowParallelLinear:
         return Projection(self._weight, self._bias) if self._ranks.world_size == 1 else None
 
     def __call__(self, x: Tensor, addend: Tensor | None = None) -> Tensor:
-        """x: [tokens, inputs of this rank]; addend: [tokens, num_outputs], added once. Returns
-        [tokens, num_outputs], equal on all ranks.
+        """x: [tokens, inputs of this rank]; addend: [tokens, num_outputs], added once, which
+        may be overwritten. Returns [tokens, num_outputs], equal on all ranks.
         """
         if self._ranks.world_size == 1:
             return self._weight(x, self._bias, addend)
@@ -153,13 +152,18 @@ class HeadLinear:
         """heads: of this rank, by their numbers in the whole model, by which `fill` reads a matrix
         into [num_outputs, num_inputs].
         """
-        self._weights = [
-            weights.matrix(num_outputs, num_inputs, partial(fill, head)) for head in heads
-        ]
+
+        def fill_own(index: int, matrix: Tensor) -> None:
+            fill(heads[index], matrix)
+
+        self._weights = weights.matrices(len(heads), num_outputs, num_inputs, fill_own)
 
     def __call__(self, x: Tensor) -> Tensor:
         """x: [tokens, heads, num_inputs]. Returns [tokens, heads, num_outputs]."""
-        products = [weight(part) for weight, part in zip(self._weights, x.unbind(1), strict=True)]
+        matrices, dense = self._weights
+        if dense is not None:
+            return torch.bmm(x.transpose(0, 1), dense.transpose(1, 2)).transpose(0, 1)
+        products = [matrix(part) for matrix, part in zip(matrices, x.unbind(1), strict=True)]
         return torch.stack(products, dim=1)
 
 

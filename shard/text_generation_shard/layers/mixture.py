@@ -11,6 +11,7 @@ from torch import Tensor
 
 from text_generation_shard.distributed import RankGroup
 from text_generation_shard.layers.mlp import GatedMLP
+from text_generation_shard.layers.norm import Norm
 from text_generation_shard.ops.mix_experts import Experts, Routing, mix_experts
 from text_generation_shard.weights.reader import WeightScope
 
@@ -86,11 +87,16 @@ class MixtureOfExperts:
 
     def __call__(self, x: Tensor) -> Tensor:
         """x: [tokens, hidden]. Returns the same shape."""
-        mixed = mix_experts(
-            x,
-            self._router(x),
-            self._experts,
-            None if self._shared is None else self._shared(x),
-            weighs_inputs=self._weighs_inputs,
-        )
-        return self._ranks.all_reduce(mixed)
+        addend = None if self._shared is None else self._shared(x)
+        return self._ranks.all_reduce(self._mix(x, addend))
+
+    def add_to(self, stream: Tensor, norm: Norm) -> Tensor:
+        """stream + self(norm(stream)). stream: [tokens, hidden]."""
+        x = norm(stream)
+        if self._shared is None and self._ranks.world_size == 1:
+            return self._mix(x, stream)
+        return stream + self(x)
+
+    def _mix(self, x: Tensor, addend: Tensor | None) -> Tensor:
+        routing = self._router(x)
+        return mix_experts(x, routing, self._experts, addend, weighs_inputs=self._weighs_inputs)

@@ -62,11 +62,11 @@ class GatedMLP:
         )
 
     def __call__(self, x: Tensor, addend: Tensor | None = None) -> Tensor:
-        """x, addend: [tokens, hidden]. Returns the same shape."""
+        """x, addend: [tokens, hidden]; the addend may be overwritten. Returns the same shape."""
         return self._down(gated_activation(self._gate_up(x), self._activation), addend)
 
     def add_to(self, stream: Tensor, norm: Norm) -> Tensor:
-        """stream + self(norm(stream)). stream: [tokens, hidden], not changed."""
+        """stream + self(norm(stream)), which may overwrite it. stream: [tokens, hidden]."""
         down = self._down.projection
         if isinstance(norm, RMSNorm) and self._activation == "silu" and down is not None:
             return add_silu_mlp(stream, norm.weight, norm.eps, self._gate_up.projection, down)
@@ -109,11 +109,11 @@ class MLP:
         )
 
     def __call__(self, x: Tensor, addend: Tensor | None = None) -> Tensor:
-        """x, addend: [tokens, hidden]. Returns the same shape."""
+        """x, addend: [tokens, hidden]; the addend may be overwritten. Returns the same shape."""
         return self._down(activate(self._up(x), self._activation), addend)
 
     def add_to(self, stream: Tensor, norm: Norm) -> Tensor:
-        """stream + self(norm(stream)). stream: [tokens, hidden], not changed."""
+        """stream + self(norm(stream)), which may overwrite it. stream: [tokens, hidden]."""
         return self(norm(stream), stream)
 
 

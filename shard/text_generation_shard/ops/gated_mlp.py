@@ -13,8 +13,8 @@ def add_silu_mlp(
 ) -> Tensor:
     """stream + down(silu(gate(x)) * up(x)), with x = rms_norm(stream).
 
-    stream: [tokens, hidden], not changed; norm_weight, eps: as `rms_norm` has them; gate_up: its
-    outputs are the gate's and then the up-projection's. Returns [tokens, hidden].
+    stream: [tokens, hidden], may be overwritten; norm_weight, eps: as `rms_norm` has them; gate_up:
+    its outputs are the gate's and then the up-projection's. Returns [tokens, hidden].
     """
     native = native_operators(stream)
     if (

@@ -23,8 +23,8 @@ class LinearWeight(Protocol):
     def __call__(
         self, x: Tensor, bias: Tensor | None = None, addend: Tensor | None = None
     ) -> Tensor:
-        """x W^T + bias + addend. x: [rows, inputs]; bias: [outputs]; addend: [rows, outputs], not
-        changed. Returns [rows, outputs].
+        """x W^T + bias + addend. x: [rows, inputs]; bias: [outputs]; addend: [rows, outputs], which
+        the result may overwrite. Returns [rows, outputs].
         """
 
     def rows(self, indices: Tensor) -> Tensor:
@@ -49,6 +49,9 @@ class DenseWeight:
 
             if gemv.has_kernel(x, self._matrix):
                 return gemv.gemv(x, self._matrix, bias, addend)
+            if addend is not None and bias is None:
+                # The product begins with it: nothing is added afterwards, and all rounded once.
+                return addend.addmm_(x, self._matrix.t())
         product = F.linear(x, self._matrix, bias)
         return product if addend is None else addend + product
 

@@ -37,6 +37,20 @@ def test_one_row(
     torch.testing.assert_close(actual.double(), exact, atol=1e-4, rtol=unit)
 
 
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_rows_are_added_to_in_the_product(
+    by_kernel: Call, device: torch.device, has_bias: bool
+) -> None:
+    """In place, where there is no bias."""
+    x, matrix = (torch.randn(rows, 16, device=device) for rows in (3, 9))
+    stream = torch.randn(3, 9, device=device)
+    bias = torch.randn(9, device=device) if has_bias else None
+    expected = torch.nn.functional.linear(x, matrix, bias) + stream
+    actual = by_kernel(DenseWeight(matrix), x, bias, stream)
+    torch.testing.assert_close(actual, expected)
+    assert (actual is stream) == (not has_bias)
+
+
 @pytest.mark.parametrize(("rows", "inputs"), [(0, 16), (2, 16), (1, 13)])
 def test_other_products_are_torchs(
     by_kernel: Call, device: torch.device, rows: int, inputs: int
