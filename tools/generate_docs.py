@@ -48,12 +48,12 @@ Weights are float32, float16 or bfloat16, or 8-bit floats with a scale for every
 a `weight_block_size`, as DeepSeek V3 and its relatives are published), which are widened while they
 are read, as gpt-oss's MXFP4 is. Any other `quantization_config` is refused.
 
-On a GPU attention (ALiBi, sinks, windows and chunks included) and experts are computed by this
-server's kernels, and decode steps are recorded as CUDA graphs, with these exceptions: DeepSeek's
-latent attention, T5's attention and Mamba's layers are torch's functions, without graphs, and
-slower. Experts' weights lie in memory in the data type of the model, also where the checkpoint has
-8-bit floats or MXFP4: no kernel reads those. `--kv-cache-dtype` is for all models but those with
-latent attention, Mamba and those on transformers' code.
+On a GPU attention (ALiBi, sinks, windows, chunks and latent vectors included) and experts are
+computed by this server's kernels, and decode steps are recorded as CUDA graphs; but T5's attention
+and Mamba's layers are torch's functions, without graphs, and slower. Experts' weights lie in memory
+in the data type of the model, also where the checkpoint has 8-bit floats or MXFP4: no kernel reads
+those. `--kv-cache-dtype` is for all models but those with latent attention, Mamba and those on
+transformers' code.
 
 How a model is added: [adding-a-model.md](adding-a-model.md).
 

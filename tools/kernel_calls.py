@@ -35,6 +35,8 @@ class Attention:
     soft_cap: float | None = None
     has_slopes: bool = False
     has_sinks: bool = False
+    # Of the keys' first dimensions, which are the values; 0: they lie apart.
+    latent: int = 0
     block_size: int = 64
     decodes: int = 0
     chunk: int = 0
@@ -63,6 +65,12 @@ ATTENTION = {
         chunk=2048, heads=(64, 8), head_dim=64, window=128, has_sinks=True
     ),
     "prefill, chunks": Attention(chunk=2048, heads=(40, 8), window=AttentionChunk(8192)),
+    "decode 1, latent": Attention(decodes=1, heads=(128, 1), head_dim=576, latent=512),
+    "decode 256, latent": Attention(decodes=256, heads=(16, 1), head_dim=576, latent=512),
+    "prefill, latent": Attention(chunk=2048, heads=(128, 1), head_dim=576, latent=512),
+    "prefill, latent, float32": Attention(
+        chunk=2048, heads=(128, 1), head_dim=576, latent=512, dtype=torch.float32
+    ),
     "prefill": Attention(chunk=2048),
     "prefill, 64 dims": Attention(chunk=2048, head_dim=64),
     "prefill, window and cap, 256 dims": Attention(
@@ -202,7 +210,7 @@ def _attention(layer: Attention) -> Callable[[], Any]:
         paged_attention.paged_attention,
         _meta(rows, num_heads, layer.head_dim, dtype=layer.dtype),
         cache,
-        cache,
+        cache[..., : layer.latent or layer.head_dim],
         DeviceGeometry(tables, contexts, layer.decodes, layer.max_context, chunks),
         window=layer.window,
         scale=0.1,

@@ -187,8 +187,9 @@ def paged_attention(
 
 
 def _has_kernel(query: Tensor, key_cache: Tensor, value_cache: Tensor) -> bool:
-    """Whether the Triton kernels take these: heads up to 256, values as wide as keys. The rest is
-    the reference's on a GPU, as are tables of distances.
+    """Whether the Triton kernels take these: heads up to 256, values as wide as keys, or latent
+    vectors. The rest is the reference's on a GPU, as are tables of distances.
     """
     is_usual = query.shape[-1] <= _MAX_HEAD_DIM and value_cache.shape == key_cache.shape
-    return is_usual and triton_library.takes(query)
+    is_latent = value_cache.shape[-1] < key_cache.shape[-1]
+    return (is_usual or is_latent) and triton_library.takes(query)

@@ -60,8 +60,7 @@ def can_be_recorded(model: Model, limits: SlotLimits) -> bool:
     be the kernels', no encoder's, and no state of another kind be kept.
     """
     spec = model.cache_spec
-    is_other = spec.latent_dim is not None or spec.recurrent is not None
-    return not (limits.is_encoder_decoder or is_other)
+    return not (limits.is_encoder_decoder or spec.recurrent is not None)
 
 
 def graph_bytes(buckets: Sequence[int], vocab_size: int) -> int:

@@ -112,13 +112,15 @@ def attend(call: Call, case: Case, inputs: Inputs) -> Tensor:
     space = torch.zeros(4096, case.heads[1], case.head_dim, device=device, dtype=case.dtype)
     generator = torch.Generator().manual_seed(3)
     slopes, sinks = torch.rand(2, case.heads[0], generator=generator).to(device)
+    is_latent = inputs.values.shape != inputs.keys.shape
     output: Tensor = call(
         paged_attention,
         inputs.query,
         inputs.keys,
         inputs.values,
         plan,
-        Workspace(space, space.clone()),
+        # Values are a view of the keys where they are so in the cache.
+        Workspace(space, space[..., :20] if is_latent else space.clone()),
         scale=case.head_dim**-0.5,
         soft_cap=case.soft_cap,
         alibi_slopes=slopes if case.has_slopes else None,
@@ -187,6 +189,30 @@ def test_padded_rows(by_kernel: Call, device: torch.device) -> None:
             case = Case(requests=((1, context),) * 4, window=window, has_sinks=context == 1)
             output = attend(by_kernel, case, inputs)
             assert torch.equal(output, torch.zeros_like(output))
+
+
+@pytest.mark.parametrize("heads", [3, 16, 40])
+@pytest.mark.parametrize("multiprocessors", [1, 132])
+def test_latent_vectors(
+    by_kernel: Call,
+    by_reference: Call,
+    device: torch.device,
+    monkeypatch: pytest.MonkeyPatch,
+    multiprocessors: int,
+    heads: int,
+) -> None:
+    """Values are a part of the keys: decodes, split or not, and chunks."""
+    monkeypatch.setattr(
+        "text_generation_shard.ops.triton.latent_attention.num_multiprocessors",
+        lambda _: multiprocessors,
+    )
+    requests = ((1, 1), (1, 300), (1, 570), (3, 3), (9, 75))
+    case = Case(requests=requests, heads=(heads, 1), head_dim=28)
+    inputs = make_inputs(case, device)
+    latent = Inputs(inputs.query, inputs.keys, inputs.keys[..., :20], inputs.tables)
+    actual, expected = attend(by_kernel, case, latent), attend(by_reference, case, latent)
+    assert actual.shape == (15, heads, 20)
+    torch.testing.assert_close(actual, expected, atol=2e-5, rtol=2e-5)
 
 
 def test_num_splits() -> None:

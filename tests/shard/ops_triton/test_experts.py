@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from text_generation_shard.models.phimoe import SparseMixer
 from text_generation_shard.ops.activation import ClampedSwiGLU, GatedActivation
 from text_generation_shard.ops.linear import DenseWeight, MatrixStack
 from text_generation_shard.ops.mix_experts import Experts, Routing, mix_experts
@@ -114,6 +115,14 @@ def test_rows_of_one_expert(by_kernel: Call, by_reference: Call, device: torch.d
         inputs.routing.expert_ids.fill_(expert)
         actual, expected = mix(by_kernel, case, inputs), mix(by_reference, case, inputs)
         torch.testing.assert_close(actual, expected, atol=2e-5, rtol=2e-5)
+
+
+def test_a_router_that_does_not_ask_the_device() -> None:
+    """Phi-3.5-MoE's; a tensor without values could not be asked."""
+    router = SparseMixer.__new__(SparseMixer)
+    router._weight = torch.empty(5, 8, device="meta")
+    routing = router(torch.empty(3, 8, device="meta"))
+    assert routing.expert_ids.shape == routing.weights.shape == (3, 2)
 
 
 @pytest.mark.parametrize("rows", [16, 64])

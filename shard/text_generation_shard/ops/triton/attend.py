@@ -90,7 +90,7 @@ def walk_context(
             first = first_visible(row_positions, WINDOW, IS_CHUNKED)
             visible &= positions[None, :] >= first[:, None]
         scores = tl.where(visible, scores * LOG2_E, float("-inf"))
-        weights, shrink, largest, total = _next_weights(scores, largest, total)
+        weights, shrink, largest, total = next_weights(scores, largest, total)
         value = tl.load(value_cache + places, mask=stored, other=0.0).to(query.dtype)
         values *= shrink[:, None]
         values = tl.dot(weights.to(query.dtype), value, values, input_precision=PRECISION)
@@ -98,7 +98,7 @@ def walk_context(
 
 
 @triton.jit
-def _next_weights(scores, largest, total):
+def next_weights(scores, largest, total):
     """The weights of a tile's scores in base 2, [ROWS, TILE]; what values so far shrink by;
     `largest` and `total` with the tile.
     """

@@ -23,7 +23,7 @@ from text_generation_shard.ops.triton.geometry import AttentionCall
 from text_generation_shard.ops.triton.library import num_multiprocessors
 
 # Context tokens that are worth a program of their own.
-_MIN_SPLIT = 256
+MIN_SPLIT = 256
 _MAX_SPLITS = 64
 # Programs per multiprocessor that hide each other's latency.
 _PROGRAMS_PER_MULTIPROCESSOR = 2
@@ -34,7 +34,7 @@ def num_splits(num_rows: int, num_kv_heads: int, max_context: int, num_multiproc
     power of two, so that few variants are compiled.
     """
     wanted = -(-_PROGRAMS_PER_MULTIPROCESSOR * num_multiprocessors // (num_rows * num_kv_heads))
-    useful = -(-max_context // _MIN_SPLIT)
+    useful = -(-max_context // MIN_SPLIT)
     return int(triton.next_power_of_2(max(1, min(wanted, useful, _MAX_SPLITS))))
 
 
@@ -65,7 +65,7 @@ def decode_attention(
         *call.tensors,
         *call.numbers,
         IS_SPLIT=splits > 1,
-        MIN_SPLIT=_MIN_SPLIT,
+        MIN_SPLIT=MIN_SPLIT,
         TILE=tile,
         ROWS=call.group_rows,
         **call.constants,
@@ -73,7 +73,7 @@ def decode_attention(
         num_stages=_stages(tile * call.dim, query.dtype),
     )
     if splits > 1:
-        _combine_kernel[(rows, num_heads)](
+        combine_kernel[(rows, num_heads)](
             parts,
             scales,
             output,
@@ -81,7 +81,7 @@ def decode_attention(
             splits,
             WINDOW=call.window_size,
             IS_CHUNKED=isinstance(call.window, AttentionChunk),
-            MIN_SPLIT=_MIN_SPLIT,
+            MIN_SPLIT=MIN_SPLIT,
             TILE=tile,
             SPLITS=splits,
             HEAD_DIM=head_dim,
@@ -107,7 +107,7 @@ def _split_length(visible, splits, MIN_SPLIT: tl.constexpr, TILE: tl.constexpr):
 
 
 @triton.jit
-def _split_bounds(split, first, context, splits, MIN_SPLIT: tl.constexpr, TILE: tl.constexpr):
+def split_bounds(split, first, context, splits, MIN_SPLIT: tl.constexpr, TILE: tl.constexpr):
     """Of the context from `first` on, a split's first position, and the one behind its last."""
     length = _split_length(context - first, splits, MIN_SPLIT, TILE)
     begin = first + split * length
@@ -145,7 +145,7 @@ def _decode_kernel(
     request, kv_head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     context = tl.load(contexts + request)
     first = first_visible(context - 1, WINDOW, IS_CHUNKED)
-    begin, end = _split_bounds(split, first, context, splits, MIN_SPLIT, TILE)
+    begin, end = split_bounds(split, first, context, splits, MIN_SPLIT, TILE)
     if IS_SPLIT and begin >= context:
         return
     rows, dims = tl.arange(0, ROWS), tl.arange(0, DIM)
@@ -180,7 +180,7 @@ def _decode_kernel(
 
 
 @triton.jit(do_not_specialize=["splits"], do_not_specialize_on_alignment=["contexts"])
-def _combine_kernel(
+def combine_kernel(
     parts,
     scales,
     output,

@@ -7,6 +7,7 @@ from text_generation_shard.ops.attention_window import Window
 from text_generation_shard.ops.kv_write import UNSCALED, KVScales, is_eight_bit
 from text_generation_shard.ops.triton.decode_attention import decode_attention
 from text_generation_shard.ops.triton.geometry import AttentionCall, DeviceGeometry
+from text_generation_shard.ops.triton.latent_attention import latent_attention
 from text_generation_shard.ops.triton.prefill_attention import prefill_attention
 
 
@@ -25,10 +26,16 @@ def paged_attention(
 ) -> Tensor:
     """Arguments and result as `ops.paged_attention.paged_attention` has them."""
     query = query.contiguous()
-    assert key_cache.is_contiguous() and value_cache.shape == key_cache.shape
+    assert key_cache.is_contiguous()
     if not is_eight_bit(key_cache):
         kv_scales = UNSCALED
-    output = torch.empty(query.shape, dtype=query.dtype, device=query.device)
+    shape = (*query.shape[:2], value_cache.shape[3])
+    output = torch.empty(shape, dtype=query.dtype, device=query.device)
+    if value_cache.shape != key_cache.shape:
+        assert query.dtype == key_cache.dtype and key_cache.shape[2] == 1
+        assert all(each is None for each in (window, soft_cap, alibi_slopes, sinks))
+        latent_attention(query, output, key_cache, geometry, scale=scale)
+        return output
     call = AttentionCall(
         num_heads=query.shape[1],
         head_dim=query.shape[2],
