@@ -1,9 +1,8 @@
-"""Changes of scores before the filters: bias, watermark, penalties for repetition, grammar masks.
+"""Changes of scores before the filters: bias, watermark, penalties for repetition.
 
 Histories are exact: whatever lies outside a row's valid range is never looked at.
 """
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -69,18 +68,3 @@ def green_list(previous_token_ids: Tensor, *, vocab_size: int, gamma: float) -> 
     )
     ranks = (words << 31) + torch.arange(vocab_size, device=words.device)
     return ranks <= ranks.kthvalue(size, dim=1, keepdim=True).values
-
-
-def allowed_mask(packed: Tensor, *, vocab_size: int) -> Tensor:
-    """Unpack one bit per token: bit i % 32 of word i // 32 belongs to token i.
-
-    packed: int32 [rows, ceil(vocab_size / 32)]. Returns bool [rows, vocab_size].
-    """
-    if packed.device.type == "cpu":
-        # A hundred times faster than torch's own operators, which widen every bit to a word.
-        octets = packed.numpy().view(np.uint8)
-        rows = np.unpackbits(octets, axis=1, count=vocab_size, bitorder="little")
-        return torch.from_numpy(rows).view(torch.bool)
-    bits = torch.arange(32, dtype=torch.int32, device=packed.device)
-    unpacked = (packed[:, :, None] >> bits) & 1
-    return unpacked.flatten(1)[:, :vocab_size].bool()

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from text_generation_shard.ops.choose_best import choose_best
+from text_generation_shard.ops.token_masks import mask_scores
 from text_generation_shard.sampling import filters, fused, penalties, philox
-from text_generation_shard.sampling.parameters import FILTERS, Processor, SamplingFeatures
+from text_generation_shard.sampling.parameters import FILTERS, Processor
 from text_generation_shard.sampling.rows import SamplingRows
 from text_generation_shard.sampling.top_n import TopTokens, most_likely
 
@@ -51,8 +52,9 @@ class Sampler:
     ) -> SampledTokens:
         """Sample one token per row.
 
-        logits: float32 [rows, vocab]; left as they are. top_n: how many of the most likely tokens
-        are reported for each row, 0 for none; empty means none for all rows.
+        logits: float32 [rows, vocab]; the caller gives them up: processors change them in place.
+        top_n: how many of the most likely tokens are reported for each row, 0 for none; empty means
+        none for all rows.
         """
         assert logits.dtype == torch.float32 and logits.shape[1] == self._vocab_size
         if fused.can_sample(logits, rows, top_n):
@@ -74,21 +76,14 @@ class Sampler:
         return SampledTokens(token_ids=token_ids, logprobs=logprobs, top_tokens=top_tokens)
 
     def _process(self, logits: Tensor, rows: SamplingRows) -> Tensor:
-        """All processors in the contract's order; a copy is made only if there is one to apply."""
+        """All processors in the contract's order, each for the rows that asked for it."""
         features = rows.features
-        is_changed = features.rows.keys() - {Processor.DRAW} or rows.logit_bias or rows.grammar
-        if not is_changed:
-            return logits
-        change = _RowChanges(logits.clone())
+        change = _RowChanges(logits)
         for bias in rows.logit_bias:
             change.scores[bias.row].index_add_(0, bias.token_ids, bias.values)
         self._penalise(change, rows)
         if rows.grammar is not None:
-            allowed = penalties.allowed_mask(rows.grammar.allowed, vocab_size=self._vocab_size)
-            change.apply(
-                rows.grammar.rows,
-                lambda scores, _: scores.masked_fill_(~allowed, filters.REMOVED),
-            )
+            mask_scores(change.scores, rows.grammar.rows, rows.grammar.allowed)
         change.apply(
             features.needing(Processor.TEMPERATURE),
             lambda scores, index: _divide(scores, rows.temperature[index]),
@@ -180,15 +175,16 @@ def _draw_rows(token_ids: Tensor, scores: Tensor, rows: SamplingRows) -> None:
         return
     index = torch.tensor(drawing, device=scores.device)
     drawn = _draw(
-        scores[index], rows.seeds[index], rows.positions[index], _are_few(rows.features, drawing)
+        scores[index], rows.seeds[index], rows.positions[index], _are_few(rows, drawing)
     )
     token_ids.index_copy_(0, index, drawn)
 
 
-def _are_few(features: SamplingFeatures, drawing: tuple[int, ...]) -> bool:
-    """Whether every row that draws is filtered, so that few tokens may be left."""
-    filtered = set().union(*(features.needing(processor) for processor in FILTERS))
-    return filtered.issuperset(drawing)
+def _are_few(rows: SamplingRows, drawing: tuple[int, ...]) -> bool:
+    """Whether every row that draws is filtered or masked, so that few tokens may be left."""
+    filtered = set().union(*(rows.features.needing(processor) for processor in FILTERS))
+    masked = () if rows.grammar is None else rows.grammar.rows
+    return filtered.union(masked).issuperset(drawing)
 
 
 def _draw(scores: Tensor, seeds: Tensor, positions: Tensor, are_few: bool) -> Tensor:

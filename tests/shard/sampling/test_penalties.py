@@ -1,7 +1,6 @@
 import pytest
 import torch
 from text_generation_shard.sampling.penalties import (
-    allowed_mask,
     green_list,
     penalise_frequency,
     penalise_repetition,
@@ -9,7 +8,7 @@ from text_generation_shard.sampling.penalties import (
 )
 from transformers.generation.logits_process import RepetitionPenaltyLogitsProcessor
 
-from tests.shard.sampling.rows import GARBAGE, pack_allowed
+from tests.shard.sampling.rows import GARBAGE
 
 
 def test_counts_look_at_the_valid_range_only():
@@ -51,10 +50,3 @@ def test_green_list_is_pinned():
     """A text that was marked must stay detectable: the list may never change."""
     green = green_list(torch.tensor([42]), vocab_size=16, gamma=0.5)
     assert green[0].nonzero().squeeze(1).tolist() == [0, 2, 5, 6, 7, 8, 9, 11]
-
-
-@pytest.mark.parametrize("vocab_size", [31, 32, 33, 100])
-def test_packed_masks(vocab_size):
-    allowed = [[0, 30], [vocab_size - 1], list(range(vocab_size))]
-    mask = allowed_mask(pack_allowed(allowed, vocab_size), vocab_size=vocab_size)
-    assert [row.nonzero().squeeze(1).tolist() for row in mask] == allowed

@@ -49,6 +49,9 @@ class Operators(Protocol):
         ones; and the rows whose scores are not numbers, where these mean nothing.
         """
 
+    def mask_scores(self, scores: Tensor, rows: Tensor, allowed: Tensor) -> None:
+        """As `ops.token_masks.mask_scores`; rows: int64 [masks]."""
+
     def add_gated_mlp(
         self,
         stream: Tensor,

@@ -180,6 +180,21 @@ class Operators {
     return {ids, logprobs, failed};
   }
 
+  // Remove what masks do not allow from some rows of the scores.
+  void mask_scores(const Tensor& scores, const Tensor& rows, const Tensor& allowed) const {
+    check_rows(scores, "scores", -1);
+    const int64_t masks = rows.numel(), words = (scores.size(1) + 31) / 32;
+    check_dense(rows, "rows", at::kLong, masks);
+    check_dense(allowed, "allowed", at::kInt, masks * words);
+    const auto* row = rows.const_data_ptr<int64_t>();
+    for (int64_t mask = 0; mask < masks; ++mask) {
+      TORCH_CHECK(row[mask] >= 0 && row[mask] < scores.size(0), "rows must name rows of the scores");
+    }
+    const auto* bits = reinterpret_cast<const uint32_t*>(allowed.const_data_ptr<int32_t>());
+    kernels_.mask_scores({scores.mutable_data_ptr<float>(), scores.size(1), scores.stride(0), row,
+                          bits, masks, words, num_threads()});
+  }
+
   // What a feed-forward layer adds to the stream, and the stream.
   Tensor add_gated_mlp(const Tensor& stream, const Tensor& norm_weight, double eps,
                        const PackedMatrix& gate_up, const OptionalTensor& gate_up_bias,
@@ -384,6 +399,7 @@ PYBIND11_MODULE(text_generation_cpu_operators, module) {
       .def("rms_norm", &Operators::rms_norm, without_gil)
       .def("silu_mul", &Operators::silu_mul, without_gil)
       .def("choose_best", &Operators::choose_best, without_gil)
+      .def("mask_scores", &Operators::mask_scores, without_gil)
       .def("add_gated_mlp", &Operators::add_gated_mlp, without_gil)
       .def("project_and_store", &Operators::project_and_store, without_gil)
       .def("rotate_and_store", &Operators::rotate_and_store, without_gil)

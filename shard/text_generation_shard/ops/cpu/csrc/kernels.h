@@ -83,6 +83,16 @@ struct BestCall {
   int num_threads;
 };
 
+// scores[rows[i]][token] = minus infinity where bit token % 32 of word token / 32 of mask i is 0.
+struct MaskCall {
+  float* scores;         // [any, size], of this stride between rows
+  int64_t size, stride;
+  const int64_t* rows;      // [masks], without duplicates
+  const uint32_t* allowed;  // [masks, words]
+  int64_t masks, words;
+  int num_threads;
+};
+
 // Where the keys and values of one layer lie: keys are [num_blocks, block_size, num_kv_heads,
 // head_dim], values the same with value_dim, which may be less. Values lie value_stride elements
 // apart: value_dim in a tensor of their own, head_dim where they are the first part of the keys.
@@ -170,6 +180,7 @@ struct Kernels {
   void (*rms_norm)(const NormCall&);
   void (*silu_mul)(const GateCall&);
   void (*choose_best)(const BestCall&);
+  void (*mask_scores)(const MaskCall&);
   void (*rotate_and_store)(const RotaryCall&);
   void (*attend)(const AttentionCall&);
   void (*causal_conv)(const ConvCall&);

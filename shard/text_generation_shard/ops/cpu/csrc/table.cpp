@@ -8,6 +8,7 @@ void read_rows(const RowsCall& call);
 void rms_norm(const NormCall& call);
 void silu_mul(const GateCall& call);
 void choose_best(const BestCall& call);
+void mask_scores(const MaskCall& call);
 void rotate_and_store(const RotaryCall& call);
 void attend(const AttentionCall& call);
 void causal_conv(const ConvCall& call);
@@ -32,6 +33,7 @@ const Kernels kernels = {
     .rms_norm = rms_norm,
     .silu_mul = silu_mul,
     .choose_best = choose_best,
+    .mask_scores = mask_scores,
     .rotate_and_store = rotate_and_store,
     .attend = attend,
     .causal_conv = causal_conv,
