@@ -108,15 +108,14 @@ class Engine:
         self._observer: EngineObserver = NullObserver() if observer is None else observer
         self._clock = clock
         self._policy = OverloadPolicy(max_requests=config.max_concurrent_requests)
-        self._shards = ShardGroup(config.shard_uds_paths)
+        self._wake = asyncio.Event()
+        self._shards = ShardGroup(config.shard_uds_paths, self._wake.set)
         self._health = HealthMonitor(self._shards, self._submit_probe, config.step_timeout, clock)
         self._generations = Generations(self._observer, self._end_sequence)
         self._sequence_ids = itertools.count(1)
         self._sent_at: deque[float] = deque()
         self._last_result_at = -math.inf
-        self._wake = asyncio.Event()
         self._idle = asyncio.Event()
-        self._receiving: asyncio.Task[StepReply] | None = None
         self._serving: asyncio.Task[None] | None = None
         self._is_draining = False
         self._is_recovering = False
@@ -152,11 +151,10 @@ class Engine:
     async def stop(self) -> None:
         """End the loop and the streams; what still runs fails."""
         self._is_draining = True
-        tasks = [task for task in (self._serving, self._receiving) if task is not None]
-        self._serving = self._receiving = None
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        serving, self._serving = self._serving, None
+        if serving is not None:
+            serving.cancel()
+            await asyncio.gather(serving, return_exceptions=True)
         self._generations.fail_all(ShuttingDownError("the server was stopped"))
         await self._shards.close()
 
@@ -322,10 +320,6 @@ class Engine:
         )
 
     async def _close_streams(self) -> None:
-        receiving, self._receiving = self._receiving, None
-        if receiving is not None:
-            receiving.cancel()
-            await asyncio.gather(receiving, return_exceptions=True)
         self._sent_at.clear()
         self._health.streams_closed()
         await self._shards.close()
@@ -371,33 +365,26 @@ class Engine:
         return self._generations[sequence_id].request
 
     async def _receive(self) -> StepReply | None:
-        """The next result; None when something new may be planned before it comes. The streams are
-        read while nothing is under way, too: a shard that dies idle is noticed.
+        """The next result; None when something new may be planned before it comes. Answers are
+        awaited while nothing is under way, too: a shard that dies idle is noticed.
         """
-        if self._receiving is None:
-            self._receiving = self._start_receiving()
-        while not self._receiving.done():
+        while (reply := self._shards.take_reply()) is None:
             await self._wake.wait()
             self._wake.clear()
             has_room = self._scheduler.num_steps_in_flight < MAX_STEPS_IN_FLIGHT
-            if has_room and not self._receiving.done():
-                return None
-        reply = self._receiving.result()
-        self._receiving = self._start_receiving()
+            if has_room:
+                return self._shards.take_reply()
         return reply
-
-    def _start_receiving(self) -> asyncio.Task[StepReply]:
-        receiving = asyncio.create_task(self._shards.receive())
-        receiving.add_done_callback(lambda _: self._wake.set())
-        return receiving
 
     async def _reason(self, error: ShardFailedError) -> ShardFailedError:
         """Why the shards failed: their last answer says it better than a send that did not work."""
         try:
             async with asyncio.timeout(_LAST_WORD_SECONDS):
-                while self._receiving is not None:
-                    await self._receiving
-                    self._receiving = self._start_receiving()
+                while True:
+                    while self._shards.take_reply() is not None:
+                        pass
+                    self._wake.clear()
+                    await self._wake.wait()
         except ShardFailedError as told:
             return told
         except TimeoutError:

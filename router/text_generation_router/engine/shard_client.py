@@ -6,6 +6,7 @@ ShardError
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -59,26 +60,21 @@ class _Rank:
     even if the next send to it fails (which makes the stream unreadable).
     """
 
-    def __init__(self, uds_path: str) -> None:
+    def __init__(self, uds_path: str, on_answer: Callable[[], None]) -> None:
         self.uds_path = uds_path
+        self._on_answer = on_answer
         self.channel = grpc.aio.insecure_channel(f"unix:{uds_path}", options=_CHANNEL_OPTIONS)
         self.stub: Any = shard_pb2_grpc.ShardStub(self.channel)  # type: ignore[no-untyped-call]
         self.stream: Any = None
-        self._results: asyncio.Queue[shard_pb2.StepResult | ShardFailedError] = asyncio.Queue()
+        # Answers that nobody has taken, and what ended the stream.
+        self.results: deque[shard_pb2.StepResult] = deque()
+        self.error: ShardFailedError | None = None
         self._reading: asyncio.Task[None] | None = None
 
     def open(self) -> None:
         """Open the step stream."""
         self.stream = self.stub.Run()
         self._reading = asyncio.create_task(self._read())
-
-    async def receive(self) -> shard_pb2.StepResult:
-        """The next result. Raises `ShardFailedError`."""
-        result = await self._results.get()
-        if isinstance(result, ShardFailedError):
-            self._results.put_nowait(result)
-            raise result
-        return result
 
     async def close(self) -> None:
         """End stream and channel."""
@@ -92,21 +88,26 @@ class _Rank:
     async def _read(self) -> None:
         try:
             while isinstance(result := await self.stream.read(), shard_pb2.StepResult):
-                self._results.put_nowait(result)
-            error = ShardFailedError(f"the shard at {self.uds_path} ended its stream")
+                self.results.append(result)
+                self._on_answer()
+            self.error = ShardFailedError(f"the shard at {self.uds_path} ended its stream")
         except grpc.aio.AioRpcError as broken:
-            error = ShardFailedError(_describe(self, broken))
-        self._results.put_nowait(error)
+            self.error = ShardFailedError(_describe(self, broken))
+        self._on_answer()
 
 
 class ShardGroup:
-    """Owns the channels to all ranks. `connect`, `warm_up`, `open`, then `send` and `receive` step
-    by step; `close` is safe at any time and twice.
+    """Owns the channels to all ranks. `connect`, `warm_up`, `open`, then `send` and `take_reply`
+    step by step; `close` is safe at any time and twice.
     """
 
-    def __init__(self, uds_paths: Sequence[str]) -> None:
+    def __init__(self, uds_paths: Sequence[str], on_answer: Callable[[], None]) -> None:
+        """on_answer: called when a rank has answered, or broke: there may be a reply to take."""
         self._uds_paths = list(uds_paths)
+        self._on_answer = on_answer
         self._ranks: list[_Rank] = []
+        # Why no reply of these ranks counts any longer.
+        self._failure: ShardFailedError | None = None
         # The sockets that were connected last; a restarted shard has another one.
         self._known_sockets: list[SocketFile | None] = [None] * len(self._uds_paths)
 
@@ -137,7 +138,7 @@ class ShardGroup:
                 f"no shard appeared at {', '.join(missing)} within {timeout:g} s"
             ) from error
         sockets = [SocketFile.at(path) for path in self._uds_paths]
-        self._ranks = [_Rank(path) for path in self._uds_paths]
+        self._ranks = [_Rank(path, self._on_answer) for path in self._uds_paths]
         infos: list[shard_pb2.InfoResponse] = await self._ask_all(
             lambda rank: rank.stub.Info(
                 shard_pb2.InfoRequest(), wait_for_ready=True, timeout=timeout
@@ -174,13 +175,24 @@ class ShardGroup:
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
             raise ShardFailedError(await self._describe_break(error)) from error
 
-    async def receive(self) -> StepReply:
-        """The next step's result, once every rank has answered. Raises `ShardFailedError` when a
-        stream broke, a rank gave up, or the ranks disagree.
+    def take_reply(self) -> StepReply | None:
+        """The next step's result; None until every rank has answered. Raises `ShardFailedError`
+        when a stream broke, a rank gave up, or the ranks disagree.
         """
-        # All at once: a rank that breaks while another computes is noticed.
-        results = await asyncio.gather(*(rank.receive() for rank in self._ranks))
-        self._check_lockstep(results)
+        if self._failure is not None:
+            raise self._failure
+        if not self._ranks or not all(rank.results for rank in self._ranks):
+            # A rank may break while another computes.
+            for rank in self._ranks:
+                if rank.error is not None and not rank.results:
+                    raise rank.error
+            return None
+        results = [rank.results.popleft() for rank in self._ranks]
+        try:
+            self._check_lockstep(results)
+        except ShardFailedError as failure:
+            self._failure = failure
+            raise
         return StepReply(
             results[0],
             max(result.total_us for result in results),
@@ -205,6 +217,7 @@ class ShardGroup:
     async def close(self) -> None:
         """End the streams and close the channels."""
         ranks, self._ranks = self._ranks, []
+        self._failure = None
         for rank in ranks:
             await rank.close()
 
