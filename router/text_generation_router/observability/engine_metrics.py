@@ -6,6 +6,7 @@ read prompts is a `prefill`, any other a `decode`.
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -19,6 +20,18 @@ from text_generation_router.observability.metrics import DURATION_BUCKETS
 from text_generation_router.observability.weighted_histogram import WeightedHistogram
 
 _BATCH_SIZE_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+@dataclass(frozen=True, slots=True)
+class _StepFamilies:
+    """What is counted of one method's steps; found once, not at every step."""
+
+    count: Counter
+    success: Counter
+    failure: Counter
+    duration: Histogram
+    forward: Histogram
+    decode: Histogram
 
 
 class EngineMetrics:
@@ -38,19 +51,31 @@ class EngineMetrics:
             buckets = DURATION_BUCKETS
             return Histogram(name, text, ["method"], buckets=buckets, registry=registry)
 
-        self._count = by_method("tgi_batch_inference_count", "Steps")
-        self._success = by_method("tgi_batch_inference_success", "Steps that were computed")
-        self._failure = by_method("tgi_batch_inference_failure", "Steps that failed")
-        self._duration = seconds(
+        count = by_method("tgi_batch_inference_count", "Steps")
+        success = by_method("tgi_batch_inference_success", "Steps that were computed")
+        failure = by_method("tgi_batch_inference_failure", "Steps that failed")
+        duration = seconds(
             "tgi_batch_inference_duration", "Time from a step's turn to its result, in seconds"
         )
-        self._forward = seconds(
+        forward = seconds(
             "tgi_batch_forward_duration", "Time of the model's forward pass, in seconds"
         )
-        self._decode = seconds(
+        decode = seconds(
             "tgi_batch_decode_duration",
             "Time of a step in the shard around the forward pass (inputs, sampling), in seconds",
         )
+
+        def families(method: str) -> _StepFamilies:
+            return _StepFamilies(
+                count.labels(method),
+                success.labels(method),
+                failure.labels(method),
+                duration.labels(method),
+                forward.labels(method),
+                decode.labels(method),
+            )
+
+        self._prefill_steps, self._decode_steps = families("prefill"), families("decode")
         self._concat = Counter(
             "tgi_batch_concat",
             "Steps that joined new requests to running ones",
@@ -75,15 +100,15 @@ class EngineMetrics:
 
     def step_finished(self, stats: StepStats) -> None:
         """Count one step."""
-        method = "prefill" if stats.num_prefill_tokens else "decode"
-        self._count.labels(method).inc()
+        steps = self._prefill_steps if stats.num_prefill_tokens else self._decode_steps
+        steps.count.inc()
         if stats.is_failed:
-            self._failure.labels(method).inc()
+            steps.failure.inc()
             return
-        self._success.labels(method).inc()
-        self._duration.labels(method).observe(stats.duration)
-        self._forward.labels(method).observe(stats.forward_duration)
-        self._decode.labels(method).observe(stats.shard_duration - stats.forward_duration)
+        steps.success.inc()
+        steps.duration.observe(stats.duration)
+        steps.forward.observe(stats.forward_duration)
+        steps.decode.observe(stats.shard_duration - stats.forward_duration)
         if stats.num_admitted:
             if stats.num_decodes:
                 self._concat.labels("chunking").inc()

@@ -13,6 +13,7 @@ worker, otherwise to the compute thread.
 """
 
 import functools
+import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -29,8 +30,9 @@ if TYPE_CHECKING:
     from llguidance import LLExecutor, LLMatcher, LLTokenizer
 
 _NUM_COMPILERS = 2
-# Threads that walk the vocabulary for the rows of one step: many short walks.
-_NUM_WALKERS = 4
+# Threads that walk the vocabulary for the rows of one step: many short walks, beside the model's own
+# threads. They look for work for a while before they sleep.
+_MAX_WALKERS = 4
 # A lexer state takes 1 to 2 kB. The router compiles with tighter limits than these, so what it
 # accepted compiles here; a text that leads further than this fails its own sequence.
 _MAX_LEXER_STATES = 50_000
@@ -78,7 +80,7 @@ class GrammarTable:
             tokenizer=tokenizer,
             compilers=ThreadPoolExecutor(_NUM_COMPILERS, thread_name_prefix="grammar-compiler"),
             advancer=ThreadPoolExecutor(1, thread_name_prefix="grammar"),
-            walkers=LLExecutor(_NUM_WALKERS),
+            walkers=LLExecutor(_num_walkers()),
             masks=np.zeros((self._num_slots, -(-tokenizer.vocab_size // 32)), dtype=np.int32),
         )
 
@@ -202,6 +204,11 @@ class GrammarTable:
             matcher = _matcher(state)
             if matcher.is_error():
                 state.error = f"the grammar failed: {' '.join(matcher.get_error().split())}"
+
+
+def _num_walkers() -> int:
+    """At most a thread for every second core: the others compute."""
+    return max(1, min(_MAX_WALKERS, len(os.sched_getaffinity(0)) // 2))
 
 
 def _matcher(state: _SlotGrammar) -> "LLMatcher":
