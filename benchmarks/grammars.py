@@ -2,9 +2,9 @@
 
     python -m benchmarks.grammars --size 135m --streams 32
 
-One server, rounds in turns: all streams free, all under a grammar, half of each. All sample, so
-that the grammar decides something. The masks are timed in this process as a shard computes them,
-on the same vocabulary.
+One server, rounds in turns: all streams free, all under a grammar, half of each. Each takes the
+most likely token, which costs the sampler least, or draws one (--sample). The masks are timed in
+this process as a shard computes them, on the same vocabulary.
 """
 
 import argparse
@@ -68,9 +68,10 @@ class Rates:
 class Client:
     """Asks one server for rounds."""
 
-    def __init__(self, url: str, output_tokens: int) -> None:
+    def __init__(self, url: str, output_tokens: int, *, do_sample: bool) -> None:
         self._endpoint = Endpoint(url=url, path="/generate_stream")
         self._output_tokens = output_tokens
+        self._do_sample = do_sample
 
     def measure(self, prompts: list[str]) -> Rates:
         """One round of each kind."""
@@ -95,7 +96,7 @@ class Client:
     async def _ask(self, prompt: str, is_constrained: bool, seed: int) -> ResponseRecord:
         parameters: dict[str, Any] = {
             "max_new_tokens": self._output_tokens,
-            "temperature": 1.0,
+            "do_sample": self._do_sample,
             "seed": seed,
             "details": True,
         }
@@ -170,7 +171,13 @@ def show(rounds: list[Rates], masks: Percentiles, title: str) -> None:
 
 
 def measure(
-    folder: Path, dtype: str, streams: int, output_tokens: int, num_rounds: int
+    folder: Path,
+    dtype: str,
+    streams: int,
+    output_tokens: int,
+    num_rounds: int,
+    *,
+    do_sample: bool = False,
 ) -> list[Rates]:
     """Start the server on a checkpoint; a first round is not counted."""
     port = free_port()
@@ -179,7 +186,7 @@ def measure(
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     source = random.Random(0)
     with serve(argv, port=port, ready_timeout=600.0) as server:
-        client = Client(server.url, output_tokens)
+        client = Client(server.url, output_tokens, do_sample=do_sample)
         prompts = [
             draw_prompts(tokenizer, streams, BATCH_PROMPT_TOKENS, source)
             for _ in range(num_rounds + 1)
@@ -200,6 +207,7 @@ def main() -> None:
     parser.add_argument("--streams", type=int, default=32)
     parser.add_argument("--output-tokens", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--sample", action="store_true", help="draw tokens, at temperature 1")
     options = parser.parse_args()
     if options.streams < 2 or options.rounds < 1 or options.output_tokens < 2:
         sys.exit("--streams and --output-tokens must be at least 2, --rounds at least 1")
@@ -209,7 +217,12 @@ def main() -> None:
             folder = Path(scratch) / options.size
             write_checkpoint(folder, SHAPES[options.size], dtype=options.dtype)
         rounds = measure(
-            folder, options.dtype, options.streams, options.output_tokens, options.rounds
+            folder,
+            options.dtype,
+            options.streams,
+            options.output_tokens,
+            options.rounds,
+            do_sample=options.sample,
         )
         masks = time_masks(folder, options.streams, 200)
     show(

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from llguidance import LLExecutor, LLMatcher, LLTokenizer
 
 _NUM_COMPILERS = 2
-# Threads that walk the vocabulary for the rows of one step: many short walks, beside the model's own
-# threads. They look for work for a while before they sleep.
+# Threads that walk the vocabulary for the rows of one step: many short walks, beside the model's
+# own threads. They look for work for a while before they sleep.
 _MAX_WALKERS = 4
 # A lexer state takes 1 to 2 kB. The router compiles with tighter limits than these, so what it
 # accepted compiles here; a text that leads further than this fails its own sequence.

@@ -174,9 +174,7 @@ def _draw_rows(token_ids: Tensor, scores: Tensor, rows: SamplingRows) -> None:
     if not drawing:
         return
     index = torch.tensor(drawing, device=scores.device)
-    drawn = _draw(
-        scores[index], rows.seeds[index], rows.positions[index], _are_few(rows, drawing)
-    )
+    drawn = _draw(scores[index], rows.seeds[index], rows.positions[index], _are_few(rows, drawing))
     token_ids.index_copy_(0, index, drawn)
 
 

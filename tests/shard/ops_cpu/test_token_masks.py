@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from text_generation_shard.ops import token_masks
 from text_generation_shard.ops.cpu.library import Operators
 from text_generation_shard.ops.token_masks import mask_scores, unpacked
 
@@ -46,7 +47,7 @@ def test_both_paths_change_the_scores_in_place(
     monkeypatch: pytest.MonkeyPatch, has_operators: bool
 ) -> None:
     if not has_operators:
-        monkeypatch.setattr("text_generation_shard.ops.token_masks.native_operators", lambda _: None)
+        monkeypatch.setattr(token_masks, "native_operators", lambda _: None)
     scores = torch.zeros(3, 70)
     mask_scores(scores, (2, 0), pack_allowed([[69], [1, 33]], 70))
     kept = [row.isfinite().nonzero().squeeze(1).tolist() for row in scores]
