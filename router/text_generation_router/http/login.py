@@ -8,7 +8,7 @@ from aiohttp import web
 
 from text_generation_router.http.pages import Page
 
-PAGE_PATHS = frozenset({"/docs", "/playground"})
+PAGE_PATHS = frozenset({"/docs", "/docs/", "/playground"})
 
 _FORM = Page("login.html")
 

@@ -8,6 +8,7 @@ import msgspec
 
 from text_generation_router.api.chat_types import ChatBody
 from text_generation_router.api.cloud_types import VertexInputs
+from text_generation_router.http.examples import EXAMPLES
 from text_generation_router.http.operations import OPERATIONS, Operation
 
 _REFERENCES = "#/components/schemas/{name}"
@@ -120,6 +121,8 @@ def _operation(operation: Operation, schemas: _Schemas) -> dict[str, Any]:
         "operationId": _identifier(operation),
         "responses": _responses(operation, schemas),
     }
+    if operation.is_health:
+        shown["security"] = []
     names = _PATH_PARAMETER.findall(operation.path)
     if names:
         shown["parameters"] = [
@@ -127,8 +130,10 @@ def _operation(operation: Operation, schemas: _Schemas) -> dict[str, Any]:
             for name in names
         ]
     if operation.body is not None:
-        content = {"application/json": {"schema": schemas.of(operation.body)}}
-        shown["requestBody"] = {"required": True, "content": content}
+        content = {"schema": schemas.of(operation.body)}
+        if operation.path in EXAMPLES:
+            content["example"] = EXAMPLES[operation.path]
+        shown["requestBody"] = {"required": True, "content": {"application/json": content}}
     return shown
 
 
@@ -173,5 +178,5 @@ def _error_kind(path: str) -> type[msgspec.Struct]:
 
 
 def _identifier(operation: Operation) -> str:
-    words = re.sub(r"\W+", "_", operation.path).strip("_")
-    return f"{operation.method}_{words}".rstrip("_")
+    words = re.sub(r"\W+", "_", re.sub("[{}]", "", operation.path)).lstrip("_")
+    return f"{operation.method}_{words}" if words else operation.method

@@ -159,6 +159,9 @@ OPERATIONS = (
     _get("/info", _SERVER, "The model and the limits of a request", Info),
     _get("/metrics", _SERVER, "Prometheus text", text="text/plain"),
     _get("/docs", _SERVER, "This API, to read and to try", text="text/html"),
+    _get("/docs/", _SERVER, "As /docs", text="text/html"),
+    _get("/docs/swagger-ui.css", _SERVER, "What /docs is made of", text="text/css"),
+    _get("/docs/swagger-ui-bundle.js", _SERVER, "What /docs is made of", text="text/javascript"),
     _get("/playground", _SERVER, "The model, to try", text="text/html"),
     _get("/api-doc/openapi.json", _SERVER, "This API as OpenAPI", text="application/json"),
 )

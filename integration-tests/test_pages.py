@@ -1,4 +1,4 @@
-"""The playground in a real browser, at the width of a desk and of a phone, and the login form."""
+"""The pages in a real browser, at the width of a desk and of a phone, and the login form."""
 
 import asyncio
 import json
@@ -43,7 +43,7 @@ class Page:
                 found: dict[str, Any] = message["result"]
                 return found
 
-    async def open(self, url: str, width: int) -> None:
+    async def open(self, url: str, width: int, shows: str = "form") -> None:
         await self.call("Runtime.enable")
         await self.call(
             "Emulation.setDeviceMetricsOverride",
@@ -53,7 +53,7 @@ class Page:
             mobile=width < 600,
         )
         await self.call("Page.navigate", url=url)
-        await self.until("document.readyState === 'complete' && document.querySelector('form')")
+        await self.until(f"document.readyState === 'complete' && document.querySelector('{shows}')")
 
     async def value(self, script: str) -> Any:
         answer = await self.call("Runtime.evaluate", expression=script, returnByValue=True)
@@ -89,6 +89,17 @@ class Page:
         await self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
         await self.until("!document.getElementById('card').hidden")
         shown: str = await self.value("document.getElementById('card').innerText")
+        return shown
+
+    async def try_first_route(self) -> str:
+        """Send the example of the first route of /docs; returns what is shown of the answer."""
+        await self.value("document.querySelector('.opblock-summary-control').click()")
+        await self.until("document.querySelector('.execute')")
+        await self.value("document.querySelector('.execute').click()")
+        await self.until("document.querySelector('.live-responses-table .response .microlight')")
+        shown: str = await self.value(
+            "document.querySelector('.live-responses-table .response').innerText"
+        )
         return shown
 
     async def fits_its_window(self) -> bool:
@@ -153,6 +164,25 @@ async def test_text_mode_and_a_refused_request(server: Any, tmp_path: Path) -> N
         assert page.faults == []
 
 
+@pytest.mark.parametrize("device", WIDTHS)
+async def test_the_docs(server: Any, tmp_path: Path, device: str) -> None:
+    async with new_page(tmp_path) as page:
+        await page.open(f"{server.base_url}/docs/", WIDTHS[device], shows=".opblock")
+        assert await page.value("document.querySelectorAll('.opblock').length") > 25
+        assert await page.value("document.querySelector('.info').innerText.includes('OAS 3.1')")
+        answer = await page.try_first_route()
+        assert answer.startswith("200"), answer
+        assert '"chat.completion"' in answer
+        # What was loaded came from this server.
+        loaded = await page.value(
+            "performance.getEntriesByType('resource').map((entry) => entry.name).join(' ')"
+        )
+        assert loaded
+        assert all(url.startswith((server.base_url, "data:")) for url in loaded.split())
+        assert await page.fits_its_window()
+        assert page.faults == []
+
+
 @pytest.mark.parametrize("path", ["playground", "docs"])
 async def test_a_key_opens_the_pages(launch: Any, tmp_path: Path, path: str) -> None:
     with launch(api_key="first,second") as server:
@@ -168,5 +198,6 @@ async def test_a_key_opens_the_pages(launch: Any, tmp_path: Path, path: str) -> 
             if path == "playground":
                 assert await page.ask("Hello", temperature="0")
             else:
-                await page.until("document.querySelectorAll('#routes button').length > 20")
+                await page.until("document.querySelector('.opblock')")
+                assert (await page.try_first_route()).startswith("200")
             assert page.faults == []
