@@ -56,6 +56,8 @@ class ChatGeneration:
     max_tool_calls: int | None = None
     # How reasoning at the answer's beginning is told apart; None if it is not.
     reasoning: ReasoningFormat | None = None
+    # Whether the answer's messages name their recipients.
+    has_recipients: bool = False
 
 
 async def prepare(
@@ -88,6 +90,7 @@ async def prepare(
         tool_format=_tool_format(templates) if choice.tools else None,
         asked=asked_grammar(body),
         reasoning=templates.reasoning,
+        has_recipients=templates.has_recipients,
         prompt=text,
         ignore_eos=bool(body.ignore_eos),
     )
@@ -113,6 +116,7 @@ async def prepare(
         functions={tool.function.name: parameters_schema(tool) for tool in choice.tools},
         max_tool_calls=None if choice.allows_several else 1,
         reasoning=templates.reasoning,
+        has_recipients=templates.has_recipients,
     )
 
 

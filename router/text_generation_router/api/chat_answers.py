@@ -74,7 +74,9 @@ class ChatStreamEncoder:
         self.reader = ChatContentReader(wanted, special_texts)
         self._encoder = msgspec.json.Encoder()
         self._template = ChunkTemplate(partial(self._text_chunk))
-        self._holds_back = wanted.tool_format is not None or wanted.reasoning is not None
+        self._holds_back = (
+            wanted.tool_format is not None or wanted.reasoning is not None or wanted.has_recipients
+        )
         self._is_plain = not (self._holds_back or wanted.logprobs)
         self._num_tokens = 0
         self._num_calls = 0

@@ -12,6 +12,7 @@ from text_generation_router.engine.request import TokenOutput
 from text_generation_router.prompt import harmony
 from text_generation_router.prompt.call_reader import CallPiece
 from text_generation_router.prompt.reasoning import HARMONY, ReasoningParser
+from text_generation_router.prompt.recipients import RecipientParser
 from text_generation_router.prompt.tool_calls import AnswerPart, AnswerText, ToolCallParser
 
 
@@ -46,6 +47,9 @@ class ChatContentReader:
         self._special_texts = special_texts
         self._reasoning: ReasoningParser | harmony.HarmonyParser | None = None
         self._parser: ToolCallParser | None = None
+        self._recipients: RecipientParser | None = None
+        if wanted.has_recipients:
+            self._recipients = RecipientParser(wanted.prompt.text)
         marks: set[str] = set()
         if wanted.reasoning is HARMONY:
             has_tools = wanted.tool_format is not None
@@ -76,6 +80,10 @@ class ChatContentReader:
         """What became certain with this token."""
         text = self._content(output)
         reasoning = ""
+        if self._recipients is not None:
+            text = self._recipients.feed(text)
+            if is_last:
+                text += self._recipients.finish()
         if self._reasoning is not None:
             split = self._reasoning.feed(text)
             reasoning, text = split.reasoning, split.text

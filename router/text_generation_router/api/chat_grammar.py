@@ -19,11 +19,13 @@ from text_generation_router.grammar.answer import CallsOrAnswer, ReasonedGrammar
 from text_generation_router.grammar.compiler import GrammarCompiler
 from text_generation_router.grammar.errors import GrammarError
 from text_generation_router.grammar.harmony import HarmonyGrammar
+from text_generation_router.grammar.recipients import RecipientGrammar
 from text_generation_router.grammar.source import GrammarSource
 from text_generation_router.grammar.tool_calls import ToolCallGrammar
 from text_generation_router.prompt import tool_formats
 from text_generation_router.prompt.harmony import opens_turn
 from text_generation_router.prompt.reasoning import HARMONY, ReasoningFormat
+from text_generation_router.prompt.recipients import opens_header
 from text_generation_router.prompt.tool_formats import ToolFormat
 
 _ANY_ARGUMENTS: Mapping[str, Any] = {"type": "object"}
@@ -39,6 +41,8 @@ class AnswerShape:
     # What the answer must follow, if anything.
     asked: AskedGrammar | None
     reasoning: ReasoningFormat | None
+    # Whether the answer's messages name their recipients.
+    has_recipients: bool
     # As the template wrote it: it may begin the reasoning, or end it.
     prompt: str
     ignore_eos: bool
@@ -70,6 +74,8 @@ async def compile_answer(shape: AnswerShape, grammars: GrammarCompiler) -> str:
 
 def _reasoned(answer: GrammarSource, shape: AnswerShape) -> GrammarSource:
     reasoning = shape.reasoning
+    if shape.has_recipients:
+        return _to_recipients(answer, is_begun=opens_header(shape.prompt))
     if reasoning is HARMONY:
         return _in_channels(answer) if opens_turn(shape.prompt) else answer
     if reasoning is None or reasoning.is_closed_by(shape.prompt):
@@ -86,6 +92,18 @@ def _in_channels(answer: GrammarSource) -> GrammarSource:
         calls = replace(answer, is_optional=False)
         return HarmonyGrammar(calls=calls, must_call=not answer.is_optional)
     return HarmonyGrammar(answer=answer)
+
+
+def _to_recipients(answer: GrammarSource, *, is_begun: bool) -> GrammarSource:
+    """Calls are messages of their own there, and all else is said to the user."""
+    if isinstance(answer, CallsOrAnswer):
+        calls, text = answer.calls, answer.answer
+        assert isinstance(calls, ToolCallGrammar)
+        return RecipientGrammar(calls=calls, answer=text, is_begun=is_begun)
+    if isinstance(answer, ToolCallGrammar):
+        is_known = answer.format is tool_formats.FUNCTIONARY
+        return RecipientGrammar(calls=answer, is_begun=is_begun) if is_known else answer
+    return RecipientGrammar(answer=answer, is_begun=is_begun)
 
 
 async def _tool_calls(shape: AnswerShape, grammars: GrammarCompiler) -> ToolCallGrammar | None:

@@ -17,7 +17,7 @@ from text_generation_router.prompt.tool_formats import (
 )
 
 # A model that finds no end calls at most so many tools at once.
-_MAX_CALLS = 32
+MAX_CALLS = 32
 _MAX_FUNCTIONS = 128
 
 
@@ -50,6 +50,13 @@ class ToolCallGrammar:
                 rules.append(f"call_{i}: {self._body(name, f'@arguments_{i}', marks)}")
                 arguments.append({"name": f"arguments_{i}", "json_schema": document})
         return [{"lark_grammar": "\n".join(rules)}, *arguments]
+
+    def argument_documents(self) -> list[Grammar]:
+        """The grammars of the arguments, by the name `arguments_` and the function's number."""
+        return [
+            {"name": f"arguments_{i}", "json_schema": _arguments_document(name, schema)}
+            for i, (name, schema) in enumerate(self.functions)
+        ]
 
     def _frame(self, marks: MarkSpelling) -> list[str]:
         """What stands around the calls."""
@@ -86,7 +93,7 @@ class ToolCallGrammar:
         names = " | ".join(f"call_{i}" for i in range(len(self.functions)))
         body = sequence(f"({names})", call_closes)
         call = sequence(call_opens, body)
-        more = f"({sequence(between, call)}){{0,{_MAX_CALLS - 1}}}" if self.allows_several else ""
+        more = f"({sequence(between, call)}){{0,{MAX_CALLS - 1}}}" if self.allows_several else ""
         rules = [f"section: {sequence(opens, call, more, closes)}"]
         if self.is_optional and not wanted.is_bare:
             # Without a mark around all calls, each further one has a lead of its own.

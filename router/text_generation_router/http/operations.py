@@ -145,6 +145,7 @@ OPERATIONS = (
         "SageMaker: the dialect is told by the field `inputs`, `messages` or `prompt`",
         (CompatGenerateBody, ChatBody, CompletionBody),
         (list[GenerateAnswer], ChatAnswer, CompletionAnswer),
+        (StreamEvent, ChatChunk, CompletionChunk),
     ),
     _post("/vertex", _CLOUD, "Vertex AI: a text for each instance", VertexBody, Predictions),
     _get("/v2", _CLOUD, "KServe: the server", ServerMetadata),

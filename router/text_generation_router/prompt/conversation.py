@@ -31,6 +31,7 @@ from text_generation_router.prompt.model_files import (
     PromptFiles,
 )
 from text_generation_router.prompt.reasoning import HARMONY, ReasoningFormat, reasoning_of
+from text_generation_router.prompt.recipients import has_recipients
 from text_generation_router.prompt.tool_formats import (
     GENERIC,
     KNOWN_FORMATS,
@@ -96,6 +97,11 @@ class ChatTemplates:
         """How the model marks its reasoning; None if it has none."""
         found = (reasoning_of(template.source) for template in self._by_name.values())
         return next(filter(None, found), None)
+
+    @functools.cached_property
+    def has_recipients(self) -> bool:
+        """Whether the model's messages name whom they are for (see `recipients.py`)."""
+        return any(has_recipients(template.source) for template in self._by_name.values())
 
     @functools.cached_property
     def tool_format(self) -> ToolFormat:

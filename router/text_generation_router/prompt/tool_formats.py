@@ -186,6 +186,13 @@ FUNCTION_TAG = ToolFormat(
     body=NamedBody(between=(">",)),
     call_closes=("</function>",),
 )
+# Version 3.2's, as `recipients.py` leaves it; version 3.1 writes function tags.
+FUNCTIONARY = ToolFormat(
+    name="functionary",
+    known_by=(">>>all",),
+    call_opens=(">>>",),
+    body=NamedBody(between=("\n",)),
+)
 # gpt-oss's, as `harmony.py` spells it; the end of a call is the end of the answer.
 HARMONY = ToolFormat(
     name="harmony",
@@ -205,6 +212,7 @@ GENERIC = ToolFormat(
 # In the order in which templates are asked.
 KNOWN_FORMATS = (
     HARMONY,
+    FUNCTIONARY,
     DEEPSEEK,
     DEEPSEEK_PLAIN,
     COHERE,

@@ -9,6 +9,7 @@ from text_generation_router.prompt.tool_formats import (
     DEEPSEEK,
     DEEPSEEK_PLAIN,
     FUNCTION_TAG,
+    FUNCTIONARY,
     GENERIC,
     GRANITE,
     HARMONY,
@@ -92,6 +93,7 @@ WRITTEN = (
     Written(
         FUNCTION_TAG, f"<function=get_weather>{ARGUMENTS}</function><function=clock>{{}}</function>"
     ),
+    Written(FUNCTIONARY, f">>>get_weather\n{ARGUMENTS}>>>clock\n{{}}"),
     Written(
         HARMONY,
         "<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>"

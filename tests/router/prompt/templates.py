@@ -6,6 +6,7 @@ from text_generation_router.prompt.tool_formats import (
     DEEPSEEK,
     DEEPSEEK_PLAIN,
     FUNCTION_TAG,
+    FUNCTIONARY,
     GENERIC,
     GRANITE,
     HARMONY,
@@ -95,6 +96,15 @@ TEMPLATES: dict[ToolFormat, str] = {
         _EACH
         + "<function={{ call.function.name }}>{{ call.function.arguments | tojson }}</function>"
         + "{% endfor %}"
+    ),
+    FUNCTIONARY: (
+        "{%- if tools %}[tools]{% for tool in tools %}{{ tool | tojson }}{% endfor %}\n{% endif %}"
+        "{%- for message in messages %}{%- if message.role == 'assistant' %}[calls]"
+        "{%- if message.content %}{{ '>>>all\n' + message.content }}{% endif %}"
+        + _EACH
+        + "{{ '>>>' + call.function.name + '\n' + call.function.arguments }}{% endfor %}\n"
+        "{%- else %}[{{ message.role }}]{{ message.content }}\n{%- endif %}{%- endfor %}"
+        "{%- if add_generation_prompt %}[assistant]>>>{% endif %}"
     ),
     QWEN_CODER: _template(
         _EACH
