@@ -113,7 +113,8 @@ class Engine:
         self._health = HealthMonitor(self._shards, self._submit_probe, config.step_timeout, clock)
         self._generations = Generations(self._observer, self._end_sequence)
         self._sequence_ids = itertools.count(1)
-        self._sent_at: deque[float] = deque()
+        # Of the steps under way: when each was sent, and how long its planning took.
+        self._sent: deque[tuple[float, float]] = deque()
         self._last_result_at = -math.inf
         self._idle = asyncio.Event()
         self._serving: asyncio.Task[None] | None = None
@@ -320,7 +321,7 @@ class Engine:
         )
 
     async def _close_streams(self) -> None:
-        self._sent_at.clear()
+        self._sent.clear()
         self._health.streams_closed()
         await self._shards.close()
 
@@ -355,9 +356,10 @@ class Engine:
 
     async def _send_steps(self) -> None:
         """Plan and send until two steps are under way or there is nothing to compute."""
-        while (plan := self._scheduler.plan(self._clock())) is not None:
+        while (plan := self._scheduler.plan(started := self._clock())) is not None:
             request = step_request(plan, self._request_of)
-            self._sent_at.append(self._clock())
+            sent_at = self._clock()
+            self._sent.append((sent_at, sent_at - started))
             self._health.step_sent()
             await self._shards.send(request)
 
@@ -392,16 +394,19 @@ class Engine:
         return error
 
     def _report(self, plan: StepPlan, reply: StepReply, num_tokens: int, now: float) -> None:
-        duration = now - max(self._sent_at.popleft(), self._last_result_at)
+        sent_at, plan_duration = self._sent.popleft()
+        duration = now - max(sent_at, self._last_result_at)
         self._last_result_at = now
-        self._health.step_finished(has_more=bool(self._sent_at))
+        self._health.step_finished(has_more=bool(self._sent))
         self._observer.step_finished(
             StepStats(
                 step=plan.step,
                 num_decodes=plan.num_decodes,
                 num_prefill_tokens=plan.num_prefill_tokens,
                 num_admitted=len(plan.admissions),
+                num_retired=len(plan.retired_slots),
                 num_tokens=num_tokens,
+                plan_duration=plan_duration,
                 duration=duration,
                 shard_duration=reply.total_us / 1e6,
                 forward_duration=reply.forward_us / 1e6,

@@ -17,8 +17,12 @@ class StepStats:
     num_prefill_tokens: int
     # Prompts that this step began to read.
     num_admitted: int
+    # Sequences that left the batch with this step.
+    num_retired: int
     # Tokens that reached a stream.
     num_tokens: int
+    # Seconds that the scheduler took to plan it and write it down.
+    plan_duration: float
     # Seconds from its turn (sent, and the result of the one before was there) to its result.
     duration: float
     # Seconds the slowest shard spent on it, and on the model's forward pass alone.

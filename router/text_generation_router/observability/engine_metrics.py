@@ -10,7 +10,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    SummaryMetricFamily,
+)
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
@@ -19,6 +23,7 @@ from text_generation_router.engine.request import EngineError, Finished
 from text_generation_router.observability.metrics import DURATION_BUCKETS
 from text_generation_router.observability.weighted_histogram import WeightedHistogram
 
+_QUANTILES = ("0", "0.5", "0.9", "0.95", "0.99", "0.999", "1")
 _BATCH_SIZE_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
@@ -32,6 +37,46 @@ class _StepFamilies:
     duration: Histogram
     forward: Histogram
     decode: Histogram
+    retiring: Histogram
+
+
+def _step_families(registry: CollectorRegistry) -> tuple[_StepFamilies, _StepFamilies]:
+    """Those of TGI's methods `prefill` and `decode`."""
+
+    def by_method(name: str, text: str) -> Counter:
+        return Counter(name, text, ["method"], registry=registry)
+
+    def seconds(name: str, text: str) -> Histogram:
+        buckets = DURATION_BUCKETS
+        return Histogram(
+            name, f"{text}, in seconds", ["method"], buckets=buckets, registry=registry
+        )
+
+    count = by_method("tgi_batch_inference_count", "Steps")
+    success = by_method("tgi_batch_inference_success", "Steps that were computed")
+    failure = by_method("tgi_batch_inference_failure", "Steps that failed")
+    duration = seconds("tgi_batch_inference_duration", "Time from a step's turn to its result")
+    forward = seconds("tgi_batch_forward_duration", "Time of the model's forward pass")
+    decode = seconds(
+        "tgi_batch_decode_duration",
+        "Time of a step in the shard around the forward pass (inputs, sampling)",
+    )
+    retiring = seconds(
+        "tgi_batch_filter_duration", "Time to plan a step with which requests left the batch"
+    )
+
+    def families(method: str) -> _StepFamilies:
+        return _StepFamilies(
+            count.labels(method),
+            success.labels(method),
+            failure.labels(method),
+            duration.labels(method),
+            forward.labels(method),
+            decode.labels(method),
+            retiring.labels(method),
+        )
+
+    return families("prefill"), families("decode")
 
 
 class EngineMetrics:
@@ -43,45 +88,23 @@ class EngineMetrics:
         self._clock = clock
         # When the last step that brought tokens ended.
         self._last_tokens_at: float | None = None
-
-        def by_method(name: str, text: str) -> Counter:
-            return Counter(name, text, ["method"], registry=registry)
-
-        def seconds(name: str, text: str) -> Histogram:
-            buckets = DURATION_BUCKETS
-            return Histogram(name, text, ["method"], buckets=buckets, registry=registry)
-
-        count = by_method("tgi_batch_inference_count", "Steps")
-        success = by_method("tgi_batch_inference_success", "Steps that were computed")
-        failure = by_method("tgi_batch_inference_failure", "Steps that failed")
-        duration = seconds(
-            "tgi_batch_inference_duration", "Time from a step's turn to its result, in seconds"
+        self._prefill_steps, self._decode_steps = _step_families(registry)
+        concat_duration = Histogram(
+            "tgi_batch_concat_duration",
+            "Time to plan a step that joined new requests to running ones, in seconds",
+            ["method"],
+            buckets=DURATION_BUCKETS,
+            registry=registry,
         )
-        forward = seconds(
-            "tgi_batch_forward_duration", "Time of the model's forward pass, in seconds"
-        )
-        decode = seconds(
-            "tgi_batch_decode_duration",
-            "Time of a step in the shard around the forward pass (inputs, sampling), in seconds",
-        )
-
-        def families(method: str) -> _StepFamilies:
-            return _StepFamilies(
-                count.labels(method),
-                success.labels(method),
-                failure.labels(method),
-                duration.labels(method),
-                forward.labels(method),
-                decode.labels(method),
-            )
-
-        self._prefill_steps, self._decode_steps = families("prefill"), families("decode")
+        self._concat_duration = concat_duration.labels("decode")
         self._concat = Counter(
             "tgi_batch_concat",
             "Steps that joined new requests to running ones",
             ["reason"],
             registry=registry,
         )
+        self._skipped = SkippedTokens()
+        registry.register(self._skipped)
         self._next_size = Histogram(
             "tgi_batch_next_size",
             "Requests that a step admitted",
@@ -109,15 +132,19 @@ class EngineMetrics:
         steps.duration.observe(stats.duration)
         steps.forward.observe(stats.forward_duration)
         steps.decode.observe(stats.shard_duration - stats.forward_duration)
+        if stats.num_retired:
+            steps.retiring.observe(stats.plan_duration)
         if stats.num_admitted:
             if stats.num_decodes:
                 self._concat.labels("chunking").inc()
+                self._concat_duration.observe(stats.plan_duration)
             self._next_size.observe(stats.num_admitted)
         now = self._clock()
         if stats.num_decodes and self._last_tokens_at is not None:
             # Sequences that decode got their token before this one with the last step.
             self._inter_token.observe(now - self._last_tokens_at, stats.num_decodes)
         if stats.num_tokens:
+            self._skipped.num_tokens += stats.num_tokens
             self._last_tokens_at = now
 
     def sequence_finished(self, finished: Finished) -> None:
@@ -136,6 +163,27 @@ class EngineMetrics:
         """Count it; the pause is nobody's inter-token latency."""
         self._restarts.inc()
         self._last_tokens_at = None
+
+
+class SkippedTokens(Collector):
+    """TGI's summary of the tokens that speculation gave a request in a step beyond the first one:
+    none, as long as nothing speculates, once for every token.
+    """
+
+    def __init__(self) -> None:
+        self.num_tokens = 0
+
+    def collect(self) -> Iterator[Metric]:
+        """The family, with TGI's quantiles."""
+        family = SummaryMetricFamily(
+            "tgi_request_skipped_tokens",
+            "Speculated tokens that a step gave a request",
+            count_value=self.num_tokens,
+            sum_value=0,
+        )
+        for quantile in _QUANTILES:
+            family.add_sample("tgi_request_skipped_tokens", {"quantile": quantile}, 0)
+        yield family
 
 
 class SchedulerSnapshot(Protocol):

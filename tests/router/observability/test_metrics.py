@@ -99,6 +99,8 @@ def make_stats(**changes: object) -> StepStats:
         "num_decodes": 0,
         "num_prefill_tokens": 0,
         "num_admitted": 0,
+        "num_retired": 0,
+        "plan_duration": 0.001,
         "num_tokens": 0,
         "duration": 0.01,
         "shard_duration": 0.008,
@@ -127,6 +129,27 @@ def test_steps() -> None:
         "tgi_inter_token_latency_sum 1",
     ):
         assert line in found
+
+
+def test_steps_that_change_the_batch() -> None:
+    registry = CollectorRegistry()
+    metrics = EngineMetrics(registry, iter([1.0, 1.5, 2.0]).__next__)
+    metrics.step_finished(make_stats(num_prefill_tokens=5, num_admitted=1, num_tokens=1))
+    metrics.step_finished(
+        make_stats(num_prefill_tokens=5, num_admitted=1, num_decodes=1, num_tokens=2)
+    )
+    metrics.step_finished(make_stats(num_decodes=2, num_retired=1, num_tokens=2))
+    found = lines(registry)
+    for line in (
+        'tgi_batch_concat{reason="chunking"} 1',
+        'tgi_batch_concat_duration_count{method="decode"} 1',
+        'tgi_batch_concat_duration_sum{method="decode"} 0.001',
+        'tgi_batch_filter_duration_count{method="decode"} 1',
+        'tgi_request_skipped_tokens{quantile="0.5"} 0',
+        "tgi_request_skipped_tokens_count 5",
+        "tgi_request_skipped_tokens_sum 0",
+    ):
+        assert line in found, line
 
 
 def test_the_scheduler_is_asked_on_demand() -> None:
