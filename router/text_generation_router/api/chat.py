@@ -49,6 +49,7 @@ class ChatGeneration:
     prompt: Prompt
     requests: tuple[GenerationRequest, ...]
     logprobs: bool
+    top_logprobs: int = 0
     # How the answer may call tools; None if it is not searched for calls. Then the functions that
     # the model was shown, as JSON Schemas by name, and how many calls the client wants.
     tool_format: ToolFormat | None = None
@@ -112,6 +113,7 @@ async def prepare(
         prompt=Prompt(text=text, token_ids=token_ids),
         requests=requests,
         logprobs=bool(body.logprobs),
+        top_logprobs=top_logprobs,
         tool_format=shape.tool_format,
         functions={tool.function.name: parameters_schema(tool) for tool in choice.tools},
         max_tool_calls=None if choice.allows_several else 1,

@@ -153,7 +153,7 @@ def _choice(
         logprobs = _logprobs(generation.tokens, offsets, wanted.logprobs)
         prompt = wanted.prompt_of(index)
         if isinstance(prompt, EchoedPrompt):
-            logprobs = _behind_prompt(prompt, generation.end, logprobs)
+            logprobs = _behind_prompt(prompt, generation.end, logprobs, wanted.logprobs)
     text = before + "".join(pieces)
     return CompletionChoice(index, text, logprobs, finish_reason(generation.end.reason))
 
@@ -164,29 +164,45 @@ def _logprobs(
     return CompletionLogprobs(
         [output.text for output in tokens],
         [shortest_float32(output.logprob) for output in tokens],
-        [_top_logprobs(output.top_tokens) for output in tokens] if num_top else None,
+        [
+            _top_logprobs(output.top_tokens, num_top, output.text, output.logprob)
+            for output in tokens
+        ]
+        if num_top
+        else None,
         offsets,
     )
 
 
 def _behind_prompt(
-    prompt: EchoedPrompt, end: Finished, output: CompletionLogprobs
+    prompt: EchoedPrompt, end: Finished, output: CompletionLogprobs, num_top: int
 ) -> CompletionLogprobs:
     """The output's `logprobs` with the prompt's in front; nothing is said of the first token."""
     assert end.prompt_logprobs is not None
+    told = zip(end.prompt_top_tokens, prompt.token_texts[1:], end.prompt_logprobs, strict=False)
     return CompletionLogprobs(
         [*prompt.token_texts, *output.tokens],
         [None, *map(shortest_float32, end.prompt_logprobs), *output.token_logprobs],
         None
         if output.top_logprobs is None
-        else [None, *map(_top_logprobs, end.prompt_top_tokens), *output.top_logprobs],
+        else [
+            None,
+            *(_top_logprobs(top, num_top, text, logprob) for top, text, logprob in told),
+            *output.top_logprobs,
+        ],
         [*prompt.offsets, *output.text_offset],
     )
 
 
-def _top_logprobs(candidates: Sequence[TopToken]) -> dict[str, float]:
-    """Of those with the same text (parts of characters have none) the most likely counts."""
+def _top_logprobs(
+    candidates: Sequence[TopToken], num_top: int, text: str, logprob: float
+) -> dict[str, float]:
+    """The `num_top` most likely tokens, and the one that stands there if it is none of them.
+
+    Of those with the same text (parts of characters have none) the most likely counts.
+    """
     found: dict[str, float] = {}
-    for top in candidates:
+    for top in candidates[:num_top]:
         found.setdefault(top.text, shortest_float32(top.logprob))
+    found.setdefault(text, shortest_float32(logprob))
     return found

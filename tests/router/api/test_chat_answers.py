@@ -114,18 +114,20 @@ def test_finish_reasons_are_openai_s(reason: FinishReason, word: str) -> None:
 
 
 def test_logprobs() -> None:
-    token = make_token("é", logprob=-0.25, top_tokens=[make_top_token("e", -0.25)])
+    # One more candidate than was asked for: as likely as the last.
+    likely = [make_top_token("e", -0.125), make_top_token("f", -0.125)]
+    token = make_token("é", logprob=-0.25, top_tokens=likely)
     expected = {
         "content": [
             {
                 "token": "é",
                 "logprob": -0.25,
                 "bytes": [195, 169],
-                "top_logprobs": [{"token": "e", "logprob": -0.25, "bytes": [101]}],
+                "top_logprobs": [{"token": "e", "logprob": -0.125, "bytes": [101]}],
             }
         ]
     }
-    wanted = make_wanted(logprobs=True)
+    wanted = make_wanted(logprobs=True, top_logprobs=1)
     assert whole(wanted, [token])["choices"][0]["logprobs"] == expected
     assert stream(wanted, [token])[0]["choices"][0]["logprobs"] == expected
 

@@ -172,10 +172,14 @@ async def test_echo_puts_the_prompt_before(tokenizer: TokenizerPool) -> None:
     assert texts == ["hia", "b"]
 
 
-@pytest.mark.parametrize(("logprobs", "top"), [(0, None), (1, [{"e": -0.25}, {}])])
+@pytest.mark.parametrize(
+    ("logprobs", "top"), [(0, None), (1, [{"e": -0.125, "éa": -0.25}, {"</s>": -0.5}])]
+)
 async def test_logprobs(tokenizer: TokenizerPool, logprobs: int, top: Any) -> None:
     wanted = await wanted_for(tokenizer, logprobs=logprobs)
-    tokens = [make_token("éa", logprob=-0.25, top_tokens=[make_top_token("e", -0.25)]), EOS]
+    # Two that are as likely: no more are told than were asked for, and the token itself.
+    likely = [make_top_token("e", -0.125), make_top_token("f", -0.125)]
+    tokens = [make_token("éa", logprob=-0.25, top_tokens=likely), EOS]
     answer = build_answer(wanted, IDENTITY, [make_generation(tokens)], SPECIAL)
     whole = msgspec.to_builtins(answer.choices[0].logprobs)
     assert whole == {
@@ -232,7 +236,12 @@ async def test_logprobs_of_prompt_and_output(
     assert msgspec.to_builtins(choice.logprobs) == {
         "tokens": [*tokens, "!", "</s>"],
         "token_logprobs": [None, *[-1.5] * count, -0.5, -0.5],
-        "top_logprobs": [None, *[{"": -1.0}] * count, {"?": -0.25}, {}],
+        "top_logprobs": [
+            None,
+            *({"": -1.0, token: -1.0 if token == "" else -1.5} for token in tokens[1:]),
+            {"?": -0.25, "!": -0.5},
+            {"</s>": -0.5},
+        ],
         "text_offset": [*offsets, len(text), len(text) + 1],
     }
 
