@@ -55,6 +55,8 @@ class ChatGeneration:
     tool_format: ToolFormat | None = None
     functions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     max_tool_calls: int | None = None
+    # Those functions that stand for custom tools.
+    custom_tools: frozenset[str] = frozenset()
     # How reasoning at the answer's beginning is told apart; None if it is not.
     reasoning: ReasoningFormat | None = None
     # Whether the answer's messages name their recipients.
@@ -88,7 +90,7 @@ async def prepare(
     )
     shape = AnswerShape(
         choice=choice,
-        tool_format=_tool_format(templates) if choice.tools else None,
+        tool_format=_tool_format(templates) if choice.functions else None,
         asked=asked_grammar(body),
         reasoning=templates.reasoning,
         has_recipients=templates.has_recipients,
@@ -115,7 +117,8 @@ async def prepare(
         logprobs=bool(body.logprobs),
         top_logprobs=top_logprobs,
         tool_format=shape.tool_format,
-        functions={tool.function.name: parameters_schema(tool) for tool in choice.tools},
+        functions={each.name: parameters_schema(each) for each in choice.functions},
+        custom_tools=choice.custom,
         max_tool_calls=None if choice.allows_several else 1,
         reasoning=templates.reasoning,
         has_recipients=templates.has_recipients,
@@ -126,10 +129,10 @@ async def render(body: ChatBody, templates: ChatTemplates) -> str:
     """The text of the prompt."""
     if not body.messages:
         raise ValidationError("`messages` cannot be empty", param="messages")
-    tools = read_tool_choice(body).tools
+    functions = read_tool_choice(body).functions
     conversation = Conversation(
         messages=template_messages(body.messages),
-        tools=template_tools(tools) if tools else None,
+        tools=template_tools(functions) if functions else None,
         documents=body.documents,
         tool_prompt=body.tool_prompt,
         continue_last=_continues_last(body),

@@ -18,6 +18,7 @@ from text_generation_router.api.chat_types import (
     ChatChunk,
     ChoiceLogprobs,
     ChunkChoice,
+    CustomCall,
     Delta,
     DeltaFunction,
     DeltaToolCall,
@@ -119,6 +120,9 @@ class ChatStreamEncoder:
     def _call(self, piece: CallPiece) -> DeltaToolCall:
         self._num_calls += bool(piece.name)
         call_id = _new_call_id() if piece.name else ""
+        if piece.name in self._wanted.custom_tools:
+            custom = CustomCall(name=piece.name, input=piece.arguments)
+            return DeltaToolCall(self._num_calls - 1, call_id, "custom", custom=custom)
         function = DeltaFunction(piece.name or None, piece.arguments)
         return DeltaToolCall(self._num_calls - 1, call_id, "function", function)
 
@@ -169,7 +173,7 @@ def _choice(
     text = "".join(delta.text for delta in deltas)
     reasoning = "".join(delta.reasoning for delta in deltas)
     calls = [
-        AnswerToolCall(_new_call_id(), "function", CalledFunction(call.name, call.arguments))
+        _answer_call(call, is_custom=call.name in wanted.custom_tools)
         for call in whole_calls(piece for delta in deltas for piece in delta.calls)
     ]
     return ChatChoice(
@@ -188,6 +192,13 @@ def _choice(
         else None,
         _finish_reason(generation.end, reader),
     )
+
+
+def _answer_call(call: CallPiece, *, is_custom: bool) -> AnswerToolCall:
+    if is_custom:
+        custom = CustomCall(name=call.name, input=call.arguments)
+        return AnswerToolCall(_new_call_id(), "custom", custom=custom)
+    return AnswerToolCall(_new_call_id(), "function", CalledFunction(call.name, call.arguments))
 
 
 def _finish_reason(finished: Finished, reader: ChatContentReader) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from text_generation_router.api.chat import ChatGeneration
+from text_generation_router.api.custom_tools import CustomInputReader
 from text_generation_router.api.visible_text import visible_text
 from text_generation_router.engine.request import TokenOutput
 from text_generation_router.prompt import harmony
@@ -65,6 +66,7 @@ class ChatContentReader:
             )
             marks |= set(wanted.tool_format.marks())
         self._marks = frozenset(marks)
+        self._custom_inputs = CustomInputReader(wanted.custom_tools)
 
     @property
     def has_calls(self) -> bool:
@@ -96,7 +98,7 @@ class ChatContentReader:
         parts = self._parser.feed(text)
         if is_last:
             parts += self._parser.finish()
-        return AnswerDelta(reasoning, parts)
+        return AnswerDelta(reasoning, self._custom_inputs.read(parts, is_last=is_last))
 
     def _content(self, output: TokenOutput) -> str:
         if self._special_texts.get(output.token_id) in self._marks:

@@ -111,14 +111,14 @@ async def _tool_calls(shape: AnswerShape, grammars: GrammarCompiler) -> ToolCall
     choice = shape.choice
     if shape.tool_format is None:
         return None
-    must_hold = choice.is_required or any(tool.function.strict for tool in choice.tools)
+    must_hold = choice.is_required or any(function.strict for function in choice.functions)
     if shape.ignore_eos and must_hold:
         raise ToolError("enforced tools and `ignore_eos` exclude each other", param="ignore_eos")
     if not must_hold and (shape.ignore_eos or grammars.refusal):
         return None
     calls = ToolCallGrammar(
         format=shape.tool_format,
-        functions=[(tool.function.name, parameters_schema(tool)) for tool in choice.tools],
+        functions=[(each.name, parameters_schema(each)) for each in choice.functions],
         allows_several=choice.allows_several,
         is_optional=not choice.is_required,
     )
@@ -134,9 +134,9 @@ async def _enforceable(
 ) -> Sequence[tuple[str, Mapping[str, Any]]]:
     """The functions, with any arguments where their schema cannot be enforced."""
     functions: list[tuple[str, Mapping[str, Any]]] = []
-    for function, tool in zip(calls.functions, choice.tools, strict=True):
+    for function, definition in zip(calls.functions, choice.functions, strict=True):
         alone = replace(calls, functions=[function])
-        can = tool.function.strict or await _can_enforce(alone, grammars)
+        can = definition.strict or await _can_enforce(alone, grammars)
         functions.append(function if can else (function[0], _ANY_ARGUMENTS))
     return functions
 

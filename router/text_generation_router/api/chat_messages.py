@@ -7,8 +7,14 @@ from typing import Any
 
 import msgspec
 
-from text_generation_router.api.chat_types import ContentPart, Message, MessageToolCall, Tool
-from text_generation_router.api.errors import ToolError, ValidationError
+from text_generation_router.api.chat_types import (
+    ContentPart,
+    FunctionDefinition,
+    Message,
+    MessageToolCall,
+)
+from text_generation_router.api.custom_tools import arguments_of
+from text_generation_router.api.errors import ValidationError
 from text_generation_router.api.limits import refuse_set
 from text_generation_router.api.tool_choice import parameters_schema
 
@@ -30,17 +36,14 @@ def template_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
     return shown
 
 
-def template_tools(tools: Sequence[Tool]) -> list[dict[str, Any]]:
+def template_tools(functions: Sequence[FunctionDefinition]) -> list[dict[str, Any]]:
     """OpenAI's shape: type, and function with name, description and parameters (a JSON Schema)."""
     shown: list[dict[str, Any]] = []
-    for i, tool in enumerate(tools):
-        if tool.type != "function":
-            raise ToolError(f"`tools[{i}].type` must be function", param="tools")
-        definition = tool.function
+    for definition in functions:
         function: dict[str, Any] = {"name": definition.name}
         if definition.description is not None:
             function["description"] = definition.description
-        function["parameters"] = parameters_schema(tool)
+        function["parameters"] = parameters_schema(definition)
         shown.append({"type": "function", "function": function})
     return shown
 
@@ -60,7 +63,10 @@ def _message(message: Message, place: str) -> dict[str, Any]:
     if message.reasoning is not None:
         shown.setdefault("reasoning_content", message.reasoning)
     if message.tool_calls:
-        shown["tool_calls"] = [_tool_call(call) for call in message.tool_calls]
+        shown["tool_calls"] = [
+            _tool_call(call, f"{place}.tool_calls[{i}]")
+            for i, call in enumerate(message.tool_calls)
+        ]
     return shown
 
 
@@ -81,16 +87,19 @@ def _content(content: str | list[ContentPart] | None, place: str) -> str:
     return "".join(texts)
 
 
-def _tool_call(call: MessageToolCall) -> dict[str, Any]:
-    arguments = call.function.arguments
+def _tool_call(call: MessageToolCall, place: str) -> dict[str, Any]:
+    """As the call of a function; that is what a custom tool is to the model."""
+    if call.custom is not None:
+        kind, name, arguments = "function", call.custom.name, arguments_of(call.custom.input)
+    elif call.function is None:
+        raise ValidationError(f"`{place}.function` is missing", param=f"{place}.function")
+    else:
+        kind, name, arguments = call.type, call.function.name, call.function.arguments
     if isinstance(arguments, str):
         arguments = _parsed(arguments)
     shown: dict[str, Any] = {
-        "type": call.type,
-        "function": {
-            "name": call.function.name,
-            "arguments": {} if arguments is None else arguments,
-        },
+        "type": kind,
+        "function": {"name": name, "arguments": {} if arguments is None else arguments},
     }
     if call.id is not None:
         shown["id"] = str(call.id)

@@ -27,10 +27,18 @@ class FunctionCall(Struct, kw_only=True):
     description: str | None = None
 
 
-class MessageToolCall(Struct, kw_only=True):
-    """An entry of a message's `tool_calls`."""
+class CustomCall(Struct, kw_only=True):
+    """A call of a custom tool, and the text that it is given."""
 
-    function: FunctionCall
+    name: str
+    input: str
+
+
+class MessageToolCall(Struct, kw_only=True):
+    """An entry of a message's `tool_calls`; which field counts depends on `type`."""
+
+    function: FunctionCall | None = None
+    custom: CustomCall | None = None
     id: str | int | None = None
     type: str = "function"
 
@@ -63,10 +71,19 @@ class FunctionDefinition(Struct, kw_only=True):
     strict: bool | None = None
 
 
-class Tool(Struct, kw_only=True):
-    """An entry of `tools`."""
+class CustomDefinition(Struct, kw_only=True):
+    """A tool whose input is a text, or follows a grammar."""
 
-    function: FunctionDefinition
+    name: str
+    description: str | None = None
+    format: dict[str, Any] | None = None
+
+
+class Tool(Struct, kw_only=True):
+    """An entry of `tools`; which field counts depends on `type`."""
+
+    function: FunctionDefinition | None = None
+    custom: CustomDefinition | None = None
     type: str = "function"
 
 
@@ -128,11 +145,12 @@ class CalledFunction(Struct):
 
 
 class AnswerToolCall(Struct):
-    """A call in an answer."""
+    """A call in an answer: of a function or, by `type`, of a custom tool."""
 
     id: str
     type: str
-    function: CalledFunction
+    function: CalledFunction | UnsetType = UNSET
+    custom: CustomCall | UnsetType = UNSET
 
 
 class AnswerMessage(Struct):
@@ -183,7 +201,9 @@ class DeltaToolCall(Struct):
     index: int
     id: str
     type: str
-    function: DeltaFunction
+    function: DeltaFunction | UnsetType = UNSET
+    # A custom tool's comes in one piece.
+    custom: CustomCall | UnsetType = UNSET
 
 
 class Delta(Struct, kw_only=True):

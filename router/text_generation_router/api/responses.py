@@ -5,6 +5,8 @@ from typing import Any
 
 from text_generation_router.api.chat_types import (
     ChatBody,
+    CustomCall,
+    CustomDefinition,
     FunctionCall,
     FunctionDefinition,
     Message,
@@ -89,19 +91,26 @@ def _append(messages: list[Message], item: InputItem, place: str) -> None:
         # Templates know the older name only.
         role = "system" if role == "developer" else role
         messages.append(Message(role=role, content=_text(item.content, f"{place}.content")))
-    elif item.type == "function_call":
-        name = _required(item.name, f"{place}.name")
-        function = FunctionCall(name=name, arguments=item.arguments)
-        call = MessageToolCall(function=function, id=item.call_id)
+    elif item.type in ("function_call", "custom_tool_call"):
+        call = _call(item, place)
         # A message and its calls are items of their own here, and one message in a chat.
         if not messages or messages[-1].role != "assistant":
             messages.append(Message(role="assistant", content=""))
         messages[-1].tool_calls = [*(messages[-1].tool_calls or []), call]
-    elif item.type == "function_call_output":
+    elif item.type in ("function_call_output", "custom_tool_call_output"):
         output = _text(item.output, f"{place}.output")
         messages.append(Message(role="tool", content=output, tool_call_id=item.call_id))
     elif item.type != "reasoning":
         raise ValidationError(f"`{place}.type` {item.type!r} is not supported", param=place)
+
+
+def _call(item: InputItem, place: str) -> MessageToolCall:
+    name = _required(item.name, f"{place}.name")
+    if item.type == "custom_tool_call":
+        custom = CustomCall(name=name, input=_required(item.input, f"{place}.input"))
+        return MessageToolCall(type="custom", custom=custom, id=item.call_id)
+    function = FunctionCall(name=name, arguments=item.arguments)
+    return MessageToolCall(function=function, id=item.call_id)
 
 
 def _required(value: str | None, place: str) -> str:
@@ -125,11 +134,18 @@ def _text(content: str | Sequence[InputPart] | None, place: str) -> str:
 
 
 def _tool(tool: ResponsesTool, place: str) -> Tool:
-    if tool.type != "function":
+    if tool.type not in ("function", "custom"):
         raise ToolError(f"`{place}.type` {tool.type!r} is not supported", param="tools")
     refuse_set(tool, _UNSUPPORTED_OF_TOOLS, place)
     if tool.allowed_callers and "direct" not in tool.allowed_callers:
         raise ToolError(f"`{place}.allowed_callers` can only be direct", param="tools")
+    if tool.type == "custom":
+        custom = CustomDefinition(
+            name=_required(tool.name, f"{place}.name"),
+            description=tool.description,
+            format=tool.format or None,
+        )
+        return Tool(type="custom", custom=custom)
     return Tool(
         function=FunctionDefinition(
             name=tool.name,
@@ -141,9 +157,13 @@ def _tool(tool: ResponsesTool, place: str) -> Tool:
 
 
 def _tool_choice(choice: Any) -> Any:
-    """A function is named flatly here, and one level deeper in a chat."""
-    if isinstance(choice, dict) and choice.get("type") == "function" and "name" in choice:
-        return {"type": "function", "function": {"name": choice["name"]}}
+    """A tool is named flatly here, and one level deeper in a chat."""
+    kind = choice.get("type") if isinstance(choice, dict) else None
+    if kind == "allowed_tools" and isinstance(choice.get("tools"), list):
+        tools = [_tool_choice(tool) for tool in choice["tools"]]
+        return {"type": kind, kind: {"mode": choice.get("mode"), "tools": tools}}
+    if kind in ("function", "custom") and "name" in choice:
+        return {"type": kind, kind: {"name": choice["name"]}}
     return choice
 
 

@@ -17,6 +17,7 @@ from text_generation_router.api.responses_types import (
     IncompleteDetails,
     InputTokensDetails,
     OutputCall,
+    OutputCustomCall,
     OutputMessage,
     OutputReasoning,
     OutputText,
@@ -32,7 +33,7 @@ from text_generation_router.api.responses_types import (
 from text_generation_router.engine.request import Finished, FinishReason, TokenOutput
 from text_generation_router.prompt.call_reader import CallPiece
 
-_OutputItem = OutputMessage | OutputReasoning | OutputCall
+_OutputItem = OutputMessage | OutputReasoning | OutputCall | OutputCustomCall
 
 
 class ResponseWriter:
@@ -46,6 +47,7 @@ class ResponseWriter:
         special_texts: Mapping[int, str],
     ) -> None:
         self._reader = ChatContentReader(wanted, special_texts)
+        self._custom_tools = wanted.custom_tools
         self._num_events = 0
         # The item that may still grow: the last one, or none.
         self._open: _OutputItem | None = None
@@ -111,6 +113,9 @@ class ResponseWriter:
         events.append(self._about(item, "output_text.delta", delta=text, logprobs=[]))
 
     def _call(self, piece: CallPiece, events: list[ResponseEvent]) -> None:
+        if piece.name in self._custom_tools:
+            self._custom_call(piece, events)
+            return
         item = self._open
         if piece.name or not isinstance(item, OutputCall):
             self._close("completed", events)
@@ -122,6 +127,17 @@ class ResponseWriter:
         item.arguments += piece.arguments
         delta = self._about(item, "function_call_arguments.delta", delta=piece.arguments)
         events.append(delta)
+        if piece.is_last:
+            self._close("completed", events)
+
+    def _custom_call(self, piece: CallPiece, events: list[ResponseEvent]) -> None:
+        """Such a call comes in one piece."""
+        self._close("completed", events)
+        item = OutputCustomCall(id=_new_id("ctc"), call_id=_new_id("call"), name=piece.name)
+        self._add(item, events)
+        item.input = piece.arguments
+        events.append(self._about(item, "custom_tool_call_input.delta", delta=item.input))
+        self._open = item
         if piece.is_last:
             self._close("completed", events)
 
@@ -139,13 +155,16 @@ class ResponseWriter:
         item, self._open = self._open, None
         if item is None:
             return
-        item.status = status
+        if not isinstance(item, OutputCustomCall):
+            item.status = status
         if isinstance(item, OutputMessage):
             text = item.content[0].text
             events.append(self._about(item, "output_text.done", text=text, logprobs=[]))
             events.append(self._about(item, "content_part.done", part=item.content[0]))
         elif isinstance(item, OutputReasoning):
             events.append(self._about(item, "reasoning_text.done", text=item.content[0].text))
+        elif isinstance(item, OutputCustomCall):
+            events.append(self._about(item, "custom_tool_call_input.done", input=item.input))
         else:
             done = {"name": item.name, "arguments": item.arguments}
             events.append(self._about(item, "function_call_arguments.done", **done))
@@ -158,7 +177,7 @@ class ResponseWriter:
         is_cut = finished.reason is FinishReason.LENGTH
         status = "incomplete" if is_cut else "completed"
         # A call that is still open has no whole arguments, for whatever reason.
-        is_in_call = isinstance(self._open, OutputCall)
+        is_in_call = isinstance(self._open, OutputCall | OutputCustomCall)
         self._close("incomplete" if is_in_call else status, events)
         answer = self.answer
         answer.status = "incomplete" if is_cut else "completed"
@@ -172,7 +191,7 @@ class ResponseWriter:
             type=f"response.{step}",
             output_index=len(self.answer.output) - 1,
             item_id=item.id,
-            content_index=UNSET if isinstance(item, OutputCall) else 0,
+            content_index=UNSET if isinstance(item, OutputCall | OutputCustomCall) else 0,
         )
         return msgspec.structs.replace(event, **fields)
 

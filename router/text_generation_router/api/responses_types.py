@@ -15,7 +15,7 @@ class InputPart(Struct, kw_only=True):
 
 
 class InputItem(Struct, kw_only=True):
-    """A message, a call of a function or its output; which fields count depends on `type`."""
+    """A message, a call of a tool or its output; which fields count depends on `type`."""
 
     type: str = "message"
     # message
@@ -25,6 +25,8 @@ class InputItem(Struct, kw_only=True):
     call_id: str | None = None
     name: str | None = None
     arguments: str | None = None
+    # custom_tool_call, whose output is as a function's
+    input: str | None = None
     output: str | list[InputPart] | None = None
 
     # Would change the prompt, and are refused.
@@ -33,13 +35,15 @@ class InputItem(Struct, kw_only=True):
 
 
 class ResponsesTool(Struct, kw_only=True):
-    """A function that the model may call."""
+    """A function that the model may call, or a custom tool."""
 
     type: str
     name: str = ""
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
+    # custom
+    format: dict[str, Any] | UnsetType | None = UNSET
 
     # Would change the prompt, and are refused; so are callers other than the model itself.
     allowed_callers: list[str] | UnsetType | None = UNSET
@@ -145,6 +149,16 @@ class OutputCall(Struct, kw_only=True):
     status: str
 
 
+class OutputCustomCall(Struct, kw_only=True):
+    """A call of a custom tool; `input` is any text."""
+
+    type: str = "custom_tool_call"
+    id: str
+    call_id: str
+    name: str
+    input: str = ""
+
+
 class IncompleteDetails(Struct):
     """Why an answer is incomplete."""
 
@@ -221,4 +235,5 @@ class ResponseEvent(Struct, kw_only=True):
     text: str | UnsetType = UNSET
     name: str | UnsetType = UNSET
     arguments: str | UnsetType = UNSET
+    input: str | UnsetType = UNSET
     logprobs: list[Any] | UnsetType = UNSET

@@ -14,6 +14,7 @@ from text_generation_router.api.errors import (
     ToolError,
     ValidationError,
 )
+from text_generation_router.api.tool_choice import read_tool_choice
 from text_generation_router.grammar.compiler import GrammarCompiler
 from text_generation_router.prompt.conversation import ChatTemplates
 from text_generation_router.prompt.model_files import PromptFiles
@@ -234,7 +235,7 @@ def test_tools_without_parameters() -> None:
     body = msgspec.convert(
         {"messages": [], "tools": [{"type": "function", "function": {"name": "f"}}]}, ChatBody
     )
-    assert template_tools(body.tools or []) == [
+    assert template_tools(read_tool_choice(body).functions) == [
         {
             "type": "function",
             "function": {"name": "f", "parameters": {"type": "object", "properties": {}}},

@@ -18,7 +18,6 @@ from tests.fakes.router_app import running_app
 from tests.router.api.client_parts import (
     CHAT,
     MESSAGES,
-    PARTS,
     RESPONSES,
     Body,
     Part,
@@ -28,7 +27,12 @@ from tests.router.api.client_parts import (
     messages_body,
     responses_body,
 )
+from tests.router.api.client_parts import (
+    PARTS as CLIENT_PARTS,
+)
+from tests.router.api.custom_tool_parts import CUSTOM_TOOL_PARTS
 
+PARTS = [*CLIENT_PARTS, *CUSTOM_TOOL_PARTS]
 # Unions by where they stand, and the kinds that are taken.
 KINDS: dict[str, tuple[str, Any, Callable[[Body], Body], set[str]]] = {
     "chat content": (
@@ -41,19 +45,19 @@ KINDS: dict[str, tuple[str, Any, Callable[[Body], Body], set[str]]] = {
         CHAT,
         chat.ChatCompletionMessageToolCallUnionParam,
         lambda part: chat_body({"role": "assistant", "tool_calls": [part]}),
-        {"function"},
+        {"function", "custom"},
     ),
     "chat tools": (
         CHAT,
         chat.ChatCompletionToolUnionParam,
         lambda part: chat_body(tools=[part]),
-        {"function"},
+        {"function", "custom"},
     ),
     "chat tool_choice": (
         CHAT,
         chat.ChatCompletionToolChoiceOptionParam,
         lambda part: chat_body(tool_choice=part, tools=[{"function": {"name": "f"}}]),
-        {"function"},
+        {"function", "custom", "allowed_tools"},
     ),
     "chat response_format": (
         CHAT,
@@ -65,7 +69,14 @@ KINDS: dict[str, tuple[str, Any, Callable[[Body], Body], set[str]]] = {
         RESPONSES,
         responses.ResponseInputItemParam,
         responses_body,
-        {"message", "function_call", "function_call_output", "reasoning"},
+        {
+            "message",
+            "function_call",
+            "function_call_output",
+            "custom_tool_call",
+            "custom_tool_call_output",
+            "reasoning",
+        },
     ),
     "responses content": (
         RESPONSES,
@@ -77,13 +88,13 @@ KINDS: dict[str, tuple[str, Any, Callable[[Body], Body], set[str]]] = {
         RESPONSES,
         responses.ToolParam,
         lambda part: responses_body(tools=[part]),
-        {"function"},
+        {"function", "custom"},
     ),
     "responses tool_choice": (
         RESPONSES,
         response_request.ToolChoice,
         lambda part: responses_body(tool_choice=part, tools=[{"type": "function", "name": "f"}]),
-        {"function"},
+        {"function", "custom", "allowed_tools"},
     ),
     "messages blocks": (
         MESSAGES,

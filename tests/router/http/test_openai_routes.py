@@ -194,7 +194,11 @@ async def test_how_likely_a_prompt_is() -> None:
     (choice,) = answer["choices"]
     assert (choice["text"], choice["finish_reason"]) == ("ab", "length")
     assert choice["logprobs"]["token_logprobs"] == [None, -1, -1]
-    assert choice["logprobs"]["top_logprobs"] == [None, {"t0": -1}, {"t0": -1}]
+    assert choice["logprobs"]["top_logprobs"] == [
+        None,
+        {"t0": -1, "a": -1},
+        {"t0": -1, "b": -1},
+    ]
     assert answer["usage"]["completion_tokens"] == 0
 
 
