@@ -25,6 +25,7 @@ from text_generation_router.api.messages_types import (
     MessageStop,
     MessagesUsage,
     Ping,
+    SignatureDelta,
     StopDelta,
     TextBlock,
     TextDelta,
@@ -134,6 +135,8 @@ class MessagesStreamEncoder:
         self._num_blocks += 1
 
     def _close(self, events: list[MessageEvent]) -> None:
+        if self._open_kind is ThinkingBlock:
+            events.append(ContentBlockDelta(self._num_blocks - 1, SignatureDelta()))
         if self._open_kind is not None:
             events.append(ContentBlockStop(self._num_blocks - 1))
             self._open_kind = None

@@ -180,6 +180,12 @@ class ThinkingDelta(Struct, tag_field="type", tag="thinking_delta"):
     thinking: str
 
 
+class SignatureDelta(Struct, tag_field="type", tag="signature_delta"):
+    """Ends a part that is reasoning; there is no signature here, clients send back an empty one."""
+
+    signature: str = ""
+
+
 class InputJsonDelta(Struct, tag_field="type", tag="input_json_delta"):
     """More of the text of a call's input."""
 
@@ -190,7 +196,7 @@ class ContentBlockDelta(Struct, tag_field="type", tag="content_block_delta"):
     """A part goes on."""
 
     index: int
-    delta: TextDelta | InputJsonDelta | ThinkingDelta
+    delta: TextDelta | InputJsonDelta | ThinkingDelta | SignatureDelta
 
 
 class ContentBlockStop(Struct, tag_field="type", tag="content_block_stop"):

@@ -150,8 +150,8 @@ def _tool(tool: ResponsesTool, place: str) -> Tool:
         function=FunctionDefinition(
             name=tool.name,
             description=tool.description,
-            parameters=tool.parameters,
-            strict=tool.strict,
+            parameters=tool.parameters or None,
+            strict=tool.strict or None,
         )
     )
 

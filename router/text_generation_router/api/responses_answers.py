@@ -5,6 +5,7 @@ One object writes both: a whole answer is what a stream's last event has.
 
 import secrets
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import msgspec
 from msgspec import UNSET
@@ -27,6 +28,7 @@ from text_generation_router.api.responses_types import (
     ResponseFailure,
     ResponsesAnswer,
     ResponsesBody,
+    ResponsesTool,
     ResponsesUsage,
     TextFormat,
 )
@@ -66,9 +68,12 @@ class ResponseWriter:
         events = self.read(output, finished)
         return self._encode(events) if events else None
 
-    def fail(self, code: str, message: str) -> bytes:
-        """The last event of a stream that failed."""
+    def fail(self, error_type: str, message: str) -> bytes:
+        """The last event of a stream that failed; the code is one of those that OpenAI's has."""
         self.answer.status = "failed"
+        is_busy = error_type == "overloaded"
+        code: Literal["rate_limit_exceeded", "server_error"]
+        code = "rate_limit_exceeded" if is_busy else "server_error"
         self.answer.error = ResponseFailure(code, message)
         return self._encode([ResponseEvent(type="response.failed", response=self.answer)])
 
@@ -227,10 +232,17 @@ def _empty_answer(body: ResponsesBody, identity: AnswerIdentity) -> ResponsesAns
         temperature=1.0 if body.temperature is None else body.temperature,
         text=body.text or TextFormat(format={"type": "text"}),
         tool_choice="auto" if body.tool_choice is None else body.tool_choice,
-        tools=body.tools or [],
+        tools=[_shown_tool(tool) for tool in body.tools or []],
         top_p=1.0 if body.top_p is None else body.top_p,
         metadata=body.metadata or {},
     )
+
+
+def _shown_tool(tool: ResponsesTool) -> ResponsesTool:
+    """A tool of the request, with the fields that its kind has."""
+    if tool.type == "function":
+        return tool
+    return msgspec.structs.replace(tool, parameters=UNSET, strict=UNSET)
 
 
 def _usage(finished: Finished, reader: ChatContentReader) -> ResponsesUsage:

@@ -40,8 +40,8 @@ class ResponsesTool(Struct, kw_only=True):
     type: str
     name: str = ""
     description: str | None = None
-    parameters: dict[str, Any] | None = None
-    strict: bool | None = None
+    parameters: dict[str, Any] | UnsetType | None = None
+    strict: bool | UnsetType | None = None
     # custom
     format: dict[str, Any] | UnsetType | None = UNSET
 
@@ -168,14 +168,15 @@ class IncompleteDetails(Struct):
 class ResponseFailure(Struct):
     """Why an answer failed."""
 
-    code: str
+    code: Literal["rate_limit_exceeded", "server_error"]
     message: str
 
 
 class InputTokensDetails(Struct):
-    """How much of the prompt was found in the prefix cache."""
+    """How much of the prompt was found in the prefix cache; nothing is written for a client."""
 
     cached_tokens: int
+    cache_write_tokens: int = 0
 
 
 class OutputTokensDetails(Struct):

@@ -132,13 +132,15 @@ _TABLE: Mapping[type[Exception], ErrorRow] = {
 }
 
 # OpenAI's word for an error, by status.
-_OPENAI_TYPES = {401: "authentication_error", 429: "rate_limit_error"}
+# 424 is a shard that failed: the request is not to blame.
+_OPENAI_TYPES = {401: "authentication_error", 424: "server_error", 429: "rate_limit_error"}
 
 # Anthropic's.
 _ANTHROPIC_TYPES = {
     401: "authentication_error",
     404: "not_found_error",
     413: "request_too_large",
+    424: "api_error",
     429: "rate_limit_error",
     503: "overloaded_error",
 }
