@@ -17,7 +17,11 @@ from text_generation_router.api.limits import (
     resolve_max_new_tokens,
 )
 from text_generation_router.api.openai_sampling import choice_samplings, stop_sequences
-from text_generation_router.api.tool_choice import parameters_schema, read_tool_choice
+from text_generation_router.api.tool_choice import (
+    ToolChoice,
+    parameters_schema,
+    read_tool_choice,
+)
 from text_generation_router.engine.request import GenerationRequest
 from text_generation_router.grammar.compiler import GrammarCompiler
 from text_generation_router.prompt.chat_template import ChatTemplateError
@@ -88,15 +92,7 @@ async def prepare(
     max_new_tokens = resolve_max_new_tokens(
         asked, len(token_ids), limits, field=field, prompt="messages"
     )
-    shape = AnswerShape(
-        choice=choice,
-        tool_format=_tool_format(templates) if choice.functions else None,
-        asked=asked_grammar(body),
-        reasoning=templates.reasoning,
-        has_recipients=templates.has_recipients,
-        prompt=text,
-        ignore_eos=bool(body.ignore_eos),
-    )
+    shape = _answer_shape(body, choice, templates, text)
     grammar = await compile_answer(shape, grammars)
     requests = tuple(
         GenerationRequest(
@@ -122,6 +118,20 @@ async def prepare(
         max_tool_calls=None if choice.allows_several else 1,
         reasoning=templates.reasoning,
         has_recipients=templates.has_recipients,
+    )
+
+
+def _answer_shape(
+    body: ChatBody, choice: ToolChoice, templates: ChatTemplates, prompt: str
+) -> AnswerShape:
+    return AnswerShape(
+        choice=choice,
+        tool_format=_tool_format(templates) if choice.functions else None,
+        asked=asked_grammar(body),
+        reasoning=templates.reasoning,
+        has_recipients=templates.has_recipients,
+        prompt=prompt,
+        ignore_eos=bool(body.ignore_eos),
     )
 
 
