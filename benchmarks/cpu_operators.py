@@ -9,7 +9,7 @@ medians are shown. Weights are taken from a set larger than the caches, as a mod
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +21,7 @@ from text_generation_shard.ops.cpu.library import (
     PackedMatrix,
     instruction_sets,
     operators_for,
+    set_num_threads,
 )
 from torch import Tensor
 
@@ -40,6 +41,7 @@ class Competitor:
 
     name: str
     products: list[Product]
+    num_bytes: int  # of one matrix
 
 
 def torch_competitor(weight: Tensor) -> Competitor:
@@ -48,6 +50,7 @@ def torch_competitor(weight: Tensor) -> Competitor:
     return Competitor(
         name=f"torch {str(weight.dtype).removeprefix('torch.')}",
         products=[_torch_product(each) for each in weights],
+        num_bytes=weight.nbytes,
     )
 
 
@@ -58,10 +61,12 @@ def _torch_product(weight: Tensor) -> Product:
 def own_competitor(operators: Operators, name: str, weight: Tensor, format_: str) -> Competitor:
     """Our product with weights of one format."""
     source = weight.bfloat16() if format_ == "bfloat16" else weight
-    count = _num_matrices(operators.pack(source, format_).num_bytes)
-    matrices = [operators.pack(source, format_) for _ in range(count)]
+    num_bytes = operators.pack(source, format_).num_bytes
+    matrices = [operators.pack(source, format_) for _ in range(_num_matrices(num_bytes))]
     return Competitor(
-        name=f"{name} {format_}", products=[_own_product(matrix) for matrix in matrices]
+        name=f"{name} {format_}",
+        products=[_own_product(matrix) for matrix in matrices],
+        num_bytes=num_bytes,
     )
 
 
@@ -73,12 +78,14 @@ def _num_matrices(num_bytes: int) -> int:
     return min(MAX_MATRICES, max(1, -(-SET_BYTES // num_bytes)))
 
 
-def competitors(outputs: int, inputs: int, names: tuple[str, ...]) -> Iterator[Competitor]:
+def competitors(
+    outputs: int, inputs: int, names: Sequence[str], formats: Sequence[str]
+) -> Iterator[Competitor]:
     weight = torch.randn(outputs, inputs) * 0.02
     yield torch_competitor(weight)
     yield torch_competitor(weight.bfloat16())
     for name in names:
-        for format_ in WEIGHT_FORMATS:
+        for format_ in formats:
             yield own_competitor(operators_for(name), name, weight, format_)
 
 
@@ -126,6 +133,24 @@ def show(medians: dict[int, dict[str, float]], outputs: int, inputs: int) -> Non
     Console(width=120).print(table)
 
 
+def show_rates(
+    medians: dict[int, dict[str, float]], found: list[Competitor], outputs: int, inputs: int
+) -> None:
+    """One line per competitor: 10^9 multiply-adds per second, and 10^9 bytes of weights."""
+    table = Table(title="10^9 multiply-adds/s (GB/s of weights)", title_justify="left")
+    table.add_column("rows of activations")
+    for rows in medians:
+        table.add_column(str(rows), justify="right")
+    for each in found:
+        cells = []
+        for rows, times in medians.items():
+            seconds = times[each.name] * 1e9
+            products = rows * outputs * inputs / seconds
+            cells.append(f"{products:.0f} ({each.num_bytes / seconds:.1f})")
+        table.add_row(each.name, *cells)
+    Console(width=120).print(table)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.cpu_operators",
@@ -139,14 +164,21 @@ def main() -> None:
     parser.add_argument(
         "--instruction-sets", nargs="+", help="such as avx2 (default: all that there are)"
     )
+    parser.add_argument(
+        "--formats", nargs="+", choices=WEIGHT_FORMATS, default=WEIGHT_FORMATS, help="of weights"
+    )
+    parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
-    names = tuple(options.instruction_sets or instruction_sets())
+    names = options.instruction_sets or instruction_sets()
+    torch.set_num_threads(options.threads)
+    set_num_threads(options.threads)
     with torch.inference_mode():
-        found = list(competitors(options.outputs, options.inputs, names))
+        found = list(competitors(options.outputs, options.inputs, names, options.formats))
         medians = {
             rows: measure(found, rows, options.inputs, options.rounds) for rows in options.rows
         }
     show(medians, options.outputs, options.inputs)
+    show_rates(medians, found, options.outputs, options.inputs)
 
 
 if __name__ == "__main__":

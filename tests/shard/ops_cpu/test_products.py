@@ -72,10 +72,11 @@ def test_stored_weights(operators: Operators, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", QUANTIZED)
-def test_a_row_does_not_depend_on_its_company(operators: Operators, name: str) -> None:
+@pytest.mark.parametrize("inputs", [150, 256, 1000])
+def test_a_row_does_not_depend_on_its_company(operators: Operators, name: str, inputs: int) -> None:
     """Not one bit: neither on how many rows there are nor on what the others hold."""
-    matrix = pack(operators, torch.randn(100, 150), name)
-    x = torch.randn(70, 150)
+    matrix = pack(operators, torch.randn(100, inputs), name)
+    x = torch.randn(70, inputs)
     x[3] *= 1e6
     together = matrix.multiply(x, None)
     for row in range(70):
@@ -90,6 +91,36 @@ def test_extreme_values_do_not_saturate(operators: Operators, name: str) -> None
         torch.testing.assert_close(
             matrix.multiply(x, None), x @ torch.ones(256, 16), rtol=2e-3, atol=0
         )
+
+
+@pytest.mark.parametrize("name", QUANTIZED)
+@pytest.mark.parametrize("inputs", [32, 100, 128, 200, 256])
+def test_extremes_of_both_signs_mixed(operators: Operators, name: str, inputs: int) -> None:
+    """Every value at plus or minus its largest, weights and activations as signs: whole numbers."""
+    weight, x = torch.randn(40, inputs).sign(), torch.randn(9, inputs).sign()
+    weight[0], weight[1] = 1, -1
+    x[0], x[1] = 1, -1
+    stored = pack(operators, weight, name).rows(torch.arange(40))
+    actual = pack(operators, weight, name).multiply(x, None)
+    torch.testing.assert_close(actual, x @ stored.T, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", QUANTIZED)
+def test_an_outlier_hurts_its_own_group_only(operators: Operators, name: str) -> None:
+    """A group of 128 inputs, of one row; the others are as exact as without it."""
+    inputs, place = 384, 130
+    matrix = pack(operators, torch.randn(50, inputs), name)
+    stored = matrix.rows(torch.arange(50))
+    x = torch.randn(4, inputs)
+    x[2, place] = 3e4
+    errors = matrix.multiply(x, None) - x @ stored.T
+    step = 3e4 / 127
+    bound = 0.51 * step * stored[:, 128:256].abs().sum(dim=1)
+    assert (errors[2].abs() <= bound).all()
+    assert errors[[0, 1, 3]].abs().max() < 0.025 * (x[[0, 1, 3]] @ stored.T).abs().max()
+    x[2, 128:256] = 0
+    errors = matrix.multiply(x, None)[2] - x[2] @ stored.T
+    assert errors.abs().max() < 0.025 * (x[2] @ stored.T).abs().max()
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -70,7 +70,7 @@ class PackedMatrix {
     weights_ = {format_named(format), source.size(0), source.size(1), nullptr};
     const auto type = weights_.format == WeightFormat::kBFloat16 ? at::kBFloat16 : at::kFloat;
     check_dense(source, "source", type, weights_.outputs * weights_.inputs);
-    memory_ = allocate(packed_bytes(weights_));
+    memory_ = allocate(kernels_.packed_bytes(weights_));
     weights_.panels = memory_.data_ptr();
     kernels_.pack({source.const_data_ptr(), weights_, num_threads()});
   }

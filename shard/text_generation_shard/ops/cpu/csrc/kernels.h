@@ -20,7 +20,7 @@ struct Half {
 
 enum class WeightFormat { kFloat32, kBFloat16, kInt8, kInt4 };
 
-// A packed weight matrix, see layout.h.
+// A packed weight matrix, see layout.h and layout_integer.h.
 struct Weights {
   WeightFormat format;
   int64_t outputs, inputs;
@@ -174,6 +174,7 @@ struct ScanCall {
 };
 
 struct Kernels {
+  int64_t (*packed_bytes)(const Weights&);  // that `panels` must have room for
   void (*pack)(const PackCall&);
   void (*linear)(const LinearCall&);
   void (*rows)(const RowsCall&);

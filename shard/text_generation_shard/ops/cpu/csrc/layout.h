@@ -14,9 +14,8 @@
 //   int8       4 inputs   [16][4]       a0 a1 a2 a3  b0 b1 b2 b3 ..
 //   int4       8 inputs   [16][4]       (a0 a4) (a1 a5) (a2 a6) (a3 a7)  (b0 b4) ..   (low high)
 //
-// Every step takes 64 bytes. The integers are quantised symmetrically in groups of inputs: weight =
-// scale * (stored - offset), with one scale for each output and group; the inputs are filled up to
-// a whole group. Scales are float16 and stand behind all panels: [panels][groups][16].
+// Every step takes 64 bytes. Panels of floats follow each other; how those of integers do, and where
+// their scales are, says layout_integer.h.
 #pragma once
 
 #include "kernels.h"
@@ -39,45 +38,23 @@ constexpr int step_inputs(WeightFormat format) {
   return 0;
 }
 
-// Inputs that share a scale; formats without scales: one step.
-constexpr int group_inputs(WeightFormat format) {
-  switch (format) {
-    case WeightFormat::kInt8: return 64;
-    case WeightFormat::kInt4: return 32;
-    default: return step_inputs(format);
-  }
-}
-
-constexpr bool has_scales(WeightFormat format) {
+constexpr bool is_integer(WeightFormat format) {
   return format == WeightFormat::kInt8 || format == WeightFormat::kInt4;
 }
 
+// Panels of floats.
 inline int64_t num_panels(const Weights& weights) {
   return ceil_div(weights.outputs, kPanelOutputs);
 }
-inline int64_t num_groups(const Weights& weights) {
-  return ceil_div(weights.inputs, group_inputs(weights.format));
-}
 inline int64_t padded_inputs(const Weights& weights) {
-  return num_groups(weights) * group_inputs(weights.format);
+  const int64_t step = step_inputs(weights.format);
+  return ceil_div(weights.inputs, step) * step;
 }
 inline int64_t panel_bytes(const Weights& weights) {
   return padded_inputs(weights) / step_inputs(weights.format) * kStepBytes;
 }
-
 inline uint8_t* panel(const Weights& weights, int64_t index) {
   return static_cast<uint8_t*>(weights.panels) + index * panel_bytes(weights);
-}
-// The scales of one panel: [groups][16].
-inline Half* panel_scales(const Weights& weights, int64_t index) {
-  auto* scales = reinterpret_cast<Half*>(panel(weights, num_panels(weights)));
-  return scales + index * num_groups(weights) * kPanelOutputs;
-}
-
-// Bytes of the whole packed matrix.
-inline int64_t packed_bytes(const Weights& weights) {
-  const int64_t scales = has_scales(weights.format) ? num_groups(weights) * kPanelOutputs * 2 : 0;
-  return num_panels(weights) * (panel_bytes(weights) + scales);
 }
 
 }  // namespace cpu_operators::CPU_OPERATORS_ISA

@@ -5,161 +5,203 @@
 // in float32, one after the other, whatever the number of rows. A row of results is therefore the
 // same bits whatever else the batch holds.
 //
-// Activations are packed for each tile of rows, so that a tile reads them as one stream:
-//
-//   quads        [groups][quads of a group][rows of tile], four activations each
-//   scales       [groups][rows of tile], float32
-//   corrections  [groups][rows of tile], int32: minus the offset of the stored weights times the
-//                sum of the group's activations
+// Activations are packed for each tile of rows, so that a tile reads them as one stream: for each
+// group of inputs one cell for each row of the tile.
+#include <algorithm>
+
+#include "layout_integer.h"
 #include "linear.h"
-#include "simd.h"
 
 namespace cpu_operators::CPU_OPERATORS_ISA {
 namespace {
 
-// A single row is bound by memory: more panels, more streams.
-constexpr int kRowPanels = 2 * kTilePanels;
-constexpr int kPrefetchBytes = 1024;
+constexpr int kPanels = kIntegerTilePanels;
+constexpr int kGroupQuads = kGroupInputs / 4;
+constexpr int kPartQuads = kPartInputs / 4;
+// How far ahead weights are fetched where there is a single tile of rows.
+constexpr int kPrefetchBytes = 4096;
+// Tiles of outputs that each tile of rows is multiplied with in turn. It stays in the first cache
+// meanwhile, they in the second, and rows of results are written in pieces of some hundred bytes.
+constexpr int kBlockTiles = 128 / kTileOutputs;
+// Up to so many rows of int8 the processor's own fetching of the one stream keeps up, and is faster
+// alone.
+constexpr int kMaxStreamedRows = 4;
 
-template <int Bits>
-inline constexpr WeightFormat kFormat = Bits == 8 ? WeightFormat::kInt8 : WeightFormat::kInt4;
-template <int Bits>
-inline constexpr int kGroup = group_inputs(kFormat<Bits>);
-template <int Bits>
-inline constexpr int kGroupQuads = kGroup<Bits> / 4;
 template <int Bits>
 inline constexpr int kStepQuads = step_inputs(kFormat<Bits>) / 4;
-
-// Quantised activations of one tile of rows.
 template <int Bits>
-struct PackedRows {
-  typename Dot<Bits>::Quad* quads;
-  float* scales;
-  int32_t* corrections;
+inline constexpr int kCorrections = Dot<Bits>::kSumsParts ? kGroupParts : 1;
+
+// Quantised activations of one row in one group.
+template <int Bits>
+struct Cell {
+  typename Dot<Bits>::Quad quads[kGroupQuads];
+  float scale;
+  int32_t corrections[kCorrections<Bits>];  // see Dot
 };
 
 // One tile: rows times panels.
 template <int Bits>
 struct Tile {
-  const uint8_t* panels;
-  int64_t panel_bytes;
-  const Half* scales;
-  int64_t groups;
-  PackedRows<Bits> x;
+  uint8_t* weights;
+  int64_t parts;
+  const Cell<Bits>* x;  // [groups][rows of the tile]
   const float* bias;    // [columns], or null
   const float* addend;  // [rows of the tile, columns], or null
   float* out;           // [rows of the tile, columns]
   int64_t stride, columns;  // of addend and out
+  // Weights to fetch into the caches meanwhile, so many lines with every part.
+  const uint8_t* ahead;
+  int64_t ahead_lines;
 };
 
-template <int Bits, int Rows, int Panels>
-using GroupSums = typename Dot<Bits>::Sum[Rows][Panels];
+template <int Bits, int Rows>
+using Sums = typename Dot<Bits>::Sum[Rows][kPanels];
 
-// Add the products of one step's quad `Index`.
-template <int Bits, int Index, int Rows, int Panels>
-[[gnu::always_inline]] inline void add_quad(const typename Dot<Bits>::Weights (&weights)[Panels],
-                                            const typename Dot<Bits>::Quad* quads,
-                                            GroupSums<Bits, Rows, Panels>& sums) {
+// Start every sum with correction `index` of its row.
+template <int Bits, int Rows>
+[[gnu::always_inline]] inline void start(const Cell<Bits>* x, int64_t index,
+                                         Sums<Bits, Rows>& sums) {
 #pragma GCC unroll 8
   for (int row = 0; row < Rows; ++row) {
 #pragma GCC unroll 4
-    for (int panel = 0; panel < Panels; ++panel) {
-      Dot<Bits>::template add<Index>(sums[row][panel], weights[panel], quads + row);
+    for (int panel = 0; panel < kPanels; ++panel) {
+      sums[row][panel] = Dot<Bits>::start(x[row].corrections[index]);
     }
   }
 }
 
-// The sums of one group.
-template <int Bits, int Rows, int Panels>
-[[gnu::always_inline]] inline void add_group(const uint8_t* weights, int64_t panel_bytes,
-                                             const typename Dot<Bits>::Quad* quads,
-                                             GroupSums<Bits, Rows, Panels>& sums) {
-  for (int quad = 0; quad < kGroupQuads<Bits>; quad += kStepQuads<Bits>) {
-    typename Dot<Bits>::Weights loaded[Panels];
-#pragma GCC unroll 4
-    for (int panel = 0; panel < Panels; ++panel) {
-      const uint8_t* here = weights + panel * panel_bytes;
-      if constexpr (Rows == 1) __builtin_prefetch(here + kPrefetchBytes);
-      loaded[panel] = Dot<Bits>::load_weights(here);
-    }
-    add_quad<Bits, 0, Rows, Panels>(loaded, quads, sums);
-    if constexpr (kStepQuads<Bits> == 2) {
-      add_quad<Bits, 1, Rows, Panels>(loaded, quads + Rows, sums);
-    }
-    weights += kStepBytes;
-    quads += kStepQuads<Bits> * Rows;
-  }
-}
-
-template <int Bits, int Rows, int Panels>
-void store_totals(const Tile<Bits>& tile, const Float16x (&totals)[Rows][Panels]) {
-  for (int panel = 0; panel < Panels; ++panel) {
-    const int64_t column = panel * kLanes, left = tile.columns - column;
-    const int count = static_cast<int>(left < kLanes ? left : kLanes);
-    const Float16x bias =
-        tile.bias == nullptr ? zeros() : load_first(tile.bias + column, count);
-    for (int row = 0; row < Rows; ++row) {
-      const int64_t place = row * tile.stride + column;
-      Float16x total = totals[row][panel] + bias;
-      if (tile.addend != nullptr) total = total + load_first(tile.addend + place, count);
-      if (count == kLanes) {
-        store(tile.out + place, total);
-      } else {
-        store_first(tile.out + place, total, count);
-      }
-    }
-  }
-}
-
-template <int Bits, int Rows, int Panels>
-void multiply(const Tile<Bits>& tile) {
-  Float16x totals[Rows][Panels];
-  for (auto& row : totals) {
-    for (Float16x& total : row) total = zeros();
-  }
-  constexpr int64_t group_bytes = kGroupQuads<Bits> / kStepQuads<Bits> * kStepBytes;
-  for (int64_t group = 0; group < tile.groups; ++group) {
-    GroupSums<Bits, Rows, Panels> sums;
-    add_group<Bits, Rows, Panels>(tile.panels + group * group_bytes, tile.panel_bytes,
-                                  tile.x.quads + group * kGroupQuads<Bits> * Rows, sums);
-    const float* scales = tile.x.scales + group * Rows;
-    const int32_t* corrections = tile.x.corrections + group * Rows;
-#pragma GCC unroll 4
-    for (int panel = 0; panel < Panels; ++panel) {
-      const Float16x weight_scales =
-          load(tile.scales + (panel * tile.groups + group) * kPanelOutputs);
+// Add the products of one step's quad `Index`.
+template <int Bits, int Index, int Rows>
+[[gnu::always_inline]] inline void add_quad(const typename Dot<Bits>::Weights (&weights)[kPanels],
+                                            const Cell<Bits>* x, int64_t quad,
+                                            Sums<Bits, Rows>& sums) {
 #pragma GCC unroll 8
-      for (int row = 0; row < Rows; ++row) {
-        const Float16x sum = Dot<Bits>::finish(sums[row][panel], corrections[row]);
-        totals[row][panel] = fma(sum, weight_scales * broadcast(scales[row]), totals[row][panel]);
-      }
+  for (int row = 0; row < Rows; ++row) {
+#pragma GCC unroll 4
+    for (int panel = 0; panel < kPanels; ++panel) {
+      Dot<Bits>::template add<Index>(sums[row][panel], weights[panel], x[row].quads[quad + Index]);
     }
-  }
-  store_totals<Bits, Rows, Panels>(tile, totals);
-}
-
-// Choose the tile with `rows` rows and `Panels` panels.
-template <int Bits, int Panels, int Rows = kIntegerTileRows>
-void multiply_rows(const Tile<Bits>& tile, int64_t rows) {
-  if (rows == Rows) {
-    multiply<Bits, Rows, Panels>(tile);
-  } else if constexpr (Rows > 1) {
-    multiply_rows<Bits, Panels, Rows - 1>(tile, rows);
   }
 }
 
 template <int Bits>
-void multiply_any(const Tile<Bits>& tile, int64_t rows, int64_t panels) {
-  if (rows == 1 && panels == 4) {
-    multiply<Bits, 1, 4>(tile);
-  } else if (rows == 1 && panels == 3) {
-    multiply<Bits, 1, 3>(tile);
-  } else if (rows == 1 && panels == 2) {
-    multiply<Bits, 1, 2>(tile);
-  } else if (panels == kTilePanels) {
-    multiply_rows<Bits, kTilePanels>(tile, rows);
-  } else {
-    multiply_rows<Bits, 1>(tile, rows);
+using PanelFactors = typename Dot<Bits>::Factors[kPanels];
+
+// Add the products of a part.
+template <int Bits, int Rows>
+[[gnu::always_inline]] inline void add_part(const uint8_t* weights,
+                                            const PanelFactors<Bits>& factors, const Cell<Bits>* x,
+                                            int64_t first_quad, Sums<Bits, Rows>& sums) {
+  for (int quad = 0; quad < kPartQuads; quad += kStepQuads<Bits>) {
+    typename Dot<Bits>::Weights loaded[kPanels];
+#pragma GCC unroll 4
+    for (int panel = 0; panel < kPanels; ++panel) {
+      loaded[panel] = Dot<Bits>::load_weights(weights + panel * kStepBytes, factors[panel]);
+    }
+    add_quad<Bits, 0, Rows>(loaded, x, first_quad + quad, sums);
+    if constexpr (kStepQuads<Bits> == 2) add_quad<Bits, 1, Rows>(loaded, x, first_quad + quad, sums);
+    weights += kPanels * kStepBytes;
+  }
+}
+
+// The sums of the first `parts` parts of a group.
+template <int Bits, int Rows>
+[[gnu::always_inline]] inline void add_group(const Tile<Bits>& tile, const Group& group,
+                                             const Cell<Bits>* x, int64_t parts,
+                                             const uint8_t*& ahead, Sums<Bits, Rows>& sums) {
+  constexpr bool sums_parts = Dot<Bits>::kSumsParts;
+  if constexpr (!sums_parts) start<Bits, Rows>(x, 0, sums);
+  for (int64_t part = 0; part < parts; ++part) {
+    for (int64_t line = 0; line < tile.ahead_lines; ++line, ahead += kStepBytes) {
+      __builtin_prefetch(ahead, 0, Bits == 8 ? 2 : 3);
+    }
+    PanelFactors<Bits> factors;
+    for (int panel = 0; panel < kPanels; ++panel) {
+      factors[panel] = Dot<Bits>::load_factors(group.factors + part * kTileOutputs +
+                                               panel * kPanelOutputs);
+    }
+    const uint8_t* weights = group.weights + part * part_bytes(kFormat<Bits>);
+    if constexpr (sums_parts) {
+      Sums<Bits, Rows> part_sums;
+      start<Bits, Rows>(x, part, part_sums);
+      add_part<Bits, Rows>(weights, factors, x, part * kPartQuads, part_sums);
+#pragma GCC unroll 8
+      for (int row = 0; row < Rows; ++row) {
+#pragma GCC unroll 4
+        for (int panel = 0; panel < kPanels; ++panel) {
+          Dot<Bits>::add_part(sums[row][panel], part_sums[row][panel], factors[panel]);
+        }
+      }
+    } else {
+      add_part<Bits, Rows>(weights, factors, x, part * kPartQuads, sums);
+    }
+  }
+}
+
+template <int Bits, int Rows>
+void store_totals(const Tile<Bits>& tile, const Float16x (&totals)[Rows][kPanels]) {
+  for (int panel = 0; panel < kPanels; ++panel) {
+    const int64_t column = panel * kLanes, left = tile.columns - column;
+    if (left <= 0) return;
+    const int count = static_cast<int>(left < kLanes ? left : kLanes);
+    const Float16x bias = tile.bias == nullptr ? zeros() : load_some(tile.bias + column, count);
+    for (int row = 0; row < Rows; ++row) {
+      const int64_t place = row * tile.stride + column;
+      Float16x total = totals[row][panel] + bias;
+      if (tile.addend != nullptr) total = total + load_some(tile.addend + place, count);
+      store_some(tile.out + place, total, count);
+    }
+  }
+}
+
+// Fetch the lines that the totals will be stored to: by then they are there.
+template <int Bits, int Rows>
+void prefetch_out(const Tile<Bits>& tile) {
+  for (int row = 0; row < Rows; ++row) {
+    for (int panel = 0; panel < kPanels; ++panel) {
+      const int64_t place = row * tile.stride + panel * kLanes;
+      __builtin_prefetch(tile.out + place, 1);
+      if (tile.addend != nullptr) __builtin_prefetch(tile.addend + place);
+    }
+  }
+}
+
+template <int Bits, int Rows>
+void multiply(const Tile<Bits>& tile) {
+  prefetch_out<Bits, Rows>(tile);
+  Float16x totals[Rows][kPanels];
+  for (auto& row : totals) {
+    for (Float16x& total : row) total = zeros();
+  }
+  const uint8_t* ahead = tile.ahead;
+  const Cell<Bits>* x = tile.x;
+  for (int64_t first = 0; first < tile.parts; first += kGroupParts, x += Rows) {
+    const Group group = group_at(kFormat<Bits>, tile.weights, first / kGroupParts);
+    Sums<Bits, Rows> sums{};
+    add_group<Bits, Rows>(tile, group, x, std::min<int64_t>(tile.parts - first, kGroupParts), ahead,
+                          sums);
+#pragma GCC unroll 4
+    for (int panel = 0; panel < kPanels; ++panel) {
+      const Float16x scales = load(group.scales + panel * kPanelOutputs);
+#pragma GCC unroll 8
+      for (int row = 0; row < Rows; ++row) {
+        const Float16x scale = scales * broadcast(x[row].scale);
+        totals[row][panel] =
+            fma(Dot<Bits>::finish(sums[row][panel]), scale, totals[row][panel]);
+      }
+    }
+  }
+  store_totals<Bits, Rows>(tile, totals);
+}
+
+// Choose the tile with `rows` rows.
+template <int Bits, int Rows = kIntegerTileRows>
+void multiply_rows(const Tile<Bits>& tile, int64_t rows) {
+  if (rows == Rows) {
+    multiply<Bits, Rows>(tile);
+  } else if constexpr (Rows > 1) {
+    multiply_rows<Bits, Rows - 1>(tile, rows);
   }
 }
 
@@ -167,71 +209,72 @@ void multiply_any(const Tile<Bits>& tile, int64_t rows, int64_t panels) {
 template <int Bits>
 class Activations {
  public:
-  using Quad = typename Dot<Bits>::Quad;
-
   Activations(const LinearCall& call, Scratch& scratch)
       : call_(call), tiles_(call.rows, kIntegerTileRows), groups_(num_groups(call.weights)) {
-    const int64_t cells = call.rows * groups_;
-    const int64_t quad_bytes = cells * kGroupQuads<Bits> * static_cast<int64_t>(sizeof(Quad));
-    auto* memory = static_cast<uint8_t*>(scratch.reserve(quad_bytes + cells * 8));
-    all_.quads = reinterpret_cast<Quad*>(memory);
-    all_.scales = reinterpret_cast<float*>(memory + quad_bytes);
-    all_.corrections = reinterpret_cast<int32_t*>(all_.scales + cells);
+    const int64_t bytes = call.rows * groups_ * static_cast<int64_t>(sizeof(Cell<Bits>));
+    cells_ = static_cast<Cell<Bits>*>(scratch.reserve(bytes));
   }
 
   const RowTiles& tiles() const { return tiles_; }
 
-  PackedRows<Bits> tile(Range rows) const {
-    const int64_t cell = rows.begin * groups_;
-    return {all_.quads + cell * kGroupQuads<Bits>, all_.scales + cell, all_.corrections + cell};
-  }
+  Cell<Bits>* tile(Range rows) const { return cells_ + rows.begin * groups_; }
 
   // Quantise one row into its tile.
   void pack(Range rows, int64_t row) const {
-    const PackedRows<Bits> packed = tile(rows);
-    const int64_t tile_rows = rows.end - rows.begin, place = row - rows.begin;
-    for (int64_t group = 0; group < groups_; ++group) {
-      int8_t bytes[kGroup<Bits>];
-      const float scale = quantise(row, group, bytes, packed.corrections[group * tile_rows + place]);
-      packed.scales[group * tile_rows + place] = scale;
-      Quad* quads = packed.quads + group * kGroupQuads<Bits> * tile_rows + place;
-      for (int quad = 0; quad < kGroupQuads<Bits>; ++quad) {
-        quads[quad * tile_rows] = Dot<Bits>::make_quad(bytes + 4 * quad);
-      }
+    Cell<Bits>* cell = tile(rows) + (row - rows.begin);
+    for (int64_t group = 0; group < groups_; ++group, cell += rows.end - rows.begin) {
+      quantise(row, group, *cell);
     }
   }
 
  private:
-  // One group of one row: bytes, scale and correction. A group with a value that is no number has
-  // a scale that is none either.
-  float quantise(int64_t row, int64_t group, int8_t* bytes, int32_t& correction) const {
-    Float16x values[kGroup<Bits> / kLanes];
+  // A group with a value that is no number has a scale that is none either.
+  void quantise(int64_t row, int64_t group, Cell<Bits>& cell) const {
+    constexpr int vectors = kGroupInputs / kLanes;
+    Float16x values[vectors];
     Float16x greatest = zeros();
     Float16x no_number = zeros();
-    const int64_t begin = group * kGroup<Bits>;
-    for (int i = 0; i < kGroup<Bits> / kLanes; ++i) {
+    const int64_t begin = group * kGroupInputs;
+    for (int i = 0; i < vectors; ++i) {
       const int64_t left = call_.weights.inputs - begin - i * kLanes;
       const int count = static_cast<int>(left < 0 ? 0 : left < kLanes ? left : kLanes);
-      const float* x = call_.x + row * call_.x_stride + begin + i * kLanes;
-      values[i] = count == kLanes ? load(x) : load_first(x, count);
+      values[i] = load_some(call_.x + row * call_.x_stride + begin + i * kLanes, count);
       greatest = maximum(absolute(values[i]), greatest);
       no_number = fma(values[i], zeros(), no_number);
     }
     const float limit = largest(greatest);
     const Float16x inverse = broadcast(limit > 0 ? 127.0f / limit : 0.0f);
-    int32_t total = 0;
-    for (int i = 0; i < kGroup<Bits> / kLanes; ++i) {
-      total += store_bytes(bytes + i * kLanes, round_to_even(values[i] * inverse));
+    int8_t bytes[kGroupInputs];
+    for (int i = 0; i < vectors; ++i) {
+      store_bytes(bytes + i * kLanes, round_to_even(values[i] * inverse));
+      Dot<Bits>::store_quads(cell.quads + i * kLanes / 4, bytes + i * kLanes);
     }
-    correction = -Dot<Bits>::kOffset * total;
-    return limit / 127.0f + sum(no_number);
+    cell.scale = limit / 127.0f + sum(no_number);
+    constexpr int inputs = kGroupInputs / kCorrections<Bits>;
+    for (int i = 0; i < kCorrections<Bits>; ++i) {
+      cell.corrections[i] = Dot<Bits>::template correction<inputs>(bytes + i * inputs);
+    }
   }
 
   const LinearCall& call_;
   RowTiles tiles_;
   int64_t groups_;
-  PackedRows<Bits> all_;
+  Cell<Bits>* cells_;
 };
+
+// Which weights are fetched into the caches while others are used: how far ahead, and so many lines
+// with every part.
+struct Ahead {
+  int64_t bytes, lines;
+};
+template <int Bits>
+Ahead ahead_of(const LinearCall& call, int64_t row_tiles, int64_t block_tiles) {
+  const int64_t bytes = tile_bytes(call.weights), parts = num_parts(call.weights);
+  if (Bits == 8 && call.rows <= kMaxStreamedRows) return {0, 0};
+  if (row_tiles == 1) return {kPrefetchBytes, ceil_div(bytes, parts * kStepBytes)};
+  // The next block, evenly by all tiles of rows.
+  return {block_tiles * bytes, ceil_div(bytes, row_tiles * parts * kStepBytes)};
+}
 
 template <int Bits>
 void pack_all(const LinearCall& call, const Activations<Bits>& activations) {
@@ -245,29 +288,38 @@ void pack_all(const LinearCall& call, const Activations<Bits>& activations) {
                  });
 }
 
-// Some panels times all rows.
+// One tile of outputs times one of rows.
 template <int Bits>
-void multiply_panels(const LinearCall& call, const Activations<Bits>& activations, Range panels) {
-  const Weights& weights = call.weights;
-  const int64_t max_panels = call.rows == 1 ? kRowPanels : kTilePanels;
-  for (int64_t first = panels.begin; first < panels.end; first += max_panels) {
-    const int64_t count = first + max_panels < panels.end ? max_panels : panels.end - first;
-    const int64_t column = first * kPanelOutputs;
-    Tile<Bits> tile{};
-    tile.panels = panel(weights, first);
-    tile.panel_bytes = panel_bytes(weights);
-    tile.scales = panel_scales(weights, first);
-    tile.groups = num_groups(weights);
-    tile.bias = call.bias == nullptr ? nullptr : call.bias + column;
-    tile.stride = weights.outputs;
-    tile.columns = weights.outputs - column;
-    for (int64_t index = 0; index < activations.tiles().count; ++index) {
-      const Range rows = activations.tiles()[index];
-      tile.x = activations.tile(rows);
-      const int64_t corner = rows.begin * tile.stride + column;
-      tile.addend = call.addend == nullptr ? nullptr : call.addend + corner;
-      tile.out = call.out + corner;
-      multiply_any<Bits>(tile, rows.end - rows.begin, count);
+void multiply_tile(const LinearCall& call, const Activations<Bits>& activations, int64_t index,
+                   int64_t row_tile, const Ahead& ahead) {
+  const Range rows = activations.tiles()[row_tile];
+  const int64_t column = index * kTileOutputs, stride = call.weights.outputs;
+  const int64_t corner = rows.begin * stride + column;
+  Tile<Bits> tile{};
+  tile.weights = tile_at(call.weights, index);
+  tile.parts = num_parts(call.weights);
+  tile.x = activations.tile(rows);
+  tile.bias = call.bias == nullptr ? nullptr : call.bias + column;
+  tile.addend = call.addend == nullptr ? nullptr : call.addend + corner;
+  tile.out = call.out + corner;
+  tile.stride = stride;
+  tile.columns = stride - column;
+  tile.ahead_lines = ahead.lines;
+  tile.ahead = tile.weights + ahead.bytes + row_tile * ahead.lines * tile.parts * kStepBytes;
+  multiply_rows<Bits>(tile, rows.end - rows.begin);
+}
+
+// Some tiles of outputs times all rows.
+template <int Bits>
+void multiply_tiles(const LinearCall& call, const Activations<Bits>& activations, Range outputs) {
+  const int64_t row_tiles = activations.tiles().count;
+  for (int64_t first = outputs.begin; first < outputs.end; first += kBlockTiles) {
+    const int64_t end = std::min<int64_t>(first + kBlockTiles, outputs.end);
+    const Ahead ahead = ahead_of<Bits>(call, row_tiles, end - first);
+    for (int64_t row_tile = 0; row_tile < row_tiles; ++row_tile) {
+      for (int64_t index = first; index < end; ++index) {
+        multiply_tile(call, activations, index, row_tile, ahead);
+      }
     }
   }
 }
@@ -277,9 +329,12 @@ void multiply_all(const LinearCall& call) {
   static thread_local Scratch scratch;
   const Activations<Bits> activations(call, scratch);
   pack_all(call, activations);
-  const int64_t grain = call.rows == 1 ? kRowPanels : kTilePanels;
-  share_out(call.num_threads, num_panels(call.weights), grain,
-            [&](Range panels) { multiply_panels(call, activations, panels); });
+  // A single row takes the least time: larger pieces. Blocks of tiles, but enough pieces for all.
+  const int64_t tiles = num_tiles(call.weights);
+  const int64_t most = call.rows == 1 ? 64 / kTileOutputs : kBlockTiles;
+  const int64_t grain = std::clamp<int64_t>(tiles / (8 * call.num_threads), 1, most);
+  share_out(call.num_threads, tiles, grain,
+            [&](Range outputs) { multiply_tiles(call, activations, outputs); });
 }
 
 }  // namespace

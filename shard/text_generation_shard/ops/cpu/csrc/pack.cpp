@@ -1,9 +1,10 @@
 // Packing weights into panels (layout.h), and reading single rows back for the embedding.
+#include "pack.h"
+
 #include <cstring>
 
 #include "layout.h"
 #include "parallel.h"
-#include "simd.h"
 
 namespace cpu_operators::CPU_OPERATORS_ISA {
 namespace {
@@ -31,178 +32,47 @@ void pack_panel(const PackCall& call, int64_t index) {
   }
 }
 
-// The stored integers of one group, sixteen outputs at a time.
-template <int Bits>
-struct Quantised {
-  static constexpr int kInputs =
-      group_inputs(Bits == 8 ? WeightFormat::kInt8 : WeightFormat::kInt4);
-  // Signed, before the offset is added.
-  int8_t values[kInputs][kPanelOutputs];
-};
-
-// Round values / scale into [low, high]; returns the squared error of each lane.
-template <int Inputs>
-Float16x round_group(const Float16x (&values)[Inputs], Float16x scale, float low, float high,
-                     int8_t (*rounded)[kPanelOutputs]) {
-  Float16x error = zeros();
-  const Float16x tiny = broadcast(1e-30f);
-  // A scale of 0 belongs to zeros.
-  const Float16x sign_safe = scale + tiny;
-  for (int input = 0; input < Inputs; ++input) {
-    const Float16x exact = values[input] / sign_safe;
-    const Float16x whole =
-        minimum(maximum(round_to_even(exact), broadcast(low)), broadcast(high));
-    const Float16x difference = values[input] - whole * scale;
-    error = fma(difference, difference, error);
-    if (rounded != nullptr) store_bytes(rounded[input], whole);
-  }
-  return error;
-}
-
-// As float16 will hold it.
-Float16x rounded_scale(Float16x scale) {
-  Half narrow[kLanes];
-  store(narrow, scale);
-  return load(narrow);
-}
-
-// The scale of every lane with the least squared error, among the one that just covers the largest
-// value on its own side (int4 reaches -8 but only 7) and ones that cut off a little of it.
-template <int Inputs>
-Float16x best_int4_scale(const Float16x (&values)[Inputs]) {
-  Float16x low = zeros(), high = zeros();
-  for (const Float16x& value : values) {
-    low = minimum(low, value);
-    high = maximum(high, value);
-  }
-  alignas(64) float best[kLanes], least[kLanes], lows[kLanes], highs[kLanes];
-  store(lows, low);
-  store(highs, high);
-  for (int lane = 0; lane < kLanes; ++lane) {
-    best[lane] = __builtin_nanf("");  // what stays where a value is no number
-    least[lane] = 3.4e38f;
-  }
-  for (const float steps : {8.0f, 7.5f, 7.0f, 8.5f, 9.0f}) {
-    alignas(64) float candidate[kLanes], errors[kLanes];
-    for (int lane = 0; lane < kLanes; ++lane) {
-      const float extreme = -lows[lane] > highs[lane] ? lows[lane] : highs[lane];
-      candidate[lane] = -extreme / steps;
-    }
-    const Float16x scale = rounded_scale(load(candidate));
-    store(candidate, scale);
-    store(errors, round_group(values, scale, -8, 7, nullptr));
-    for (int lane = 0; lane < kLanes; ++lane) {
-      if (errors[lane] < least[lane]) {
-        least[lane] = errors[lane];
-        best[lane] = candidate[lane];
-      }
-    }
-  }
-  return load(best);
-}
-
-template <int Inputs>
-Float16x int8_scale(const Float16x (&values)[Inputs]) {
-  Float16x greatest = zeros();
-  for (const Float16x& value : values) greatest = maximum(absolute(value), greatest);
-  return rounded_scale(greatest * broadcast(1.0f / 127));
-}
-
-template <int Bits>
-void store_group(const Quantised<Bits>& quantised, uint8_t* packed) {
-  constexpr int offset = Dot<Bits>::kOffset;
-  for (int first = 0; first < Quantised<Bits>::kInputs; first += Bits == 8 ? 4 : 8) {
-    for (int lane = 0; lane < kPanelOutputs; ++lane) {
-      for (int input = first; input < first + 4; ++input) {
-        int stored = quantised.values[input][lane] + offset;
-        if constexpr (Bits == 4) stored |= (quantised.values[input + 4][lane] + offset) << 4;
-        *packed++ = static_cast<uint8_t>(stored);
-      }
-    }
-  }
-}
-
-template <int Bits>
-void quantise_panel(const PackCall& call, int64_t index) {
-  constexpr int inputs = Quantised<Bits>::kInputs;
-  uint8_t* packed = panel(call.weights, index);
-  Half* scales = panel_scales(call.weights, index);
-  for (int64_t group = 0; group < num_groups(call.weights); ++group) {
-    Float16x values[inputs];
-    for (int input = 0; input < inputs; ++input) {
-      float lanes[kLanes];
-      for (int lane = 0; lane < kLanes; ++lane) {
-        lanes[lane] = at<float>(call, index * kPanelOutputs + lane, group * inputs + input);
-      }
-      values[input] = load(lanes);
-    }
-    const Float16x scale = Bits == 8 ? int8_scale(values) : best_int4_scale(values);
-    Quantised<Bits> quantised;
-    round_group(values, scale, Bits == 8 ? -127 : -8, Bits == 8 ? 127 : 7, quantised.values);
-    store_group(quantised, packed);
-    store(scales, scale);
-    packed += inputs * kPanelOutputs * Bits / 8;
-    scales += kPanelOutputs;
-  }
-}
-
 // One weight as a float.
 float value_of(const Weights& weights, int64_t output, int64_t input) {
-  const uint8_t* start = panel(weights, output / kPanelOutputs);
-  const int64_t lane = output % kPanelOutputs, inputs = step_inputs(weights.format);
-  const uint8_t* step = start + input / inputs * kStepBytes + lane * 4;
-  const int64_t place = input % inputs;
+  const int64_t inputs = step_inputs(weights.format);
+  const uint8_t* step = panel(weights, output / kPanelOutputs) + input / inputs * kStepBytes +
+                        output % kPanelOutputs * 4;
   float value;
-  switch (weights.format) {
-    case WeightFormat::kFloat32:
-      std::memcpy(&value, step, 4);
-      return value;
-    case WeightFormat::kBFloat16: {
-      uint16_t bits;
-      std::memcpy(&bits, step + 2 * place, 2);
-      const uint32_t wide = static_cast<uint32_t>(bits) << 16;
-      std::memcpy(&value, &wide, 4);
-      return value;
-    }
-    case WeightFormat::kInt8:
-      return static_cast<float>(static_cast<int8_t>(step[place] - Dot<8>::kOffset));
-    case WeightFormat::kInt4:
-      return static_cast<float>((place < 4 ? step[place] & 15 : step[place - 4] >> 4) - 8);
+  if (weights.format == WeightFormat::kFloat32) {
+    std::memcpy(&value, step, 4);
+  } else {
+    uint16_t bits;
+    std::memcpy(&bits, step + 2 * (input % inputs), 2);
+    const uint32_t wide = static_cast<uint32_t>(bits) << 16;
+    std::memcpy(&value, &wide, 4);
   }
-  return 0;
+  return value;
 }
 
 void read_row(const Weights& weights, int64_t output, float* out) {
+  if (is_integer(weights.format)) return read_integer_row(weights, output, out);
   for (int64_t input = 0; input < weights.inputs; ++input) {
     out[input] = value_of(weights, output, input);
-  }
-  if (!has_scales(weights.format)) return;
-  const Half* scales = panel_scales(weights, output / kPanelOutputs);
-  const int64_t group_size = group_inputs(weights.format);
-  for (int64_t group = 0; group < num_groups(weights); ++group) {
-    float lanes[kLanes];
-    store(lanes, load(scales + group * kPanelOutputs));
-    const int64_t begin = group * group_size, end = begin + group_size;
-    for (int64_t input = begin; input < end && input < weights.inputs; ++input) {
-      out[input] *= lanes[output % kPanelOutputs];
-    }
-  }
-}
-
-void pack_one_panel(const PackCall& call, int64_t index) {
-  switch (call.weights.format) {
-    case WeightFormat::kFloat32: return pack_panel<float>(call, index);
-    case WeightFormat::kBFloat16: return pack_panel<BFloat16>(call, index);
-    case WeightFormat::kInt8: return quantise_panel<8>(call, index);
-    case WeightFormat::kInt4: return quantise_panel<4>(call, index);
   }
 }
 
 }  // namespace
 
+int64_t packed_bytes(const Weights& weights) {
+  if (is_integer(weights.format)) return packed_integer_bytes(weights);
+  return num_panels(weights) * panel_bytes(weights);
+}
+
 void pack(const PackCall& call) {
+  if (is_integer(call.weights.format)) return pack_integer(call);
   share_out(call.num_threads, num_panels(call.weights), 1, [&](Range panels) {
-    for (int64_t index = panels.begin; index < panels.end; ++index) pack_one_panel(call, index);
+    for (int64_t index = panels.begin; index < panels.end; ++index) {
+      if (call.weights.format == WeightFormat::kFloat32) {
+        pack_panel<float>(call, index);
+      } else {
+        pack_panel<BFloat16>(call, index);
+      }
+    }
   });
 }
 

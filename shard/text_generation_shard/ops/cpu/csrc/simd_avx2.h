@@ -15,6 +15,7 @@ struct Float16x {
 // Rows of activations that one tile of registers computes against one panel of outputs.
 inline constexpr int kFloatTileRows = 6;
 inline constexpr int kIntegerTileRows = 4;
+inline constexpr int kIntegerTilePanels = 1;
 // The same of the small products of attention, whose rows are not packed.
 inline constexpr int kMatmulRows = 6;
 inline constexpr int kMatmulPanels = 1;
@@ -138,7 +139,14 @@ inline Float16x seconds(BFloat16Pairs pairs) {
           _mm256_castsi256_ps(_mm256_and_si256(pairs.high, upper))};
 }
 
-// Dot products of four bytes in each of sixteen lanes: weights, laid out by `layout.h`,
+// Keep a sum in its register here: adding whole numbers in any order is the same, and a compiler that
+// reorders the sums of an unrolled loop runs out of registers.
+inline __m256i settled(__m256i sum) {
+  asm("" : "+x"(sum));
+  return sum;
+}
+
+// Dot products of four bytes in each of sixteen lanes: weights, laid out by `layout_integer.h`,
 // with four signed activations that all lanes share.
 template <int Bits>
 struct Dot;
@@ -150,95 +158,133 @@ template <>
 struct Dot<8> {
   // Stored byte = weight + offset.
   static constexpr int kOffset = 0;
+  // Whether the parts of a group are summed apart.
+  static constexpr bool kSumsParts = false;
 
   struct Quad {
     int16_t even[2], odd[2];
   };
-  static Quad make_quad(const int8_t* x) { return {{x[0], x[2]}, {x[1], x[3]}}; }
+  // Sixteen activations.
+  static void store_quads(Quad* quads, const int8_t* x) {
+    constexpr int even_first = 0b11011000;
+    __m256i words = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x)));
+    words = _mm256_shufflehi_epi16(_mm256_shufflelo_epi16(words, even_first), even_first);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(quads), words);
+  }
+  template <int Inputs>
+  static int32_t correction(const int8_t*) {
+    return 0;
+  }
+
+  struct Factors {};
+  static Factors load_factors(const int8_t*) { return {}; }
 
   struct Weights {
-    __m256i low, high;
+    __m256i low_even, low_odd, high_even, high_odd;
   };
-  static Weights load_weights(const uint8_t* p) { return {load_bytes(p), load_bytes(p + 32)}; }
+  static __m256i even_words(__m256i bytes) {
+    return _mm256_srai_epi16(_mm256_slli_epi16(bytes, 8), 8);
+  }
+  static Weights load_weights(const uint8_t* p, const Factors&) {
+    const __m256i low = load_bytes(p), high = load_bytes(p + 32);
+    return {even_words(low), _mm256_srai_epi16(low, 8), even_words(high),
+            _mm256_srai_epi16(high, 8)};
+  }
 
   struct Sum {
-    __m256i low = _mm256_setzero_si256(), high = _mm256_setzero_si256();
+    __m256i low, high;
   };
-  static __m256i add_half(__m256i sum, __m256i weights, __m256i even, __m256i odd) {
-    const __m256i even_weights = _mm256_srai_epi16(_mm256_slli_epi16(weights, 8), 8);
-    const __m256i odd_weights = _mm256_srai_epi16(weights, 8);
-    sum = _mm256_add_epi32(sum, _mm256_madd_epi16(even_weights, even));
-    return _mm256_add_epi32(sum, _mm256_madd_epi16(odd_weights, odd));
-  }
+  static Sum start(int32_t) { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
   template <int Index>
-  static void add(Sum& sum, Weights weights, const Quad* x) {
+  static void add(Sum& sum, const Weights& weights, const Quad& x) {
     int even, odd;
-    __builtin_memcpy(&even, x->even, 4);
-    __builtin_memcpy(&odd, x->odd, 4);
+    __builtin_memcpy(&even, x.even, 4);
+    __builtin_memcpy(&odd, x.odd, 4);
     const __m256i evens = _mm256_set1_epi32(even), odds = _mm256_set1_epi32(odd);
-    sum.low = add_half(sum.low, weights.low, evens, odds);
-    sum.high = add_half(sum.high, weights.high, evens, odds);
+    const __m256i low_even = _mm256_madd_epi16(weights.low_even, evens);
+    const __m256i low_odd = _mm256_madd_epi16(weights.low_odd, odds);
+    sum.low = settled(_mm256_add_epi32(sum.low, _mm256_add_epi32(low_even, low_odd)));
+    const __m256i high_even = _mm256_madd_epi16(weights.high_even, evens);
+    const __m256i high_odd = _mm256_madd_epi16(weights.high_odd, odds);
+    sum.high = settled(_mm256_add_epi32(sum.high, _mm256_add_epi32(high_even, high_odd)));
   }
-  static Float16x finish(Sum sum, int32_t correction) {
-    const __m256i offset = _mm256_set1_epi32(correction);
-    return {_mm256_cvtepi32_ps(_mm256_add_epi32(sum.low, offset)),
-            _mm256_cvtepi32_ps(_mm256_add_epi32(sum.high, offset))};
+  static Float16x finish(Sum sum) {
+    return {_mm256_cvtepi32_ps(sum.low), _mm256_cvtepi32_ps(sum.high)};
   }
 };
 
-// Unsigned nibbles (weight + 8) times signed bytes, added up in 16 bits: a pair of products is at
-// most 2 * 15 * 127 = 3810, and a group has 8 of them in each place: 30480, no saturation.
+// Unsigned nibbles (weight + 8) times signed bytes: a pair of products is at most 2 * 15 * 127 =
+// 3810 and does not saturate. A part adds them up in 16 bits, in two places of each lane; the first
+// one starts at the correction, minus 8 times the sum of the part's activations. Either place ends
+// within 8 * 127 * 32 = 32512 of zero, so what it wraps through on its way does not matter. The
+// places, times the part's factor, are added in 32 bits.
 template <>
 struct Dot<4> {
   static constexpr int kOffset = 8;
+  static constexpr bool kSumsParts = true;
 
   using Quad = uint32_t;
-  static Quad make_quad(const int8_t* x) {
-    Quad quad;
-    __builtin_memcpy(&quad, x, 4);
-    return quad;
+  static void store_quads(Quad* quads, const int8_t* x) { __builtin_memcpy(quads, x, 16); }
+  template <int Inputs>
+  static int32_t correction(const int8_t* x) {
+    int32_t sum = 0;
+    for (int i = 0; i < Inputs; ++i) sum += x[i];
+    return static_cast<uint16_t>(-8 * sum);
+  }
+
+  struct Factors {
+    __m256i low, high;
+  };
+  static __m256i twice(__m256i wide) {
+    return _mm256_blend_epi16(wide, _mm256_slli_epi32(wide, 16), 0b10101010);
+  }
+  static Factors load_factors(const int8_t* p) {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return {twice(_mm256_cvtepi8_epi32(bytes)),
+            twice(_mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8)))};
   }
 
   struct Weights {
-    __m256i low, high;
+    __m256i low[2], high[2];
   };
-  static Weights load_weights(const uint8_t* p) { return {load_bytes(p), load_bytes(p + 32)}; }
+  static Weights load_weights(const uint8_t* p, const Factors&) {
+    const __m256i low = load_bytes(p), high = load_bytes(p + 32), mask = _mm256_set1_epi8(0x0f);
+    return {{_mm256_and_si256(low, mask), _mm256_and_si256(_mm256_srli_epi16(low, 4), mask)},
+            {_mm256_and_si256(high, mask), _mm256_and_si256(_mm256_srli_epi16(high, 4), mask)}};
+  }
 
   struct Sum {
-    __m256i low = _mm256_setzero_si256(), high = _mm256_setzero_si256();
+    __m256i low, high;
   };
-  template <int Index>
-  static __m256i nibbles(__m256i bytes) {
-    if constexpr (Index == 1) bytes = _mm256_srli_epi16(bytes, 4);
-    return _mm256_and_si256(bytes, _mm256_set1_epi8(0x0f));
+  static Sum start(int32_t correction) {
+    return {_mm256_set1_epi32(correction), _mm256_set1_epi32(correction)};
   }
   template <int Index>
-  static void add(Sum& sum, Weights weights, const Quad* x) {
-    const __m256i quad = _mm256_set1_epi32(static_cast<int>(*x));
-    const __m256i low = _mm256_maddubs_epi16(nibbles<Index>(weights.low), quad);
-    const __m256i high = _mm256_maddubs_epi16(nibbles<Index>(weights.high), quad);
-    sum.low = _mm256_add_epi16(sum.low, low);
-    sum.high = _mm256_add_epi16(sum.high, high);
+  static void add(Sum& sum, const Weights& weights, const Quad& x) {
+    const __m256i quad = _mm256_set1_epi32(static_cast<int>(x));
+    const __m256i low = _mm256_maddubs_epi16(weights.low[Index], quad);
+    const __m256i high = _mm256_maddubs_epi16(weights.high[Index], quad);
+    sum.low = settled(_mm256_add_epi16(sum.low, low));
+    sum.high = settled(_mm256_add_epi16(sum.high, high));
   }
-  static Float16x finish(Sum sum, int32_t correction) {
-    const __m256i ones = _mm256_set1_epi16(1), offset = _mm256_set1_epi32(correction);
-    const __m256i low = _mm256_add_epi32(_mm256_madd_epi16(sum.low, ones), offset);
-    const __m256i high = _mm256_add_epi32(_mm256_madd_epi16(sum.high, ones), offset);
-    return {_mm256_cvtepi32_ps(low), _mm256_cvtepi32_ps(high)};
+  // Add the sum of a part to that of its group.
+  static void add_part(Sum& sum, Sum part, const Factors& factors) {
+    sum.low = _mm256_add_epi32(sum.low, _mm256_madd_epi16(part.low, factors.low));
+    sum.high = _mm256_add_epi32(sum.high, _mm256_madd_epi16(part.high, factors.high));
+  }
+  static Float16x finish(Sum sum) {
+    return {_mm256_cvtepi32_ps(sum.low), _mm256_cvtepi32_ps(sum.high)};
   }
 };
 
-// Sixteen floats, whole numbers within [-127, 127], to signed bytes; returns their sum.
-inline int32_t store_bytes(int8_t* p, Float16x x) {
+// Sixteen floats, whole numbers within [-127, 127], to signed bytes.
+inline void store_bytes(int8_t* p, Float16x x) {
   const __m256i low = _mm256_cvtps_epi32(x.low), high = _mm256_cvtps_epi32(x.high);
   const __m256i words =
       _mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), 0b11011000);
   const __m128i bytes =
       _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
-  int32_t total = 0;
-  for (int i = 0; i < 16; ++i) total += p[i];
-  return total;
 }
 
 }  // namespace cpu_operators::CPU_OPERATORS_ISA

@@ -14,7 +14,8 @@ struct Float16x {
 
 // Rows of activations that one tile of registers computes against two panels of outputs.
 inline constexpr int kFloatTileRows = 12;
-inline constexpr int kIntegerTileRows = 6;
+inline constexpr int kIntegerTileRows = 8;
+inline constexpr int kIntegerTilePanels = 2;
 // The same of the small products of attention, whose rows are not packed.
 inline constexpr int kMatmulRows = 6;
 inline constexpr int kMatmulPanels = 4;
@@ -85,52 +86,78 @@ inline Float16x seconds(BFloat16Pairs pairs) {
   return {_mm512_castsi512_ps(_mm512_and_si512(pairs.v, _mm512_set1_epi32(-0x10000)))};
 }
 
-// Dot products of four bytes in each of sixteen lanes: weights, laid out by `layout.h`,
+// Dot products of four bytes in each of sixteen lanes: weights, laid out by `layout_integer.h`,
 // with four signed activations that all lanes share. VNNI multiplies unsigned by signed bytes and
-// adds the four products to 32 bits without saturation. So int8 weights are stored with 128 added;
-// int4 weights are stored with 8 added. `correction` is minus that offset times the sum of the
-// activations of the group.
+// adds the four products to 32 bits without saturation, so weights have 128 added: int8 where it is
+// stored, int4 when its nibbles are unpacked. The sum of a group starts at its correction, minus 128
+// times the sum of its activations.
 template <int Bits>
 struct Dot {
   // Stored byte or nibble = weight + offset.
   static constexpr int kOffset = Bits == 8 ? 128 : 8;
+  // Whether the parts of a group are summed apart.
+  static constexpr bool kSumsParts = false;
 
   using Quad = uint32_t;
-  static Quad make_quad(const int8_t* x) {
-    Quad quad;
-    __builtin_memcpy(&quad, x, 4);
-    return quad;
+  // Sixteen activations.
+  static void store_quads(Quad* quads, const int8_t* x) { __builtin_memcpy(quads, x, 16); }
+  // Of `Inputs` activations.
+  template <int Inputs>
+  static int32_t correction(const int8_t* x) {
+    static_assert(Inputs % 64 == 0);
+    __m512i sums = _mm512_setzero_si512();
+    for (int i = 0; i < Inputs; i += 64) {
+      sums = _mm512_dpbusd_epi32(sums, _mm512_set1_epi8(1), _mm512_loadu_si512(x + i));
+    }
+    return -128 * _mm512_reduce_add_epi32(sums);
+  }
+
+  // What makes bytes of the nibbles of a part: factor * (nibble - 8) + 128, which is factor * nibble
+  // + offset, for two bytes with one product of words.
+  struct Factors {
+    __m512i factor, offset;
+  };
+  static Factors load_factors(const int8_t* p) {
+    if constexpr (Bits == 8) return Factors{};
+    const __m512i wide = _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    const __m512i factor = _mm512_mask_blend_epi16(0xaaaaaaaa, wide, _mm512_slli_epi32(wide, 16));
+    const __m512i offset = _mm512_mullo_epi16(factor, _mm512_set1_epi16(-8 * 257));
+    return {factor, _mm512_add_epi16(offset, _mm512_set1_epi16(static_cast<int16_t>(128 * 257)))};
   }
 
   // The weights of `Bits == 8 ? 1 : 2` quads, from 64 bytes of a panel.
   struct Weights {
-    __m512i v;
+    __m512i quads[Bits == 8 ? 1 : 2];
   };
-  static Weights load_weights(const uint8_t* p) { return {_mm512_loadu_si512(p)}; }
+  static Weights load_weights(const uint8_t* p, const Factors& factors) {
+    const __m512i bytes = _mm512_loadu_si512(p);
+    if constexpr (Bits == 8) {
+      return {{bytes}};
+    } else {
+      const __m512i low = _mm512_set1_epi8(0x0f);
+      return {{times(_mm512_and_si512(bytes, low), factors),
+               times(_mm512_and_si512(_mm512_srli_epi16(bytes, 4), low), factors)}};
+    }
+  }
+  static __m512i times(__m512i nibbles, const Factors& factors) {
+    return _mm512_add_epi16(_mm512_mullo_epi16(nibbles, factors.factor), factors.offset);
+  }
 
   struct Sum {
-    __m512i v = _mm512_setzero_si512();
+    __m512i v;
   };
+  static Sum start(int32_t correction) { return {_mm512_set1_epi32(correction)}; }
   // Add the products with quad `Index` of the 64 bytes.
   template <int Index>
-  static void add(Sum& sum, Weights weights, const Quad* x) {
-    __m512i bytes = weights.v;
-    if constexpr (Bits == 4) {
-      if constexpr (Index == 1) bytes = _mm512_srli_epi16(bytes, 4);
-      bytes = _mm512_and_si512(bytes, _mm512_set1_epi8(0x0f));
-    }
-    sum.v = _mm512_dpbusd_epi32(sum.v, bytes, _mm512_set1_epi32(static_cast<int>(*x)));
+  static void add(Sum& sum, const Weights& weights, const Quad& x) {
+    sum.v = _mm512_dpbusd_epi32(sum.v, weights.quads[Index], _mm512_set1_epi32(static_cast<int>(x)));
   }
-  static Float16x finish(Sum sum, int32_t correction) {
-    return {_mm512_cvtepi32_ps(_mm512_add_epi32(sum.v, _mm512_set1_epi32(correction)))};
-  }
+  static Float16x finish(Sum sum) { return {_mm512_cvtepi32_ps(sum.v)}; }
 };
 
-// Sixteen floats, whole numbers within [-127, 127], to signed bytes; returns their sum.
-inline int32_t store_bytes(int8_t* p, Float16x x) {
-  const __m512i whole = _mm512_cvtps_epi32(x.v);
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(whole));
-  return _mm512_reduce_add_epi32(whole);
+// Sixteen floats, whole numbers within [-127, 127], to signed bytes.
+inline void store_bytes(int8_t* p, Float16x x) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x.v)));
 }
 
 }  // namespace cpu_operators::CPU_OPERATORS_ISA

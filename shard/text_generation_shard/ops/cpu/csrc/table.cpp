@@ -3,6 +3,7 @@
 
 namespace cpu_operators::CPU_OPERATORS_ISA {
 
+int64_t packed_bytes(const Weights& weights);
 void pack(const PackCall& call);
 void read_rows(const RowsCall& call);
 void rms_norm(const NormCall& call);
@@ -17,7 +18,7 @@ void selective_scan(const ScanCall& call);
 namespace {
 
 void linear(const LinearCall& call) {
-  if (has_scales(call.weights.format)) {
+  if (is_integer(call.weights.format)) {
     linear_integer(call);
   } else {
     linear_float(call);
@@ -27,6 +28,7 @@ void linear(const LinearCall& call) {
 }  // namespace
 
 const Kernels kernels = {
+    .packed_bytes = packed_bytes,
     .pack = pack,
     .linear = linear,
     .rows = read_rows,
