@@ -155,21 +155,8 @@ void store_totals(const Tile<Bits>& tile, const Float16x (&totals)[Rows][kPanels
   }
 }
 
-// Fetch the lines that the totals will be stored to: by then they are there.
-template <int Bits, int Rows>
-void prefetch_out(const Tile<Bits>& tile) {
-  for (int row = 0; row < Rows; ++row) {
-    for (int panel = 0; panel < kPanels; ++panel) {
-      const int64_t place = row * tile.stride + panel * kLanes;
-      __builtin_prefetch(tile.out + place, 1);
-      if (tile.addend != nullptr) __builtin_prefetch(tile.addend + place);
-    }
-  }
-}
-
 template <int Bits, int Rows>
 void multiply(const Tile<Bits>& tile) {
-  prefetch_out<Bits, Rows>(tile);
   Float16x totals[Rows][kPanels];
   for (auto& row : totals) {
     for (Float16x& total : row) total = zeros();
