@@ -8,6 +8,7 @@ import pytest
 import torch
 import triton
 import triton.language as tl
+from text_generation_shard.ops.triton import sample as kernels
 from text_generation_shard.ops.triton.sample_draw import random_words
 from text_generation_shard.sampling import philox
 from text_generation_shard.sampling.parameters import SamplingParameters
@@ -35,6 +36,40 @@ FILTERS = {
     "repetition alone": {"repetition_penalty": 0.8, "top_p": 0.5},
     "bias": {"logit_bias": ((3, 5.0), (7, -100.0)), "top_k": 3},
 }
+
+
+SPREADS = {
+    "normal": lambda shape: torch.randn(shape) * 3,
+    "flat": lambda shape: torch.randn(shape) * 0.01,
+    "even": lambda shape: torch.rand(shape) * 20,
+    "peaked": lambda shape: -torch.rand(shape).log().neg().log() * 2,
+    "far outliers": lambda shape: torch.randn(shape) + 90 * (torch.rand(shape) < 2e-3),
+    "half masked": lambda shape: torch.randn(shape).where(torch.rand(shape) < 0.5, float("-inf")),
+    "mostly masked": lambda shape: torch.randn(shape).where(torch.rand(shape) < 0.01, -torch.inf),
+}
+
+
+class Spy:
+    """In place of the kernel that searches for thresholds: notes which rows need no search."""
+
+    def __init__(self) -> None:
+        self.is_settled: Tensor | None = None
+
+    def __getitem__(self, _grid: object) -> Call:
+        def note(*args: Any, **_: Any) -> None:
+            self.is_settled = args[8]
+
+        return note
+
+
+@pytest.fixture(autouse=True)
+def _small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of several tiles, and brackets that now and then hold too many: sizes at which the
+    interpreter is quick.
+    """
+    monkeypatch.setattr(kernels, "_TILE", 512)
+    monkeypatch.setattr(kernels, "_SEARCH_TILE", 256)
+    monkeypatch.setattr(kernels, "_CANDIDATES", random.choice([16, 64]))
 
 
 @triton.jit
@@ -86,7 +121,7 @@ def test_same_tokens(
     """Fresh random scores, of which some fill a tile and a piece of the next; one row of two asks
     for nothing.
     """
-    vocab_size = random.choice([33, 1024, 1500, 4100])
+    vocab_size = random.choice([33, 512, 700, 1100])
     parameters = [
         SamplingParameters(seed=1),
         SamplingParameters(**{"do_sample": True, **options}, seed=random.getrandbits(64)),
@@ -112,6 +147,35 @@ def test_equal_scores_stay_together(
     parameters = [SamplingParameters(do_sample=seed < 3, seed=seed, **options) for seed in range(4)]
     rows = moved(make_rows(parameters), device)
     check_same(*both(by_kernel, by_reference, logits, rows))
+
+
+@pytest.mark.parametrize("spread", list(SPREADS))
+def test_thresholds_without_a_search(
+    by_kernel: Call,
+    by_reference: Call,
+    device: torch.device,
+    monkeypatch: pytest.MonkeyPatch,
+    spread: str,
+) -> None:
+    """Few scores lie in a bracket, however they are spread: no row is left to the search."""
+    monkeypatch.setattr(kernels, "_CANDIDATES", 128)
+    spy = Spy()
+    monkeypatch.setattr(kernels, "cut_kernel", spy)
+    options: list[dict[str, Any]] = [
+        {"top_k": random.randrange(1, 60), "temperature": 0.6},
+        {"top_p": random.uniform(0.1, 0.98)},
+        {"top_k": 40, "top_p": 0.9, "min_p": 0.01},
+        {"min_p": 0.2, "temperature": 1.7},
+        {"top_p": 0.9, "temperature": 1.2},
+        {},
+    ]
+    parameters = [
+        SamplingParameters(do_sample=True, seed=random.getrandbits(64), **row) for row in options
+    ]
+    rows = moved(make_rows(parameters), device)
+    logits = SPREADS[spread]((len(parameters), 1500)).to(device)
+    check_same(*both(by_kernel, by_reference, logits, rows))
+    assert spy.is_settled is not None and spy.is_settled.tolist() == [1] * len(parameters)
 
 
 def test_mask_of_some_rows(by_kernel: Call, by_reference: Call, device: torch.device) -> None:

@@ -1,7 +1,8 @@
 """One token per row of logits, exactly as the reference sampler chooses it, without a sort.
 
     adjust   (rows, tiles)   penalties and mask; the largest score of every tile
-    cut      (rows)          the thresholds of the filters, found by their digits
+    bracket  several         the thresholds of the filters, see `sample_bracket`
+    cut      (rows)          the thresholds of rows that those do not settle, by their digits
     draw     (rows, tiles)   the best of what is left, with noise, and its share of the softmax
     finish   (rows)          the best tile; the log-probability
 
@@ -16,6 +17,15 @@ import torch
 import triton
 from torch import Tensor
 
+from text_generation_shard.ops.triton.sample_bracket import (
+    BOUNDS,
+    PIVOTS,
+    ROUNDS,
+    collect_kernel,
+    narrow_kernel,
+    settle_kernel,
+    survey_kernel,
+)
 from text_generation_shard.ops.triton.sample_cut import cut_kernel
 from text_generation_shard.ops.triton.sample_draw import draw_kernel, finish_kernel
 from text_generation_shard.ops.triton.sample_scores import adjust_kernel, count_kernel
@@ -24,6 +34,8 @@ from text_generation_shard.ops.triton.sample_scores import adjust_kernel, count_
 _TILE = 4096
 _SEARCH_TILE = 1024
 _HISTORY_TILE = 1024
+# Scores of a row that are sorted to find its thresholds.
+_CANDIDATES = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,28 +105,33 @@ def sample(
     is_adjusted = penalties is not None or mask is not None
     scores = torch.empty_like(logits) if is_adjusted else logits
     highest = logits.new_empty(len(logits), triton.cdiv(logits.shape[1], _TILE))
-    _adjust(logits, scores, highest, penalties, mask)
-    thresholds = None if filters is None else _cut(scores, highest, draws.temperature, filters)
+    lowest = None if filters is None else torch.empty_like(highest)
+    _adjust(logits, scores, (highest, lowest), penalties, mask)
+    thresholds = None
+    if filters is not None and lowest is not None:
+        thresholds = _cut(scores, highest, lowest, draws.temperature, filters)
     return _draw(scores, highest, thresholds, draws)
 
 
 def _adjust(
     logits: Tensor,
     scores: Tensor,
-    highest: Tensor,
+    extremes: tuple[Tensor, Tensor | None],
     penalties: Penalties | None,
     mask: TokenMask | None,
 ) -> None:
-    """Fill scores, if they are not the logits, and highest: [rows, tiles]."""
+    """Fill scores, if they are not the logits, and the extremes: [rows, tiles] each, the largest
+    and, if filters need to know it, the least.
+    """
     rows, vocab_size = logits.shape
     counts = None
     if penalties is not None:
         counts = torch.zeros(rows, vocab_size, dtype=torch.int32, device=logits.device)
         _count(counts, penalties)
-    adjust_kernel[(rows, highest.shape[1])](
+    adjust_kernel[(rows, extremes[0].shape[1])](
         logits,
         None if scores is logits else scores,
-        highest,
+        *extremes,
         counts,
         None if penalties is None else penalties.repetition,
         None if penalties is None else penalties.frequency,
@@ -145,26 +162,90 @@ def _count(counts: Tensor, penalties: Penalties) -> None:
     )
 
 
-def _cut(scores: Tensor, highest: Tensor, temperature: Tensor, filters: Filters) -> Tensor:
+def _cut(
+    scores: Tensor, highest: Tensor, lowest: Tensor, temperature: Tensor, filters: Filters
+) -> Tensor:
     """The thresholds of every row, float32 [rows, 4], see `cut_kernel`."""
-    rows, tiles = highest.shape
+    (rows, tiles), vocab_size = highest.shape, scores.shape[1]
     thresholds = scores.new_empty(rows, 4)
+    is_settled = torch.empty(rows, dtype=torch.int32, device=scores.device)
+    asked = (temperature, filters.top_k, filters.top_p, filters.typical_p)
+    sizes = (vocab_size, tiles)
+    padded_tiles = triton.next_power_of_2(tiles)
+    bracket = _bracket(scores, highest, lowest, asked)
+    settle_kernel[(rows,)](
+        highest,
+        *asked,
+        filters.min_p,
+        *bracket,
+        thresholds,
+        is_settled,
+        *sizes,
+        CANDIDATES=bracket[1].shape[1],
+        TILES=padded_tiles,
+        num_warps=8,
+    )
     cut_kernel[(rows,)](
         scores,
         highest,
-        temperature,
-        filters.top_k,
-        filters.top_p,
-        filters.typical_p,
+        *asked,
         filters.min_p,
         thresholds,
-        scores.shape[1],
-        tiles,
-        TILES=triton.next_power_of_2(tiles),
+        is_settled,
+        *sizes,
+        TILES=padded_tiles,
         TILE=_SEARCH_TILE,
         num_warps=16,
     )
     return thresholds
+
+
+def _bracket(
+    scores: Tensor, highest: Tensor, lowest: Tensor, asked: tuple[Tensor, ...]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What `settle_kernel` reads: counts, candidates, masses.
+
+    asked: temperature, top_k, top_p, typical_p.
+    """
+    (rows, tiles), vocab_size = highest.shape, scores.shape[1]
+    num_candidates = min(_CANDIDATES, int(triton.next_power_of_2(vocab_size)))
+    pivots, bounds = scores.new_empty(rows, PIVOTS), scores.new_empty(rows, BOUNDS)
+    above = scores.new_empty(rows, tiles, PIVOTS)
+    counts = torch.empty(rows, dtype=torch.int32, device=scores.device)
+    candidates = scores.new_empty(rows, num_candidates)
+    masses = torch.empty(rows, tiles, 2, dtype=torch.float64, device=scores.device)
+    constants = {
+        "BOUNDS": BOUNDS,
+        "CANDIDATES": num_candidates,
+        "TILES": triton.next_power_of_2(tiles),
+    }
+    row_scores, sizes = (scores, highest, *asked), (vocab_size, tiles)
+    tiling = {"TILE": _TILE, "num_warps": 8}
+    for done in range(ROUNDS + 1):
+        if done:
+            survey_kernel[(rows, tiles)](
+                *row_scores,
+                *(pivots, above, bounds),
+                *sizes,
+                PIVOTS=PIVOTS,
+                PIECE=min(_TILE, _SEARCH_TILE),
+                **constants,
+                **tiling,
+            )
+        narrow_kernel[(rows,)](
+            *(highest, lowest, *asked),
+            *(pivots, above, bounds, counts),
+            *sizes,
+            IS_FIRST=done == 0,
+            IS_LAST=done == ROUNDS,
+            PIVOTS=PIVOTS,
+            **constants,
+            num_warps=1,
+        )
+    collect_kernel[(rows, tiles)](
+        *row_scores, *(bounds, counts, candidates, masses), *sizes, **constants, **tiling
+    )
+    return counts, candidates, masses
 
 
 def _draw(

@@ -1,4 +1,6 @@
-"""The thresholds of top-k, top-p, typical-p and min-p.
+"""The thresholds of top-k, top-p, typical-p and min-p, for rows that `sample_bracket` leaves.
+
+Those are mostly rows with typical-p. This reads a row by one program, many times.
 
 A threshold is the largest key at which enough is kept: k tokens, or a probability. Keys are the
 bits of a float32 in an order of unsigned numbers; the largest one is found by its hexadecimal
@@ -16,7 +18,7 @@ import triton.language as tl
 from text_generation_shard.ops.triton.sample_scores import (
     highest_score,
     highest_tempered,
-    tempered,
+    load_tempered,
 )
 
 _BINS = tl.constexpr(16)
@@ -38,15 +40,18 @@ def cut_kernel(
     typical_ps,
     min_ps,
     thresholds,
+    is_settled,
     vocab_size,
     num_tiles,
     TILES: tl.constexpr,
     TILE: tl.constexpr,
 ):
     """thresholds: [rows, 4]: the least score that is kept, the least nearness, and what nearness is
-    made of: the logarithm of the softmax's sum and the entropy.
+    made of: the logarithm of the softmax's sum and the entropy. Rows that are settled have them.
     """
     row = tl.program_id(0).to(tl.int64)
+    if tl.load(is_settled + row) != 0:
+        return
     temperature = tl.load(temperatures + row)
     best = highest_score(highest, row, num_tiles, TILES)
     row_scores = scores + row * vocab_size
@@ -56,10 +61,9 @@ def cut_kernel(
     if top_k > 0:
         kept = tl.minimum(top_k, vocab_size).to(tl.float64)
         cut = _search(row_scores, vocab_size, temperature, best, cut, 0.0, 0.0, kept, COUNT, TILE)
-    top_p = tl.load(top_ps + row)
-    if top_p < 1:
+    if tl.load(top_ps + row) < 1:
         total, _ = _softmax_sum(row_scores, vocab_size, temperature, best, cut, TILE)
-        mass = top_p.to(tl.float64) * total
+        mass = tl.load(top_ps + row).to(tl.float64) * total
         found = _search(row_scores, vocab_size, temperature, best, cut, 0.0, 0.0, mass, MASS, TILE)
         cut = tl.maximum(cut, found)
     typical_p = tl.load(typical_ps + row)
@@ -104,19 +108,13 @@ def nearness(score, peak, log_sum, entropy):
 
 
 @triton.jit
-def _load_tempered(row_scores, tokens, vocab_size, temperature, best):
-    scores = tl.load(row_scores + tokens, mask=tokens < vocab_size, other=float("-inf"))
-    return tempered(scores, best, temperature)
-
-
-@triton.jit
 def _softmax_sum(row_scores, vocab_size, temperature, best, cut, TILE: tl.constexpr):
     """Over what is kept: the sum of exp(score - peak), and of the same times (score - peak)."""
     peak = highest_tempered(best, temperature)
     total = tl.zeros([TILE], tl.float64)
     moment = tl.zeros([TILE], tl.float64)
     for tile in range(0, vocab_size, TILE):
-        score = _load_tempered(row_scores, tile + tl.arange(0, TILE), vocab_size, temperature, best)
+        score = load_tempered(row_scores, tile + tl.arange(0, TILE), vocab_size, temperature, best)
         shifted = score - peak
         weight = tl.where(score >= cut, tl.exp(shifted), 0.0)
         total += weight.to(tl.float64)
@@ -140,7 +138,7 @@ def _highest_kept(
     peak = highest_tempered(best, temperature)
     highest = tl.full([TILE], float("-inf"), tl.float32)
     for tile in range(0, vocab_size, TILE):
-        score = _load_tempered(row_scores, tile + tl.arange(0, TILE), vocab_size, temperature, best)
+        score = load_tempered(row_scores, tile + tl.arange(0, TILE), vocab_size, temperature, best)
         is_kept = (score >= cut) & (nearness(score, peak, log_sum, entropy) >= near_cut)
         highest = tl.maximum(highest, tl.where(is_kept, score, float("-inf")))
     return tl.max(highest)
@@ -171,7 +169,7 @@ def _search(
         sums = tl.zeros([_BINS, TILE], tl.float64)
         for tile in range(0, vocab_size, TILE):
             tokens = tile + tl.arange(0, TILE)
-            score = _load_tempered(row_scores, tokens, vocab_size, temperature, best)
+            score = load_tempered(row_scores, tokens, vocab_size, temperature, best)
             key = score
             if KIND == TYPICAL_MASS:
                 key = nearness(score, peak, log_sum, entropy)

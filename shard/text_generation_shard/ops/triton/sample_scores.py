@@ -57,6 +57,7 @@ def adjust_kernel(
     logits,
     scores,
     highest,
+    lowest,
     counts,
     repetition,
     frequency,
@@ -66,7 +67,9 @@ def adjust_kernel(
     vocab_size,
     TILE: tl.constexpr,
 ):
-    """A tile of a row: its scores, where they are not the logits, and the largest of them."""
+    """A tile of a row: its scores, where they are not the logits, the largest of them, and, where
+    it is asked for, the least that is not masked; inf if all are.
+    """
     row = tl.program_id(0).to(tl.int64)
     tokens = tl.program_id(1) * TILE + tl.arange(0, TILE)
     inside = tokens < vocab_size
@@ -87,7 +90,10 @@ def adjust_kernel(
         score = tl.where((word >> (tokens % 32)) & 1 != 0, score, float("-inf"))
     if scores is not None:
         tl.store(scores + places, score, mask=inside)
-    tl.store(highest + row * tl.num_programs(1) + tl.program_id(1), tl.max(score))
+    place = row * tl.num_programs(1) + tl.program_id(1)
+    tl.store(highest + place, tl.max(score))
+    if lowest is not None:
+        tl.store(lowest + place, tl.min(tl.where(score > float("-inf"), score, float("inf"))))
 
 
 @triton.jit
@@ -96,6 +102,21 @@ def highest_score(highest, row, num_tiles, TILES: tl.constexpr):
     tiles = tl.arange(0, TILES)
     scores = tl.load(highest + row * num_tiles + tiles, mask=tiles < num_tiles, other=float("-inf"))
     return tl.max(scores)
+
+
+@triton.jit
+def lowest_score(lowest, row, num_tiles, TILES: tl.constexpr):
+    """The least score of a row that is not masked."""
+    tiles = tl.arange(0, TILES)
+    scores = tl.load(lowest + row * num_tiles + tiles, mask=tiles < num_tiles, other=float("inf"))
+    return tl.min(scores)
+
+
+@triton.jit
+def load_tempered(row_scores, tokens, vocab_size, temperature, best):
+    """Tempered scores of some tokens; -inf where there are none."""
+    scores = tl.load(row_scores + tokens, mask=tokens < vocab_size, other=float("-inf"))
+    return tempered(scores, best, temperature)
 
 
 @triton.jit
