@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +145,7 @@ def time_masks(folder: Path, streams: int, steps: int) -> Percentiles:
         allowed = np.unpackbits(rows, axis=1, bitorder="little")
         tokens = [int(source.choice(np.flatnonzero(row))) for row in allowed]
         begin = time.perf_counter()
-        table.advance(slots, tokens)
+        table.advance(slots, partial(list, tokens))
         table.masks(slots)
         seconds.append((time.perf_counter() - begin) / streams)
     return Percentiles.of(np.array(seconds))

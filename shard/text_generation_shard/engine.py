@@ -1,4 +1,9 @@
-"""One step: retire, admit, schedule, forward, sample, report.
+"""One step: retire, admit, schedule, forward, sample; and, when the device has done it, report.
+
+No step reads what the one before it computed: a GPU is given step n + 1 while it computes n, and
+the report of n waits in another thread. The exceptions wait where they ask: a grammar's mask for
+the last token (while the model computes already), top-n and prompt log-probabilities for their own
+step.
 
 Rank 0 samples, from the logits that all ranks gather on it, and broadcasts the ids: ranks never
 decide, so they cannot disagree. The exchange is one gather and one small broadcast per step; to
@@ -7,7 +12,9 @@ sample everywhere would cost every rank the whole vocabulary.
 
 import time
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from text_generation_proto import shard_pb2 as pb
@@ -15,13 +22,14 @@ from torch import Tensor
 
 from text_generation_shard.batch.scheduled_batch import ScheduledBatch, WorkItem
 from text_generation_shard.batch.slots import RefusedSequence, SequenceSlots
-from text_generation_shard.batch.upload import upload
+from text_generation_shard.batch.upload import to_device, upload
 from text_generation_shard.distributed import RankGroup
 from text_generation_shard.errors import StepRejectedError
 from text_generation_shard.grammar.table import GrammarTable
 from text_generation_shard.kv_cache import KVCache
 from text_generation_shard.models.model import Model
 from text_generation_shard.runner.decode_graphs import DecodeGraphs
+from text_generation_shard.runner.device_work import DeviceWork
 from text_generation_shard.sampling.prompt_logprobs import prompt_logprobs
 from text_generation_shard.sampling.sampler import SampledTokens, Sampler
 
@@ -68,6 +76,7 @@ class Engine:
         self._grammars = grammars
         self._ranks = ranks
         self._device = model.cache_spec.device
+        self._last_work: DeviceWork | None = None
 
     def reset(self) -> None:
         """Forget all sequences: a new step stream starts from nothing."""
@@ -75,12 +84,16 @@ class Engine:
         self._grammars.retire_all()
 
     def step(self, request: pb.StepRequest) -> pb.StepResult:
-        """Compute one step.
+        """Compute one step, and wait for it; see `begin`."""
+        return self.begin(request)()
+
+    def begin(self, request: pb.StepRequest) -> Callable[[], pb.StepResult]:
+        """Launch one step; what is returned waits for it, on any thread, and reports.
 
         A StepRejectedError leaves the engine fit for the next step; the step's sequences have
-        failed. After any other error it is not to be used again.
+        failed. After any other error, the report's included, it is not to be used again.
         """
-        started = time.perf_counter()
+        work = DeviceWork(self._device)
         self._slots.retire(request.retired_slots)
         self._grammars.retire(request.retired_slots)
         refused = self._slots.admit(request.admissions)
@@ -94,10 +107,21 @@ class Engine:
             self._slots.advance(batch, None)
             raise
         self._slots.advance(batch, None if outcome.is_advanced else outcome.sampled_ids)
-        token_ids = outcome.sampled_ids.int().cpu()
-        self._grammars.advance(batch.sampled_slots, token_ids.tolist())
-        is_worker = self._ranks.rank > 0
-        return _report(request.step, outcome, token_ids, started, is_worker=is_worker)
+        work.send_back(_host_tensors(outcome))
+        self._grammars.advance(batch.sampled_slots, partial(_token_ids, work))
+        self._last_work = work
+        return partial(_report, request.step, outcome, work, is_worker=self._ranks.rank > 0)
+
+    def work_while_idle(self) -> bool:
+        """Record a graph, if the device was idle at the last call, too: when it is done with a
+        step, the next one may be on its way. Returns whether there is more to do.
+        """
+        if self._graphs is None:
+            return False
+        was_idle = self._last_work is None
+        if self._last_work is not None and self._last_work.is_done:
+            self._last_work = None
+        return self._graphs.record_next() if was_idle else True
 
     def _compute(self, batch: ScheduledBatch) -> _Outcome:
         """Forward and sampling; raises StepRejectedError where memory did not suffice.
@@ -120,9 +144,11 @@ class Engine:
     def _forward_and_sample(self, batch: ScheduledBatch) -> _Outcome:
         started = time.perf_counter()
         decoded = None if self._graphs is None else self._graphs.decode(batch)
-        if decoded is not None:
+        if isinstance(decoded, SampledTokens):
             forward_us = _microseconds_since(started)
             return _Outcome(decoded.token_ids, decoded, [], [], forward_us, is_advanced=True)
+        if decoded is not None:
+            return self._sampled_outcome(decoded, batch, _microseconds_since(started))
         rows = batch.in_row_order()
         no_ids = torch.empty(0, dtype=torch.int64)
         if not rows:
@@ -134,11 +160,18 @@ class Engine:
             last_rows = [first_rows[item.slot] + item.num_tokens - 1 for item in batch.sampled]
             logits = self._model.logits(hidden[upload(last_rows, self._device)])
         forward_us = _microseconds_since(started)
+        outcome = self._sampled_outcome(logits, batch, forward_us)
+        prompts = self._prompt_logprobs(hidden, batch, first_rows)
+        return replace(outcome, prompt_logprobs=prompts)
+
+    def _sampled_outcome(
+        self, logits: Tensor | None, batch: ScheduledBatch, forward_us: int
+    ) -> _Outcome:
+        """logits: as `_sample` takes them."""
         sampled = self._sample(logits, batch)
         failures = [] if sampled is None else self._grammars.failures(batch.sampled_slots)
         sampled_ids = self._agree_on_ids(sampled, len(batch.sampled))
-        prompts = self._prompt_logprobs(hidden, batch, first_rows)
-        return _Outcome(sampled_ids, sampled, failures, prompts, forward_us)
+        return _Outcome(sampled_ids, sampled, failures, [], forward_us)
 
     def _sample(self, logits: Tensor | None, batch: ScheduledBatch) -> SampledTokens | None:
         """logits: float32 [sampled, vocab] on rank 0, if anything is sampled."""
@@ -147,7 +180,7 @@ class Engine:
         rows = self._slots.sampling_rows(batch.sampled)
         mask = self._grammars.masks(batch.sampled_slots)
         if mask is not None:
-            mask = replace(mask, allowed=mask.allowed.to(self._device, non_blocking=True))
+            mask = replace(mask, allowed=to_device(mask.allowed, self._device))
             rows = replace(rows, grammar=mask)
         top_n = [self._slots[slot].top_n_tokens for slot in batch.sampled_slots]
         return self._sampler(logits, rows, top_n)
@@ -207,30 +240,42 @@ def _first_rows(rows: tuple[WorkItem, ...]) -> dict[int, int]:
     return first_rows
 
 
-def _report(
-    step: int, outcome: _Outcome, token_ids: Tensor, started: float, *, is_worker: bool
-) -> pb.StepResult:
-    """The outcome as a message; ranks above 0 report the checksum only.
+def _host_tensors(outcome: _Outcome) -> list[Tensor]:
+    """What `_report` reads: token ids, int32; on rank 0 log-probabilities and top tokens, too."""
+    tensors = [outcome.sampled_ids.int()]
+    if outcome.sampled is not None:
+        tensors.append(outcome.sampled.logprobs)
+        if (top := outcome.sampled.top_tokens) is not None:
+            tensors += [top.counts, top.token_ids, top.logprobs]
+    return tensors
 
-    token_ids: int32 [sampled], the sampled ids on the host.
-    """
+
+def _token_ids(work: DeviceWork) -> list[int]:
+    ids: list[int] = work.wait()[0].tolist()
+    return ids
+
+
+def _report(step: int, outcome: _Outcome, work: DeviceWork, *, is_worker: bool) -> pb.StepResult:
+    """The outcome as a message, when it is there; ranks above 0 report the checksum only."""
+    token_ids, *details = work.wait()
     result = pb.StepResult(
         step=step,
         forward_us=outcome.forward_us,
         sampled_checksum=zlib.crc32(token_ids.numpy().astype("<u4").tobytes()),
     )
-    sampled = outcome.sampled
-    if sampled is not None:
+    if details:
+        logprobs, *top_tokens = (values.tolist() for values in details)
         result.token_ids.extend(token_ids.tolist())
         result.failures.extend(outcome.failures)
-        result.logprobs.extend(sampled.logprobs.tolist())
-        if sampled.top_tokens is not None:
-            result.top_n_counts.extend(sampled.top_tokens.counts.tolist())
-            result.top_n_token_ids.extend(sampled.top_tokens.token_ids.tolist())
-            result.top_n_logprobs.extend(sampled.top_tokens.logprobs.tolist())
+        result.logprobs.extend(logprobs)
+        if top_tokens:
+            counts, top_ids, top_logprobs = top_tokens
+            result.top_n_counts.extend(counts)
+            result.top_n_token_ids.extend(top_ids)
+            result.top_n_logprobs.extend(top_logprobs)
     if not is_worker:
         result.prompt_logprobs.extend(outcome.prompt_logprobs)
-    result.total_us = _microseconds_since(started)
+    result.total_us = work.microseconds
     return result
 
 

@@ -141,7 +141,9 @@ def serve(config: ShardConfig, info: RankInfo) -> int:
             while not isinstance(event := events.get(), _Stopped):
                 if isinstance(event, _Failed):
                     raise event.error
-                servicer = ShardServicer(event.shard.result(), compute, events)
+                shard = event.shard.result()
+                compute.work_while_idle(shard.work_while_idle)
+                servicer = ShardServicer(shard, compute, events)
                 server = start_server(servicer, path)
                 cleanup.callback(_stop_serving, server)
                 logger.info("Ready", extra={"fields": {"socket": str(path), "rank": info.rank}})

@@ -4,6 +4,7 @@ All methods but `info` are called on the compute thread.
 """
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -155,9 +156,22 @@ class Shard:
         """A new step stream begins."""
         self._warm_engine().reset()
 
+    @property
+    def computes_ahead(self) -> bool:
+        """Whether a step may begin before the one before it is done: the device computes alone."""
+        return self._loaded.model.cache_spec.device.type == "cuda"
+
     def step(self, request: pb.StepRequest) -> pb.StepResult:
         """Compute one step, see `Engine.step`."""
         return self._warm_engine().step(request)
+
+    def begin(self, request: pb.StepRequest) -> Callable[[], pb.StepResult]:
+        """Launch one step, see `Engine.begin`."""
+        return self._warm_engine().begin(request)
+
+    def work_while_idle(self) -> bool:
+        """What can wait until no step is asked for; whether there is more of it."""
+        return self._engine is not None and self._engine.work_while_idle()
 
     def close(self) -> None:
         """Leave the other ranks."""

@@ -43,6 +43,7 @@ class ScriptedShard:
 
     def __init__(self) -> None:
         self.is_warm = True
+        self.computes_ahead = False
         self.num_resets = 0
         self.steps: dict[int, Callable[[], None]] = {}
 
@@ -55,9 +56,9 @@ class ScriptedShard:
     def reset(self) -> None:
         self.num_resets += 1
 
-    def step(self, request: pb.StepRequest) -> pb.StepResult:
+    def begin(self, request: pb.StepRequest) -> Callable[[], pb.StepResult]:
         self.steps.get(request.step, lambda: None)()
-        return pb.StepResult(step=request.step)
+        return lambda: pb.StepResult(step=request.step)
 
 
 class Client:

@@ -8,7 +8,7 @@ from text_generation_proto import shard_pb2 as pb
 from torch import Tensor
 
 from text_generation_shard.batch.scheduled_batch import WorkItem
-from text_generation_shard.batch.upload import upload
+from text_generation_shard.batch.upload import to_device, upload
 from text_generation_shard.sampling.parameters import (
     Processor,
     SamplingFeatures,
@@ -68,7 +68,7 @@ class SamplingTable:
         floats = [float(getattr(parameters, name)) for name in _FLOATS]
         sampled = parameters.do_sample
         integers = [parameters.top_k, parameters.signed_seed, output_start, int(sampled)]
-        self._floats[:, slot] = torch.tensor(floats, device=self._device)
+        self._floats[:, slot] = to_device(torch.tensor(floats), self._device)
         self._integers[:, slot] = upload(integers, self._device)
         self._selection = None
 
@@ -145,8 +145,8 @@ class SamplingTable:
         token_ids, values = zip(*bias, strict=True)
         return RowBias(
             row,
-            torch.tensor(token_ids, device=self._device),
-            torch.tensor(values, dtype=torch.float32, device=self._device),
+            upload(token_ids, self._device),
+            to_device(torch.tensor(values, dtype=torch.float32), self._device),
         )
 
 

@@ -9,10 +9,15 @@ from torch import Tensor
 Numbers = Sequence[int] | Sequence[Sequence[int]] | np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
-def upload(values: Numbers, device: torch.device) -> Tensor:
-    """int64, of the shape of the values.
-
-    A GPU need not be done with what it was given before: the driver has copied the values when this
-    returns, for they do not lie in pinned memory.
+def to_device(values: Tensor, device: torch.device) -> Tensor:
+    """values, of the CPU, on the device. Nothing waits for a GPU: when it has done what it was
+    given before, it copies from pinned memory, which the allocator keeps until then.
     """
-    return torch.from_numpy(np.asarray(values, dtype=np.int64)).to(device, non_blocking=True)
+    if device.type == "cuda":
+        values = values.pin_memory()
+    return values.to(device, non_blocking=True)
+
+
+def upload(values: Numbers, device: torch.device) -> Tensor:
+    """int64, of the shape of the values; see `to_device`."""
+    return to_device(torch.from_numpy(np.asarray(values, dtype=np.int64)), device)

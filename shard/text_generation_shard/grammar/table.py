@@ -14,7 +14,7 @@ worker, otherwise to the compute thread.
 
 import functools
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -139,19 +139,19 @@ class GrammarTable:
             if slot in self._slots and self._slots[slot].error
         ]
 
-    def advance(self, slots: Sequence[int], token_ids: Sequence[int]) -> None:
-        """Token i was sampled for slot i: begin to compute what may follow."""
-        if not self._slots:
-            return
-        steps = {
-            slot: token_id
-            for slot, token_id in zip(slots, token_ids, strict=True)
-            if slot in self._slots and not self._slots[slot].error
+    def advance(self, slots: Sequence[int], token_ids: Callable[[], Sequence[int]]) -> None:
+        """A token was sampled for each slot: begin to compute what may follow.
+
+        token_ids: called on the worker's thread, where it may wait until the device has them.
+        """
+        states = {
+            row: state
+            for row, slot in enumerate(slots)
+            if (state := self._slots.get(slot)) is not None and not state.error
         }
-        if not steps:
+        if not states:
             return
-        states = {slot: self._slots[slot] for slot in steps}
-        ready = self._workers.advancer.submit(self._advance, states, steps)
+        ready = self._workers.advancer.submit(self._advance, states, slots, token_ids)
         for state in states.values():
             state.ready = ready
 
@@ -184,13 +184,19 @@ class GrammarTable:
             wait([leaving])
         self._fill({slot: state})
 
-    def _advance(self, states: dict[int, _SlotGrammar], steps: dict[int, int]) -> None:
-        """On the advancer's thread: one token further in each slot."""
+    def _advance(
+        self,
+        states: dict[int, _SlotGrammar],
+        slots: Sequence[int],
+        token_ids: Callable[[], Sequence[int]],
+    ) -> None:
+        """On the advancer's thread: one token further in the slots of some rows."""
         from llguidance.numpy import consume_token_par
 
-        pairs = [(_matcher(states[slot]), token_id) for slot, token_id in steps.items()]
+        sampled = token_ids()
+        pairs = [(_matcher(state), sampled[row]) for row, state in states.items()]
         consume_token_par(self._workers.walkers, pairs)
-        self._fill(states)
+        self._fill({slots[row]: state for row, state in states.items()})
 
     def _fill(self, states: dict[int, _SlotGrammar]) -> None:
         """Write the masks of the next tokens. A matcher that failed would allow the end: it is told

@@ -5,10 +5,14 @@ slot (`SequenceSlots`). So a graph takes one small packet, and serves every step
 
     packet   [ slots of the rows, then the scrap slot | contexts of the rows, then 1 ]
 
-A graph is recorded for a bucket of rows and for what the rows ask of the sampler, when such a step
-comes for the second time: the first one is computed as any other, so that serving need not wait.
-The largest graph is recorded before serving: the others use its memory, one after the other.
-What a graph cannot do (`_kind`) is computed as any other, too.
+A graph is for a bucket of rows and for what the rows ask of the sampler. What only the host knows
+(a grammar's mask, a bias) or reads (top-n) is no graph's: such a step's graph ends with the logits,
+and the sampler is launched behind it, while the layers are computed.
+
+To record a graph takes a fraction of a second. The largest are recorded before serving: the others
+use their memory, one after the other. Those are recorded while nobody asks for a step; until then
+a step takes the smallest graph that can compute it, with more rows of the scrap slot. Steps with
+chunks of prompts have no graph.
 """
 
 import enum
@@ -42,8 +46,9 @@ logger = logging.getLogger(__name__)
 DEFAULT_BUCKETS = (1, 2, 4, *range(8, 64, 8), *range(64, 128, 16), *range(128, 257, 32))
 
 
-# Bytes for every score of the largest step, for all processors' tensors; an estimate, doubled.
-_BYTES_PER_SCORE = 2 * (2 + 4 + 4 + 4)
+# Bytes for every score of the largest step: for all processors' tensors, an estimate, doubled; and
+# for logits that are sampled from behind a graph.
+_BYTES_PER_SCORE = 2 * (2 + 4 + 4 + 4) + 4
 
 
 def graph_buckets(
@@ -69,8 +74,9 @@ def graph_bytes(buckets: Sequence[int], vocab_size: int) -> int:
 
 
 class SamplingKind(enum.Enum):
-    """What a graph's sampler does, by the processors that rows may ask for."""
+    """What a graph's sampler does, by the processors that rows may ask for; none: there is none."""
 
+    OUTSIDE = frozenset[Processor]()
     PLAIN = frozenset({Processor.TEMPERATURE, Processor.DRAW})
     FILTERED = PLAIN | frozenset(FILTERS)
     PENALISED = FILTERED | {Processor.REPETITION, Processor.FREQUENCY}
@@ -108,70 +114,101 @@ class DecodeGraphs:
         self._grammars = grammars
         self._buckets = buckets
         self._recorder = recorder
-        self._staged = torch.empty(2 * largest, dtype=torch.int64, pin_memory=device.type == "cuda")
         self._packet = torch.empty(2 * largest, dtype=torch.int64, device=device)
         self._token_ids = torch.empty(largest, dtype=torch.int64, device=device)
         self._logprobs = torch.empty(largest, dtype=torch.float32, device=device)
-        # None: this step came once.
-        self._graphs: dict[_GraphKey, StepGraph | None] = {}
+        shape = (largest, model.config.vocab_size)
+        self._logits = torch.empty(shape, dtype=torch.float32, device=device)
+        self._graphs: dict[_GraphKey, StepGraph] = {}
+        # What steps would have taken, the last one last.
+        self._wanted: dict[_GraphKey, None] = {}
         self._is_given_up = False
 
     def record_largest(self) -> None:
-        """Record the graph that takes most memory. It also compiles the sampler's kernels, and says
-        before serving whether this model's steps can be recorded at all.
+        """Record the graphs that take most memory, of which one can compute any step. It also
+        compiles the sampler's kernels, and says before serving whether this model's steps can be
+        recorded at all.
         """
         self._record(_GraphKey(self._buckets[-1], SamplingKind.PENALISED))
+        self._record(_GraphKey(self._buckets[-1], SamplingKind.OUTSIDE))
 
-    def decode(self, batch: ScheduledBatch) -> SampledTokens | None:
-        """Compute a step, up to the tokens that stand behind the known ones; None if no graph does.
-
-        The rows are the items in their order. The result is overwritten by the next step.
+    def record_next(self) -> bool:
+        """Record what steps wanted last, else a bucket that has no graph yet; whether there was
+        one. To be called while the device has nothing to do.
         """
-        key = None if self._is_given_up else self._key(batch)
+        missing = (
+            _GraphKey(bucket, SamplingKind.OUTSIDE) for bucket in _coarse_first(self._buckets)
+        )
+        candidates = (*reversed(self._wanted), *missing)
+        key = next((key for key in candidates if key not in self._graphs), None)
+        if key is None or self._is_given_up:
+            return False
+        self._wanted.pop(key, None)
+        self._record(key)
+        return True
+
+    def decode(self, batch: ScheduledBatch) -> SampledTokens | Tensor | None:
+        """Compute a step by a graph, if there is one that can.
+
+        The result is the tokens, which then stand behind the known ones; or the logits to sample
+        from, float32 [rows, vocab], where the graph leaves that out. The rows are the items in
+        their order. The next step overwrites it.
+        """
+        key = self._choose(batch)
         if key is None:
-            return None
-        if key not in self._graphs:
-            self._graphs[key] = None
-            return None
-        graph = self._graphs[key] or self._record(key)
-        if graph is None:
             return None
         self._upload(
             key.bucket, [item.slot for item in batch.items], [item.end for item in batch.items]
         )
-        graph.replay()
+        self._graphs[key].replay()
         count = len(batch.items)
+        if key.kind is SamplingKind.OUTSIDE:
+            return self._logits[:count]
         return SampledTokens(
             token_ids=self._token_ids[:count], logprobs=self._logprobs[:count], top_tokens=None
         )
 
-    def _key(self, batch: ScheduledBatch) -> _GraphKey | None:
-        count = len(batch.items)
-        if not 0 < count <= self._buckets[-1]:
-            return None
-        kind = self._kind(batch)
-        return kind and _GraphKey(self._buckets[bisect_left(self._buckets, count)], kind)
-
-    def _kind(self, batch: ScheduledBatch) -> SamplingKind | None:
-        """The least kind of sampling that does for all rows. None if a row is no decode, or asks
-        for what is known on the host alone (a grammar's mask, a bias) or read by it (top-n).
+    def _choose(self, batch: ScheduledBatch) -> _GraphKey | None:
+        """The graph with the fewest rows that can compute the step; of these the one that does
+        least beside it.
         """
+        count = len(batch.items)
+        is_decode = all(item.num_tokens == 1 and item.is_sampled for item in batch.items)
+        if not is_decode or not 0 < count <= self._buckets[-1] or self._is_given_up:
+            return None
+        buckets = self._buckets[bisect_left(self._buckets, count) :]
+        kinds = self._kinds(batch)
+        wanted = _GraphKey(buckets[0], kinds[0])
+        if wanted not in self._graphs:
+            self._wanted.pop(wanted, None)
+            self._wanted[wanted] = None
+        keys = (_GraphKey(bucket, kind) for bucket in buckets for kind in kinds)
+        return next((key for key in keys if key in self._graphs), None)
+
+    def _kinds(self, batch: ScheduledBatch) -> list[SamplingKind]:
+        """What does for all rows, the best first."""
         asked: set[Processor] = set()
-        for item in batch.items:
-            parameters = self._slots.sampling_parameters(item.slot)
-            is_plain = not parameters.logit_bias and not self._slots[item.slot].top_n_tokens
-            if item.num_tokens > 1 or not item.is_sampled or not is_plain:
-                return None
+        for slot in batch.sampled_slots:
+            parameters = self._slots.sampling_parameters(slot)
+            if parameters.logit_bias or self._slots[slot].top_n_tokens:
+                return [SamplingKind.OUTSIDE]
             asked.update(parameters.processors)
         if self._grammars.has_any(batch.sampled_slots):
-            return None
-        return next((kind for kind in SamplingKind if asked <= kind.value), None)
+            return [SamplingKind.OUTSIDE]
+        inside = [
+            kind
+            for kind in SamplingKind
+            if kind is not SamplingKind.OUTSIDE and asked <= kind.value
+        ]
+        return [*inside[:1], SamplingKind.OUTSIDE, *inside[1:]]
 
-    def _record(self, key: _GraphKey) -> StepGraph | None:
-        """A graph for steps of this kind, recorded on rows of the scrap slot alone.
+    def _record(self, key: _GraphKey) -> None:
+        """Make a graph for steps of this kind, recorded on rows of the scrap slot alone.
 
         If it cannot be recorded, there will be no graphs: better slow than not at all.
         """
+        if self._is_given_up:
+            return
         started = time.perf_counter()
         self._upload(key.bucket, [], [])
         try:
@@ -181,19 +218,19 @@ class DecodeGraphs:
                 "No CUDA graphs: recording one failed (%s). Decoding will be slower", error
             )
             self._is_given_up = True
-            return None
+            return
         self._graphs[key] = graph
         seconds = round(time.perf_counter() - started, 3)
         fields = {"rows": key.bucket, "sampling": key.kind.name.lower(), "seconds": seconds}
         logger.info("Recorded a decode graph", extra={"fields": fields})
-        return graph
 
     def _upload(self, bucket: int, slots: Sequence[int], contexts: Sequence[int]) -> None:
         """Fill the packet: the rows given, and rows of the scrap slot up to the bucket."""
         padding = bucket - len(slots)
         rows = [*slots, *[self._slots.scrap_slot] * padding, *contexts, *[1] * padding]
-        staged = self._staged[: 2 * bucket]
-        staged.copy_(torch.tensor(rows))
+        # From memory of its own: the packet of the step before may not have been copied yet.
+        is_pinned = self._packet.device.type == "cuda"
+        staged = torch.tensor(rows, dtype=torch.int64, pin_memory=is_pinned)
         self._packet[: 2 * bucket].copy_(staged, non_blocking=True)
 
     def _compute(self, key: _GraphKey) -> None:
@@ -202,6 +239,9 @@ class DecodeGraphs:
         hidden = self._model.forward(self._slots.decode_inputs(slots, contexts), self._cache)
         logits = self._model.logits(hidden)
         assert logits is not None
+        if key.kind is SamplingKind.OUTSIDE:
+            _fill(self._logits, logits)
+            return
         sampled = self._sampler(logits, self._slots.decode_rows(slots, contexts, _features(key)))
         self._slots.append_tokens(slots, contexts, sampled.token_ids)
         _fill(self._token_ids, sampled.token_ids)
@@ -210,6 +250,15 @@ class DecodeGraphs:
 
 def _fill(memory: Tensor, values: Tensor) -> None:
     memory[: len(values)].copy_(values)
+
+
+def _coarse_first(buckets: Sequence[int]) -> list[int]:
+    """The same, so that any first few of them, the smallest among these, are spread over all."""
+    found, stride = [buckets[0]], len(buckets)
+    while stride > 1:
+        stride = -(-stride // 2)
+        found += [bucket for bucket in buckets[::stride] if bucket not in found]
+    return found
 
 
 def _features(key: _GraphKey) -> SamplingFeatures:

@@ -8,7 +8,7 @@ import torch
 from text_generation_proto import shard_pb2 as pb
 from text_generation_shard.distributed import RankGroup
 from text_generation_shard.engine import Engine
-from text_generation_shard.ops.triton import library
+from text_generation_shard.ops.triton import library, sample
 from text_generation_shard.runner.decode_graphs import DEFAULT_BUCKETS, DecodeGraphs, graph_buckets
 
 from tests.shard.checkpoints import VOCAB_SIZE, Checkpoint
@@ -66,13 +66,18 @@ def play(
     """Plays a script with the kernels and graphs of some buckets, or with neither."""
 
     def play(
-        script: StepScript, buckets: Sequence[int] | None, *, is_prepared: bool = False
+        script: StepScript, buckets: Sequence[int] | None, *, are_pauses: bool = True
     ) -> list[pb.StepResult]:
+        """Steps are launched before the ones before them are read; between any two there is time to
+        record a graph.
+        """
         engine.reset()
         engine._graphs = None
         with monkeypatch.context() as patch:
             if buckets is not None:
                 patch.setattr(library, "takes", lambda _: True)
+                # Sizes at which the interpreter is quick.
+                patch.setattr(sample, "_CANDIDATES", 16)
                 engine._graphs = DecodeGraphs(
                     model=engine._model,
                     cache=engine._cache,
@@ -82,9 +87,13 @@ def play(
                     buckets=buckets,
                     recorder=recorder,
                 )
-                if is_prepared:
-                    engine._graphs.record_largest()
-            results = [engine.step(request) for request in script.requests]
+                engine._graphs.record_largest()
+            answers = []
+            for request in script.requests:
+                answers.append(engine.begin(request))
+                if engine._graphs is not None and are_pauses:
+                    engine._graphs.record_next()
+            results = [answer() for answer in answers]
         engine.reset()
         return results
 
@@ -115,8 +124,38 @@ def test_tokens_are_the_same(
     script.step({0: 6, 2: 1})
     script.decode([5, 0], 3)
     check_same(play(script, [1, 2, 4]), play(script, None))
-    # Two rows plain, three filtered in a bucket of four, two penalised: one step each came first.
-    assert recorder.replays == [2, 2, 2]
+    assert sum(recorder.replays) == 9
+
+
+def test_the_best_graph_that_is_there(
+    play: Callable[..., list[pb.StepResult]], recorder: FakeRecorder
+) -> None:
+    """The largest are there from the start; what steps want is recorded between them."""
+    script = StepScript()
+    script.admit(0, PROMPTS[0])
+    script.step({0: 6})
+    script.decode([0], 3)
+    check_same(play(script, [1, 4]), play(script, None))
+    # Four rows with penalties; their logits alone; one row's logits, recorded after the prompt;
+    # one row plain, recorded after the first decode.
+    assert recorder.replays == [0, 0, 1, 2]
+
+
+def test_a_step_never_waits_for_a_recording(
+    play: Callable[..., list[pb.StepResult]], recorder: FakeRecorder
+) -> None:
+    """Without a pause, all is computed by the graphs that there are."""
+    script = StepScript()
+    script.admit(0, PROMPTS[0], sampling=sampling(logit_bias_ids=[3], logit_bias_values=[1.0]))
+    script.step({0: 6})
+    script.decode([0], 2)
+    script.retire(0)
+    script.admit(0, PROMPTS[0], sampling=sampling(repetition_penalty=1.4))
+    script.step({0: 6})
+    script.decode([0], 2)
+    with_graphs = play(script, [1, 4], are_pauses=False)
+    check_same(with_graphs, play(script, None))
+    assert recorder.replays == [2, 2]
 
 
 def test_tokens_of_a_graph_are_known_to_other_steps(
@@ -133,36 +172,31 @@ def test_tokens_of_a_graph_are_known_to_other_steps(
     script.step({0: 1, 2: 6})
     script.decode([2], 1)
     check_same(play(script, [1]), play(script, None))
-    assert recorder.replays == [6]
+    assert sum(recorder.replays) == 7
 
 
-def test_what_the_host_must_know_is_not_left_to_a_graph(
+def test_what_the_host_must_know_comes_behind_the_graph(
     play: Callable[..., list[pb.StepResult]], recorder: FakeRecorder
 ) -> None:
+    """Biases, watermarks and top-n, beside rows that ask for nothing; the layers are replayed."""
     script = StepScript()
     bias = sampling(logit_bias_ids=[3], logit_bias_values=[9.0])
     script.admit(0, PROMPTS[0], sampling=bias)
     script.admit(1, PROMPTS[1], top_n_tokens=2)
     script.admit(2, PROMPTS[2], sampling=sampling(watermark=True))
-    script.step({0: 6, 1: 6, 2: 6})
+    script.admit(3, PROMPTS[3], sampling=sampling(do_sample=True, seed=3))
+    script.step(dict.fromkeys(range(4), 6))
     for slot in range(3):
-        script.decode([slot], 3)
+        script.decode([slot, 3], 2)
     results = play(script, [1, 2, 4])
-    assert recorder.graphs == []
-    assert all(list(result.top_n_counts) == [2] for result in results[4:7])
-
-
-def test_the_largest_graph_is_there_from_the_start(
-    play: Callable[..., list[pb.StepResult]], recorder: FakeRecorder
-) -> None:
-    """A step of its kind need not come twice."""
-    script = StepScript()
-    for slot in (0, 1):
-        script.admit(slot, PROMPTS[slot], sampling=sampling(repetition_penalty=1.4))
-    script.step({0: 6, 1: 6})
-    script.decode([0, 1], 2)
-    check_same(play(script, [1, 2], is_prepared=True), play(script, None))
-    assert recorder.replays == [2]
+    expected = play(script, None)
+    check_same(results, expected)
+    assert sum(recorder.replays) == 6
+    for one, other in zip(results, expected, strict=True):
+        assert list(one.top_n_counts) == list(other.top_n_counts)
+        assert list(one.top_n_token_ids) == list(other.top_n_token_ids)
+        assert list(one.top_n_logprobs) == pytest.approx(list(other.top_n_logprobs), abs=2e-4)
+    assert [list(result.top_n_counts) for result in results[3:5]] == [[2, 0]] * 2
 
 
 def test_without_graphs_if_one_cannot_be_recorded(
