@@ -1,6 +1,7 @@
 """Grammars in the shard: whatever the model would say, the answer follows them."""
 
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from llguidance import LLMatcher
 from text_generation_proto import shard_pb2 as pb
 from text_generation_router.grammar.marks import PLAIN_MARKS
 from text_generation_router.grammar.source import JsonSchemaGrammar, serialised
+from text_generation_shard.runner.device_work import DeviceWork
 from text_generation_shard.shard import Shard
 
 from tests.fakes.byte_tokenizer import EOS, SPECIAL_TOKENS, byte_tokenizer, save_byte_tokenizer
@@ -74,6 +76,37 @@ def shard(model: Path) -> Iterator[Shard]:
 def play(shard: Shard, script: StepScript) -> dict[int, list[int]]:
     shard.reset()
     return script.play(shard.step)
+
+
+def test_steps_launched_ahead_do_not_wait_for_tokens(
+    shard: Shard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The grammars' own threads read them; the outputs are the same."""
+    script = StepScript()
+    script.admit(0, PROMPT, sampling=noisy(0), grammar=regex("[ab]{5,9}"))
+    script.admit(1, PROMPT, sampling=noisy(1))
+    script.prefill(0, len(PROMPT))
+    script.prefill(1, len(PROMPT))
+    script.decode([0, 1], 6)
+    # Another sequence with another grammar takes the slot at once.
+    script.retire(0)
+    script.admit(0, PROMPT, sampling=noisy(0), grammar=regex("[cd]{5,9}"))
+    script.prefill(0, len(PROMPT))
+    script.decode([1, 0], 5)
+    expected = script.play(shard.step)
+    shard.reset()
+    readers: set[str] = set()
+    wait = DeviceWork.wait
+
+    def note(work: DeviceWork) -> Any:
+        readers.add(threading.current_thread().name.split("_")[0])
+        return wait(work)
+
+    monkeypatch.setattr(DeviceWork, "wait", note)
+    answers = [shard.begin(request) for request in script.requests]
+    assert readers == {"grammar"}
+    found = iter([answer() for answer in answers])
+    assert script.play(lambda _: next(found)) == expected
 
 
 def test_output_follows_its_grammar_and_mates_are_not_touched(shard: Shard) -> None:

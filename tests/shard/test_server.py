@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import grpc
 import pytest
 from text_generation_proto import shard_pb2 as pb
 from text_generation_proto import shard_pb2_grpc as pb_grpc
+from text_generation_shard import compute_thread
 from text_generation_shard.compute_thread import ComputeThread
 from text_generation_shard.config import ShardConfig
 from text_generation_shard.errors import (
@@ -39,13 +41,17 @@ PROMPT = [(13 * index + 2) % VOCAB_SIZE for index in range(10)]
 
 
 class ScriptedShard:
-    """Computes nothing; a step does what the test put into `steps`."""
+    """Computes nothing; a step does what the test put into `steps`, its answer what it put into
+    `answers`.
+    """
 
     def __init__(self) -> None:
         self.is_warm = True
         self.computes_ahead = False
         self.num_resets = 0
         self.steps: dict[int, Callable[[], None]] = {}
+        self.answers: dict[int, Callable[[], None]] = {}
+        self.last_step = 0
 
     def info(self) -> pb.InfoResponse:
         return pb.InfoResponse(model_type="scripted")
@@ -58,7 +64,13 @@ class ScriptedShard:
 
     def begin(self, request: pb.StepRequest) -> Callable[[], pb.StepResult]:
         self.steps.get(request.step, lambda: None)()
-        return lambda: pb.StepResult(step=request.step)
+        self.last_step = request.step
+
+        def answer() -> pb.StepResult:
+            self.answers.get(request.step, lambda: None)()
+            return pb.StepResult(step=request.step)
+
+        return answer
 
 
 class Client:
@@ -208,6 +220,86 @@ def test_any_other_error_is_the_last_answer(scripted: Scripted) -> None:
     assert results[1].error.message == "RuntimeError: the cable is loose"
     assert isinstance(scripted.events.get(timeout=5).error, RuntimeError)
     stream.end()
+
+
+@pytest.fixture
+def ahead(scripted: Scripted) -> Scripted:
+    """Its steps are launched, and answered when their device is done."""
+    scripted.shard.computes_ahead = True
+    return scripted
+
+
+def test_a_step_is_launched_before_the_last_one_is_done(ahead: Scripted) -> None:
+    second_began, is_done = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        assert is_done.wait(10)
+
+    ahead.shard.answers[1] = wait
+    ahead.shard.steps[2] = second_began.set
+    stream = ahead.client.run()
+    stream.send(*steps(1, 2))
+    assert second_began.wait(10)
+    health = ahead.client.stub.Health(pb.HealthRequest())
+    assert (health.last_step, health.step_in_flight) == (0, 1)
+    is_done.set()
+    assert [next(stream.results).step for _ in range(2)] == [1, 2]
+    health = ahead.client.stub.Health(pb.HealthRequest())
+    assert (health.last_step, health.step_in_flight) == (2, 0)
+    stream.end()
+
+
+def test_launched_steps_are_answered_in_order_and_to_the_end(ahead: Scripted) -> None:
+    def reject() -> None:
+        raise StepRejectedError("sequence 3: too odd", slots=(2,))
+
+    ahead.shard.steps[7] = reject
+    ahead.shard.answers[6] = partial(time.sleep, 0.05)
+    stream = ahead.client.run()
+    stream.send(*steps(*range(1, 31)))
+    stream.end()
+    results = list(stream.results)
+    assert [result.step for result in results] == list(range(1, 31))
+    assert [result.step for result in results if result.HasField("error")] == [7]
+
+
+@pytest.mark.parametrize("at", ["steps", "answers"])
+def test_an_error_of_the_device_is_the_last_answer(ahead: Scripted, at: str) -> None:
+    """Whether it shows when a step is launched or when it is waited for."""
+
+    def fail() -> None:
+        raise RuntimeError("an illegal memory access")
+
+    getattr(ahead.shard, at)[2] = fail
+    stream = ahead.client.run()
+    stream.send(*steps(1, 2, 3))
+    results = list(stream.results)
+    assert [result.step for result in results] == [1, 2]
+    assert results[1].error.kind == pb.StepError.KIND_FATAL
+    assert isinstance(ahead.events.get(timeout=5).error, RuntimeError)
+    stream.end()
+
+
+def test_what_can_wait_is_done_in_pauses_only(
+    scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    enough = threading.Event()
+
+    def work() -> bool:
+        calls.append(scripted.shard.last_step)
+        if len(calls) == 3:
+            enough.set()
+        return len(calls) < 3
+
+    monkeypatch.setattr(compute_thread, "_IDLE_SECONDS", 0.2)
+    scripted.compute.work_while_idle(work)
+    stream = scripted.client.run()
+    stream.send(*steps(*range(1, 101)))
+    stream.end()
+    assert len(list(stream.results)) == 100
+    assert enough.wait(10)
+    assert calls == [100] * 3
 
 
 def test_a_gap_in_the_numbering_is_fatal(scripted: Scripted) -> None:

@@ -98,6 +98,7 @@ def test_steps(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             buckets=[2],
             recorder=recorder,
         )
+        assert graphs.record_next()
         actual = play(engine, graphs)
     assert len(recorder.graphs) == 1
     for one, other in zip(actual, expected, strict=True):
