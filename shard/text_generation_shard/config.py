@@ -28,7 +28,8 @@ class ShardConfig:
     dtype: DtypeName | None = option(
         None,
         help="Data type of weights and activations (default: that of the checkpoint). On CPU "
-        "bfloat16 means the weights; arithmetic and KV cache are float32.",
+        "bfloat16 means the weights; sums and KV cache are float32, and so are activations unless "
+        "the processor multiplies bfloat16 (AVX512-BF16): there products round them to bfloat16.",
     )
     quantize: CpuQuantization | None = option(
         None, help="Weights in 8 or 4 bits, quantized when they are loaded; on CPU only."

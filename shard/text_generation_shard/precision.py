@@ -44,8 +44,8 @@ def choose_precision(
 
     checkpoint_dtype: as config.json names it. On CPU the arithmetic is in float32 (float16 only if
     asked for); a checkpoint in bfloat16 stays so in memory, which gives the same numbers as the
-    widened weights. is_generic: whether transformers' code computes; its arithmetic is in the data
-    type of the weights.
+    widened weights, except where the processor multiplies bfloat16 (`ops.linear`). is_generic:
+    whether transformers' code computes; its arithmetic is in the data type of the weights.
     """
     if is_generic:
         return _of_generic_path(config, checkpoint_dtype, device)

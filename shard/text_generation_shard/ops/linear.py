@@ -62,6 +62,8 @@ class DenseWeight:
 class PackedWeight:
     """A matrix as the C++ operators want it; activations and sums are float32.
 
+    bfloat16 weights: where the processor multiplies pairs of bfloat16 (AVX512-BF16), the product
+    rounds its activations to bfloat16, to nearest, for any number of rows.
     int8 and int4 are symmetric, with one scale for each output and 64 (int8) or 32 (int4) inputs;
     the product then rounds activations to int8, with a scale for each token and as many inputs.
     """

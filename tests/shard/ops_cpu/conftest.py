@@ -11,7 +11,7 @@ def _instruction_sets() -> tuple[str, ...]:
         return ()
 
 
-@pytest.fixture(scope="session", params=["avx2", "avx512"])
+@pytest.fixture(scope="session", params=["avx2", "avx512", "avx512_bf16"])
 def operators(request: pytest.FixtureRequest) -> Operators:
     """The operators of every instruction set that this machine has; built if need be."""
     if request.param not in _instruction_sets():

@@ -14,6 +14,7 @@ from torch import Tensor
 from tests.shard.checkpoints import VOCAB_SIZE, Checkpoint, write_checkpoint
 from tests.shard.engines import record, running_shard
 from tests.shard.models.families import write_model
+from tests.shard.rounded import products_round, round_activations
 from tests.shard.step_script import StepScript
 
 PROMPTS = [
@@ -31,6 +32,7 @@ LOGIT_ERROR = {"int8": 0.15, "int4": 0.8}
 # Of the same spread: what the rounding of activations alone may cost.
 ACTIVATION_ERROR = 0.1
 
+INSTRUCTION_SETS = library.instruction_sets() if library.operators() is not None else ()
 needs_operators = pytest.mark.skipif(library.operators() is None, reason="no CPU operators here")
 
 
@@ -62,18 +64,23 @@ def logits_of(
     return recorded[-1]
 
 
-@pytest.mark.parametrize("has_operators", [pytest.param(True, marks=needs_operators), False])
+@pytest.mark.parametrize("instruction_set", [*INSTRUCTION_SETS, None])
 @pytest.mark.parametrize("dtype", [None, "float32", "bfloat16"])
-def test_a_bfloat16_checkpoint_is_computed_in_float32(
+def test_a_bfloat16_checkpoint(
     checkpoint: Checkpoint,
     dtype: str | None,
-    has_operators: bool,
+    instruction_set: str | None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Weights stay in bfloat16 or are widened: the same numbers."""
-    if not has_operators:
-        monkeypatch.setattr(library, "operators", lambda: None)
-    expected = checkpoint.logits(PROMPT)[-1:]
+    """Weights stay in bfloat16 or are widened: the same numbers, but where the processor multiplies
+    bfloat16 alone. None: without the operators.
+    """
+    operators = instruction_set and library.operators_for(instruction_set)
+    monkeypatch.setattr(library, "operators", lambda: operators)
+    reference = copy.deepcopy(checkpoint.reference)
+    if dtype != "float32" and products_round():
+        round_activations(reference)
+    expected = Checkpoint(checkpoint.path, reference).logits(PROMPT)[-1:]
     actual = logits_of(checkpoint.path, dtype=dtype)
     torch.testing.assert_close(actual, expected, atol=3e-4, rtol=1e-4)
 

@@ -35,6 +35,10 @@ class PackedMatrix(Protocol):
 class Operators(Protocol):
     """The operators of one instruction set; all tensors float32 unless said otherwise."""
 
+    @property
+    def rounds_to_bfloat16(self) -> bool:
+        """Whether products with bfloat16 weights round their activations to bfloat16."""
+
     def pack(self, source: Tensor, weight_format: str) -> PackedMatrix:
         """source: [outputs, inputs], bfloat16 for the format "bfloat16", else float32."""
 

@@ -135,6 +135,8 @@ class Operators {
  public:
   explicit Operators(const Kernels& kernels) : kernels_(kernels) {}
 
+  bool rounds_to_bfloat16() const { return kernels_.rounds_to_bfloat16; }
+
   PackedMatrix pack(const Tensor& source, const std::string& format) const {
     return PackedMatrix(kernels_, source, format);
   }
@@ -361,19 +363,30 @@ class Operators {
 
 // Instruction sets that this processor has and this file was built with, best first.
 std::vector<std::string> instruction_sets() {
+  const bool has_avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+                          __builtin_cpu_supports("avx512vnni");
   std::vector<std::string> names;
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-      __builtin_cpu_supports("avx512vnni")) {
-    names.emplace_back("avx512");
-  }
+  if (has_avx512 && __builtin_cpu_supports("avx512bf16")) names.emplace_back("avx512_bf16");
+  if (has_avx512) names.emplace_back("avx512");
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) names.emplace_back("avx2");
   return names;
 }
 
+const Kernels& kernels_of(const std::string& instruction_set) {
+  static const Kernels avx512_bf16_kernels = [] {
+    Kernels kernels = avx512::kernels;
+    kernels.rounds_to_bfloat16 = true;
+    kernels.linear = avx512_bf16::linear;
+    return kernels;
+  }();
+  if (instruction_set == "avx512_bf16") return avx512_bf16_kernels;
+  return instruction_set == "avx512" ? avx512::kernels : avx2::kernels;
+}
+
 Operators operators_for(const std::string& instruction_set) {
   for (const std::string& name : instruction_sets()) {
-    if (name == instruction_set) return Operators(name == "avx512" ? avx512::kernels : avx2::kernels);
+    if (name == instruction_set) return Operators(kernels_of(name));
   }
   TORCH_CHECK(false, "this processor does not have ", instruction_set);
 }
@@ -395,6 +408,7 @@ PYBIND11_MODULE(text_generation_cpu_operators, module) {
       .def_property_readonly("inputs", &PackedMatrix::inputs);
   py::class_<Operators>(module, "Operators")
       .def(py::init(&operators_for))
+      .def_property_readonly("rounds_to_bfloat16", &Operators::rounds_to_bfloat16)
       .def("pack", &Operators::pack, without_gil)
       .def("rms_norm", &Operators::rms_norm, without_gil)
       .def("silu_mul", &Operators::silu_mul, without_gil)

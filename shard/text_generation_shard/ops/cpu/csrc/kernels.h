@@ -174,6 +174,8 @@ struct ScanCall {
 };
 
 struct Kernels {
+  // Whether products with bfloat16 weights round their activations to bfloat16.
+  bool rounds_to_bfloat16 = false;
   int64_t (*packed_bytes)(const Weights&);  // that `panels` must have room for
   void (*pack)(const PackCall&);
   void (*linear)(const LinearCall&);
@@ -193,6 +195,10 @@ extern const Kernels kernels;
 }
 namespace avx512 {
 extern const Kernels kernels;
+}
+// What AVX-512 with bfloat16 does in another way than `avx512`.
+namespace avx512_bf16 {
+void linear(const LinearCall& call);
 }
 
 }  // namespace cpu_operators
