@@ -167,9 +167,9 @@ def main() -> None:
     parser.add_argument(
         "--formats", nargs="+", choices=WEIGHT_FORMATS, default=WEIGHT_FORMATS, help="of weights"
     )
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
-    names = options.instruction_sets or instruction_sets()
+    names = tuple(options.instruction_sets or instruction_sets())
     torch.set_num_threads(options.threads)
     set_num_threads(options.threads)
     with torch.inference_mode():
