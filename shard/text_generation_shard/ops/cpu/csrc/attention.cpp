@@ -11,16 +11,32 @@ constexpr int64_t kTaskRows = 192;
 // Query heads in one task: where one KV head serves many (multi-query and latent attention), the
 // threads share them.
 constexpr int64_t kTaskHeads = 16;
+// Tasks of single rows that there should be for each thread, before they take several KV heads.
+constexpr int64_t kTasksPerThread = 4;
 
 // The task for all query heads, `heads` of one KV head at a time.
 void add_tasks_of_heads(const AttentionCall& call, AttentionTask task, int64_t heads,
                         std::vector<AttentionTask>& tasks) {
-  for (task.kv_head = 0; task.kv_head < call.cache.num_kv_heads; ++task.kv_head) {
-    const int64_t stop = (task.kv_head + 1) * group_size(call);
+  for (int64_t stop = group_size(call); stop <= call.num_heads; stop += group_size(call)) {
     for (int64_t head = stop - group_size(call); head < stop; head += heads) {
       task.heads = {head, head + heads < stop ? head + heads : stop};
       tasks.push_back(task);
     }
+  }
+}
+
+// A row for all query heads, with as many KV heads in a task as leave enough for all threads: a
+// task then reads more of the cache as it lies. Every head is computed alike, however they are cut.
+void add_row_tasks(const AttentionCall& call, AttentionTask task, int64_t num_rows,
+                   std::vector<AttentionTask>& tasks) {
+  if (group_size(call) > kTaskHeads) return add_tasks_of_heads(call, task, kTaskHeads, tasks);
+  const int64_t num_kv_heads = call.cache.num_kv_heads;
+  const int64_t wanted = (kTasksPerThread * call.num_threads + num_rows - 1) / num_rows;
+  const int64_t parts = wanted < num_kv_heads ? wanted : num_kv_heads;
+  for (int64_t part = 0; part < parts; ++part) {
+    task.heads = {part * num_kv_heads / parts * group_size(call),
+                  (part + 1) * num_kv_heads / parts * group_size(call)};
+    tasks.push_back(task);
   }
 }
 
@@ -34,8 +50,12 @@ std::vector<AttentionTask> tasks_of(const AttentionCall& call) {
     const int64_t start = call.contexts[request] - (rows.end - rows.begin);
     for (int64_t end = rows.end; end > rows.begin; end -= tokens_per_task) {
       const int64_t begin = end - tokens_per_task > rows.begin ? end - tokens_per_task : rows.begin;
-      const AttentionTask task{request, 0, {}, {begin, end}, start + begin - rows.begin};
-      add_tasks_of_heads(call, task, heads, tasks);
+      const AttentionTask task{request, {}, {begin, end}, start + begin - rows.begin};
+      if (end - begin == 1) {
+        add_row_tasks(call, task, call.requests, tasks);
+      } else {
+        add_tasks_of_heads(call, task, heads, tasks);
+      }
     }
   }
   return tasks;

@@ -6,9 +6,10 @@
 
 namespace cpu_operators::CPU_OPERATORS_ISA {
 
-// Some rows of one request for some query heads of one KV head; those lie side by side.
+// Some rows of one request for some query heads, which lie side by side. Several rows: those of one
+// KV head; one row: all of the KV heads, or some of one.
 struct AttentionTask {
-  int64_t request, kv_head;
+  int64_t request;
   Range heads;              // query heads
   Range rows;               // of the whole step
   int64_t first_position;   // of rows.begin in its sequence
@@ -16,6 +17,11 @@ struct AttentionTask {
 
 inline int64_t group_size(const AttentionCall& call) {
   return call.num_heads / call.cache.num_kv_heads;
+}
+
+// The KV head that a query head reads.
+inline int64_t kv_head_of(const AttentionCall& call, int64_t query_head) {
+  return query_head / group_size(call);
 }
 
 // Widths of keys and values, filled up to whole lanes.
@@ -33,21 +39,37 @@ inline int64_t first_visible(const AttentionCall& call, int64_t position) {
   return call.sliding_window == 0 || first < 0 ? 0 : first;
 }
 
-// Which of the cache's keys (and of its values) is that of a token and the task's KV head.
-inline int64_t cache_index(const AttentionCall& call, const AttentionTask& task,
-                           int64_t position) {
-  const Cache& cache = call.cache;
-  const int32_t* table = call.block_tables + task.request * call.max_blocks;
-  const int64_t place = table[position / cache.block_size] * cache.block_size +
-                        position % cache.block_size;
-  return place * cache.num_kv_heads + task.kv_head;
-}
+// Where the tokens of a request lie in the flattened cache: one after the other, from some position.
+class Places {
+ public:
+  Places(const AttentionCall& call, int64_t request, int64_t position)
+      : block_size_(call.cache.block_size),
+        block_(call.block_tables + request * call.max_blocks + position / block_size_),
+        offset_(position % block_size_) {}
+
+  int64_t next() {
+    const int64_t place = *block_ * block_size_ + offset_;
+    if (++offset_ == block_size_) {
+      offset_ = 0;
+      ++block_;
+    }
+    return place;
+  }
+
+ private:
+  int64_t block_size_;
+  const int32_t* block_;
+  int64_t offset_;
+};
+
 template <class Element>
-const Element* key_at(const AttentionCall& call, int64_t index) {
+const Element* key_at(const AttentionCall& call, int64_t place, int64_t kv_head) {
+  const int64_t index = place * call.cache.num_kv_heads + kv_head;
   return static_cast<const Element*>(call.cache.keys) + index * call.cache.head_dim;
 }
 template <class Element>
-const Element* value_at(const AttentionCall& call, int64_t index) {
+const Element* value_at(const AttentionCall& call, int64_t place, int64_t kv_head) {
+  const int64_t index = place * call.cache.num_kv_heads + kv_head;
   return static_cast<const Element*>(call.cache.values) + index * call.cache.value_stride;
 }
 

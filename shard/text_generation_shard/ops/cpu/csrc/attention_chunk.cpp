@@ -136,11 +136,13 @@ void load_context(const AttentionCall& call, const AttentionTask& task, Range to
                   const ChunkMemory& memory) {
   const int64_t head_dim = call.cache.head_dim, padded = padded_head_dim(call);
   const int64_t value_dim = call.cache.value_dim, padded_value = padded_value_dim(call);
+  const int64_t kv_head = kv_head_of(call, task.heads.begin);
+  Places places(call, task.request, tokens.begin);
   for (int64_t token = 0; token < kTileTokens; ++token) {
     const bool is_real = tokens.begin + token < tokens.end;
-    const int64_t index = is_real ? cache_index(call, task, tokens.begin + token) : 0;
-    const Element* key = key_at<Element>(call, index);
-    const Element* value = value_at<Element>(call, index);
+    const int64_t place = is_real ? places.next() : 0;
+    const Element* key = key_at<Element>(call, place, kv_head);
+    const Element* value = value_at<Element>(call, place, kv_head);
     for (int64_t i = 0; i < padded; i += kLanes) {
       float lanes[kLanes];
       store(lanes, is_real ? load_some(key + i, head_dim - i) : zeros());

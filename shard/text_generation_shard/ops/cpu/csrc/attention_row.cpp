@@ -1,5 +1,7 @@
 // Attention of one row (a decode step): bound by reading keys and values, each of them once, for
-// all query heads that share them.
+// all query heads that share them. A task walks over the context once, tile by tile, and goes
+// through its KV heads within a tile: so it reads the cache as it lies, and asks for the next tile
+// while it computes one.
 #include "attention.h"
 
 namespace cpu_operators::CPU_OPERATORS_ISA {
@@ -7,24 +9,25 @@ namespace {
 
 // Tokens whose scores are computed before their values are added.
 constexpr int64_t kTileTokens = 64;
-// Query heads whose sums are held in registers at one time.
+// Query heads of one KV head that are computed at one time.
 constexpr int kHeadsAtOnce = 4;
+constexpr int kCacheLine = 64;
 
-// Memory of one task: [heads][head_dim] of queries, [heads][value_dim] of sums,
-// [heads][kTileTokens] of scores.
+// Memory of one task: [heads][head_dim] of queries, [heads][value_dim] of sums, and scores of the
+// heads that are computed at one time.
 struct RowMemory {
   float* query;
   float* sums;
-  float* scores;
+  float* scores;  // [kHeadsAtOnce][kTileTokens]
   RunningSoftmax* softmax;
 
   RowMemory(Scratch& scratch, int64_t heads, int64_t head_dim, int64_t value_dim) {
-    const int64_t floats = heads * (head_dim + value_dim + kTileTokens);
+    const int64_t floats = heads * (head_dim + value_dim) + kHeadsAtOnce * kTileTokens;
     query = static_cast<float*>(
         scratch.reserve(floats * 4 + heads * static_cast<int64_t>(sizeof(RunningSoftmax))));
     sums = query + heads * head_dim;
     scores = sums + heads * value_dim;
-    softmax = reinterpret_cast<RunningSoftmax*>(scores + heads * kTileTokens);
+    softmax = reinterpret_cast<RunningSoftmax*>(scores + kHeadsAtOnce * kTileTokens);
   }
 };
 
@@ -45,88 +48,217 @@ void load_query(const AttentionCall& call, const AttentionTask& task, const RowM
   for (int64_t i = 0; i < num_sums; i += kLanes) store(memory.sums + i, zeros());
 }
 
-template <class Element, int Heads>
-void score_token(const Element* key, int64_t head_dim, const float* query, int64_t padded,
-                 float* scores) {
-  Float16x products[Heads];
-  for (int head = 0; head < Heads; ++head) products[head] = zeros();
-  for (int64_t i = 0; i < head_dim; i += kLanes) {
-    const Float16x x = load_some(key + i, head_dim - i);
-    for (int head = 0; head < Heads; ++head) {
-      products[head] = fma(load(query + head * padded + i), x, products[head]);
-    }
+// Consecutive positions, and where they lie in the cache.
+struct Tile {
+  int64_t first_position, tokens;
+  int64_t places[kTileTokens];
+
+  Tile(const AttentionCall& call, int64_t request, Range positions)
+      : first_position(positions.begin), tokens(positions.end - positions.begin) {
+    Places all(call, request, positions.begin);
+    for (int64_t token = 0; token < tokens; ++token) places[token] = all.next();
   }
-  for (int head = 0; head < Heads; ++head) scores[head * kTileTokens] = sum(products[head]);
+};
+
+// Keys or values of one KV head in a tile, one pointer for each token; behind them the last one
+// again, so that a few can be read at a time. Of an empty tile: the first place of all.
+template <class Element>
+struct Pointers {
+  const Element* at[kTileTokens + kLanes];
+
+  template <class Find>
+  Pointers(const Tile& tile, const Find& find) {
+    for (int64_t token = 0; token < tile.tokens; ++token) at[token] = find(tile.places[token]);
+    const Element* last = tile.tokens > 0 ? at[tile.tokens - 1] : find(0);
+    for (int64_t token = tile.tokens; token < kTileTokens + kLanes; ++token) at[token] = last;
+  }
+};
+
+template <class Element>
+struct TileOfHead {
+  Pointers<Element> keys, values;
+  Pointers<Element> next_keys, next_values;  // those of the tile after it
+};
+
+// Ask for a token's key or value, which is read in a while.
+template <class Element>
+[[gnu::always_inline]] inline void prefetch(const Element* p, int64_t count) {
+  const auto* bytes = reinterpret_cast<const char*>(p);
+  const int64_t size = count * static_cast<int64_t>(sizeof(Element));
+  for (int64_t i = 0; i < size; i += kCacheLine) __builtin_prefetch(bytes + i, 0, 2);
 }
 
-// sums[head] = sums[head] * factors[head] + sum over tokens of weight * value
-template <class Element, int Heads>
-void add_values(const Element* const* values, int64_t tokens, int64_t value_dim,
-                const float* weights, const float* factors, float* sums, int64_t padded) {
-  for (int64_t i = 0; i < value_dim; i += kLanes) {
-    Float16x totals[Heads];
-    for (int head = 0; head < Heads; ++head) {
-      totals[head] = load(sums + head * padded + i) * broadcast(factors[head]);
+// products[head * Tokens + token] += query x key, in a part of the lanes of head_dim.
+template <class Element, int Heads, int Tokens>
+[[gnu::always_inline]] inline void add_products(const Element* const* keys, const float* query,
+                                                int64_t padded, int64_t i, int64_t count,
+                                                Float16x* products) {
+  Float16x key[Tokens];
+  for (int token = 0; token < Tokens; ++token) key[token] = load_some(keys[token] + i, count);
+#pragma GCC unroll 4
+  for (int head = 0; head < Heads; ++head) {
+    const Float16x x = load(query + head * padded + i);
+#pragma GCC unroll 16
+    for (int token = 0; token < Tokens; ++token) {
+      products[head * Tokens + token] = fma(x, key[token], products[head * Tokens + token]);
     }
-    for (int64_t token = 0; token < tokens; ++token) {
-      const Float16x value = load_some(values[token] + i, value_dim - i);
-      for (int head = 0; head < Heads; ++head) {
-        totals[head] = fma(broadcast(weights[head * kTileTokens + token]), value, totals[head]);
+  }
+}
+
+template <class Element, int Heads, int Tokens>
+[[gnu::always_inline]] inline void multiply_keys(const Element* const* keys, int64_t head_dim,
+                                                 const float* query, int64_t padded,
+                                                 Float16x* products) {
+  Float16x sums[Heads * Tokens];
+  for (Float16x& sum : sums) sum = zeros();
+  int64_t i = 0;
+  for (; i + kLanes <= head_dim; i += kLanes) {
+    add_products<Element, Heads, Tokens>(keys, query, padded, i, kLanes, sums);
+  }
+  if (i < head_dim) {
+    add_products<Element, Heads, Tokens>(keys, query, padded, i, head_dim - i, sums);
+  }
+  for (int index = 0; index < Heads * Tokens; ++index) products[index] = sums[index];
+}
+
+// Scores of as many tokens as make sixteen with the heads, or fewer.
+template <class Element, int Heads>
+struct ScoreGroup {
+  static constexpr int kTokens = kLanes / (Heads == 3 ? 4 : Heads);
+  static constexpr int kFitting = kRowSums / (Heads == 3 ? 4 : Heads);
+  static constexpr int kAtOnce = kFitting < kTokens ? kFitting : kTokens;
+
+  static void compute(const Element* const* keys, int64_t head_dim, const float* query,
+                      int64_t padded, float* scores) {
+    Float16x products[kLanes];
+    if constexpr (kAtOnce == kTokens) {
+      multiply_keys<Element, Heads, kTokens>(keys, head_dim, query, padded, products);
+    } else {
+      for (int first = 0; first < kTokens; first += kAtOnce) {
+        Float16x some[Heads * kAtOnce];
+        multiply_keys<Element, Heads, kAtOnce>(keys + first, head_dim, query, padded, some);
+        for (int index = 0; index < Heads * kAtOnce; ++index) {
+          products[index / kAtOnce * kTokens + first + index % kAtOnce] = some[index];
+        }
       }
     }
-    for (int head = 0; head < Heads; ++head) store(sums + head * padded + i, totals[head]);
-  }
-}
-
-// Keys and values of consecutive positions.
-template <class Element>
-struct TileContext {
-  int64_t first_position, tokens;
-  const Element* keys[kTileTokens];
-  const Element* values[kTileTokens];
-
-  TileContext(const AttentionCall& call, const AttentionTask& task, Range positions)
-      : first_position(positions.begin), tokens(positions.end - positions.begin) {
-    for (int64_t token = 0; token < tokens; ++token) {
-      const int64_t index = cache_index(call, task, first_position + token);
-      keys[token] = key_at<Element>(call, index);
-      values[token] = value_at<Element>(call, index);
+    for (int index = Heads * kTokens; index < kLanes; ++index) products[index] = zeros();
+    float sums[kLanes];
+    store(sums, sum_each(products));
+    for (int head = 0; head < Heads; ++head) {
+      __builtin_memcpy(scores + head * kTileTokens, sums + head * kTokens, kTokens * sizeof(float));
     }
   }
 };
 
-// A tile of the context for `Heads` query heads from `first_head` of the task on.
-template <class Element, int Heads>
-void attend_tile(const AttentionCall& call, const AttentionTask& task, const RowMemory& memory,
-                 const TileContext<Element>& context, int64_t first_head) {
-  const int64_t head_dim = call.cache.head_dim, padded = padded_head_dim(call);
-  const float* query = memory.query + first_head * padded;
-  float* scores = memory.scores + first_head * kTileTokens;
-  const int64_t tokens = context.tokens;
-  for (int64_t token = 0; token < tokens; ++token) {
-    score_token<Element, Heads>(context.keys[token], head_dim, query, padded, scores + token);
+// Some lanes of all heads' sums: sums[head] = sums[head] * factors[head] + sum over tokens of
+// weight * value.
+template <class Element, int Heads, int Chunks>
+[[gnu::always_inline]] inline void add_lanes(const Element* const* values,
+                                             const Element* const* next, int64_t tokens, int64_t i,
+                                             int64_t count, const float* weights,
+                                             const float* factors, float* sums, int64_t padded) {
+  Float16x totals[Heads][Chunks];
+  for (int head = 0; head < Heads; ++head) {
+    for (int chunk = 0; chunk < Chunks; ++chunk) {
+      totals[head][chunk] =
+          load(sums + head * padded + i + chunk * kLanes) * broadcast(factors[head]);
+    }
   }
+  for (int64_t token = 0; token < tokens; ++token) {
+    prefetch(next[token] + i, count < kLanes ? count : Chunks * kLanes);
+    Float16x value[Chunks];
+    for (int chunk = 0; chunk < Chunks; ++chunk) {
+      value[chunk] = load_some(values[token] + i + chunk * kLanes, count);
+    }
+#pragma GCC unroll 4
+    for (int head = 0; head < Heads; ++head) {
+      const Float16x weight = broadcast(weights[head * kTileTokens + token]);
+#pragma GCC unroll 4
+      for (int chunk = 0; chunk < Chunks; ++chunk) {
+        totals[head][chunk] = fma(weight, value[chunk], totals[head][chunk]);
+      }
+    }
+  }
+  for (int head = 0; head < Heads; ++head) {
+    for (int chunk = 0; chunk < Chunks; ++chunk) {
+      store(sums + head * padded + i + chunk * kLanes, totals[head][chunk]);
+    }
+  }
+}
+
+template <class Element, int Heads>
+void add_values(const Element* const* values, const Element* const* next, int64_t tokens,
+                int64_t value_dim, const float* weights, const float* factors, float* sums, int64_t padded) {
+  constexpr int chunks = kRowSums / kHeadsAtOnce;
+  int64_t i = 0;
+  for (; i + chunks * kLanes <= value_dim; i += chunks * kLanes) {
+    add_lanes<Element, Heads, chunks>(values, next, tokens, i, kLanes, weights, factors, sums, padded);
+  }
+  for (; i < value_dim; i += kLanes) {
+    add_lanes<Element, Heads, 1>(values, next, tokens, i, value_dim - i, weights, factors, sums,
+                                 padded);
+  }
+}
+
+// `Heads` query heads of one KV head from `first_head` of the task on.
+template <class Element, int Heads>
+void attend_heads(const AttentionCall& call, const AttentionTask& task, const RowMemory& memory,
+                  const Tile& tile, const TileOfHead<Element>& part, int64_t first_head) {
+  const int64_t head_dim = call.cache.head_dim, padded = padded_head_dim(call);
+  // Heads that come later find the next tile asked for, and most of it in the cache: it costs little.
+  using Group = ScoreGroup<Element, Heads>;
+  for (int64_t token = 0; token < tile.tokens; token += Group::kTokens) {
+    for (int i = 0; i < Group::kTokens; ++i) prefetch(part.next_keys.at[token + i], head_dim);
+    Group::compute(part.keys.at + token, head_dim, memory.query + first_head * padded, padded,
+                   memory.scores + token);
+  }
+  const int64_t length = ceil_lanes(tile.tokens);
   float factors[Heads];
   for (int head = 0; head < Heads; ++head) {
-    float* row = scores + head * kTileTokens;
+    float* scores = memory.scores + head * kTileTokens;
     adjust_scores(call, task.heads.begin + first_head + head,
-                  context.first_position - task.first_position, row, ceil_lanes(tokens));
-    factors[head] =
-        memory.softmax[first_head + head].update(row, ceil_lanes(tokens), {0, tokens});
+                  tile.first_position - task.first_position, scores, length);
+    factors[head] = memory.softmax[first_head + head].update(scores, length, {0, tile.tokens});
   }
   const int64_t padded_value = padded_value_dim(call);
-  add_values<Element, Heads>(context.values, tokens, call.cache.value_dim, scores, factors,
+  add_values<Element, Heads>(part.values.at, part.next_values.at, tile.tokens, call.cache.value_dim, memory.scores, factors,
                              memory.sums + first_head * padded_value, padded_value);
 }
 
-// The query heads of the task from `first_head` on, fewer than kHeadsAtOnce.
+// The query heads of the task in [begin, end), which share a KV head.
 template <class Element>
-void attend_rest(const AttentionCall& call, const AttentionTask& task, const RowMemory& memory,
-                 const TileContext<Element>& context, int64_t first_head) {
-  switch (task.heads.end - task.heads.begin - first_head) {
-    case 3: return attend_tile<Element, 3>(call, task, memory, context, first_head);
-    case 2: return attend_tile<Element, 2>(call, task, memory, context, first_head);
-    case 1: return attend_tile<Element, 1>(call, task, memory, context, first_head);
+void attend_group(const AttentionCall& call, const AttentionTask& task, const RowMemory& memory,
+                  const Tile& tile, const TileOfHead<Element>& part, Range heads) {
+  int64_t head = heads.begin;
+  for (; head + kHeadsAtOnce <= heads.end; head += kHeadsAtOnce) {
+    attend_heads<Element, kHeadsAtOnce>(call, task, memory, tile, part, head);
+  }
+  switch (heads.end - head) {
+    case 3: return attend_heads<Element, 3>(call, task, memory, tile, part, head);
+    case 2: return attend_heads<Element, 2>(call, task, memory, tile, part, head);
+    case 1: return attend_heads<Element, 1>(call, task, memory, tile, part, head);
+  }
+}
+
+// A tile for all heads of the task; `next`: the one after it, which is asked for.
+template <class Element>
+void attend_tile(const AttentionCall& call, const AttentionTask& task, const RowMemory& memory,
+                 const Tile& tile, const Tile& next) {
+  const int64_t group = group_size(call);
+  for (int64_t head = task.heads.begin; head < task.heads.end;) {
+    const int64_t kv_head = kv_head_of(call, head);
+    const int64_t stop = (kv_head + 1) * group < task.heads.end ? (kv_head + 1) * group
+                                                               : task.heads.end;
+    const auto find_key = [&](int64_t place) { return key_at<Element>(call, place, kv_head); };
+    const auto find_value = [&](int64_t place) { return value_at<Element>(call, place, kv_head); };
+    const TileOfHead<Element> part{Pointers<Element>(tile, find_key),
+                                   Pointers<Element>(tile, find_value),
+                                   Pointers<Element>(next, find_key),
+                                   Pointers<Element>(next, find_value)};
+    attend_group<Element>(call, task, memory, tile, part,
+                          {head - task.heads.begin, stop - task.heads.begin});
+    head = stop;
   }
 }
 
@@ -151,15 +283,16 @@ void attend_row(const AttentionCall& call, const AttentionTask& task) {
   const RowMemory memory(scratch, heads, padded_head_dim(call), padded_value_dim(call));
   load_query(call, task, memory);
   const int64_t end = task.first_position + 1;
-  for (int64_t first = first_visible(call, task.first_position); first < end;
-       first += kTileTokens) {
-    const int64_t tile_end = first + kTileTokens < end ? first + kTileTokens : end;
-    const TileContext<Element> context(call, task, {first, tile_end});
-    int64_t head = 0;
-    for (; head + kHeadsAtOnce <= heads; head += kHeadsAtOnce) {
-      attend_tile<Element, kHeadsAtOnce>(call, task, memory, context, head);
-    }
-    attend_rest<Element>(call, task, memory, context, head);
+  const auto tile_at = [&](int64_t first) {
+    const int64_t stop = first + kTileTokens < end ? first + kTileTokens : end;
+    return Tile(call, task.request, {first, stop > first ? stop : first});
+  };
+  int64_t first = first_visible(call, task.first_position);
+  for (Tile tile = tile_at(first); tile.tokens > 0;) {
+    first += kTileTokens;
+    const Tile next = tile_at(first < end ? first : end);
+    attend_tile<Element>(call, task, memory, tile, next);
+    tile = next;
   }
   store_row(call, task, memory);
 }

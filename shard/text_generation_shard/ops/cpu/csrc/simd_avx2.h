@@ -19,6 +19,8 @@ inline constexpr int kIntegerTilePanels = 1;
 // The same of the small products of attention, whose rows are not packed.
 inline constexpr int kMatmulRows = 6;
 inline constexpr int kMatmulPanels = 1;
+// Accumulators of attention of one row: registers that are left beside keys, values and queries.
+inline constexpr int kRowSums = 4;
 inline constexpr int kTilePanels = 1;
 
 inline Float16x zeros() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
@@ -82,6 +84,20 @@ inline float largest(Float16x a) {
   __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
   four = _mm_max_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_max_ss(four, _mm_movehdup_ps(four)));
+}
+
+// Lane i: the sum of the lanes of v[i].
+inline __m256 sum_each_of_eight(const Float16x* v) {
+  const auto pair = [v](int i) {
+    return _mm256_hadd_ps(_mm256_add_ps(v[i].low, v[i].high),
+                          _mm256_add_ps(v[i + 1].low, v[i + 1].high));
+  };
+  const __m256 first = _mm256_hadd_ps(pair(0), pair(2)), second = _mm256_hadd_ps(pair(4), pair(6));
+  return _mm256_add_ps(_mm256_permute2f128_ps(first, second, 0x20),
+                       _mm256_permute2f128_ps(first, second, 0x31));
+}
+inline Float16x sum_each(const Float16x (&v)[16]) {
+  return {sum_each_of_eight(v), sum_each_of_eight(v + 8)};
 }
 
 // a * 2^n for whole n in [-126, 127].

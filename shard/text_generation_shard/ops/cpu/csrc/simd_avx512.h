@@ -19,6 +19,8 @@ inline constexpr int kIntegerTilePanels = 2;
 // The same of the small products of attention, whose rows are not packed.
 inline constexpr int kMatmulRows = 6;
 inline constexpr int kMatmulPanels = 4;
+// Accumulators of attention of one row: registers that are left beside keys, values and queries.
+inline constexpr int kRowSums = 16;
 inline constexpr int kTilePanels = 2;
 
 inline Float16x zeros() { return {_mm512_setzero_ps()}; }
@@ -50,6 +52,25 @@ inline Float16x round_to_even(Float16x a) {
 }
 inline float sum(Float16x a) { return _mm512_reduce_add_ps(a.v); }
 inline float largest(Float16x a) { return _mm512_reduce_max_ps(a.v); }
+
+// Lane i: the sum of the lanes of v[i].
+inline Float16x sum_each(const Float16x (&v)[16]) {
+  __m512 fours[4];  // in every quarter of a register: parts of the sums of four
+  for (int i = 0; i < 4; ++i) {
+    const Float16x* four = v + 4 * i;
+    const __m512 first = _mm512_add_ps(_mm512_unpacklo_ps(four[0].v, four[1].v),
+                                       _mm512_unpackhi_ps(four[0].v, four[1].v));
+    const __m512 second = _mm512_add_ps(_mm512_unpacklo_ps(four[2].v, four[3].v),
+                                        _mm512_unpackhi_ps(four[2].v, four[3].v));
+    const __m512d a = _mm512_castps_pd(first), b = _mm512_castps_pd(second);
+    fours[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)),
+                             _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+  }
+  const auto add_quarters = [](__m512 a, __m512 b) {
+    return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+  };
+  return {add_quarters(add_quarters(fours[0], fours[1]), add_quarters(fours[2], fours[3]))};
+}
 
 // a * 2^n for whole n in [-126, 127].
 inline Float16x scale_by_power(Float16x a, Float16x n) { return {_mm512_scalef_ps(a.v, n.v)}; }
