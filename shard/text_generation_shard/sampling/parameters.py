@@ -7,7 +7,7 @@ for is not launched, and one that some rows asked for touches those rows only.
 import enum
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -115,6 +115,15 @@ class SamplingFeatures:
             rows={processor: tuple(found) for processor, found in rows.items()},
             max_top_k=max(row.top_k for row in parameters),
         )
+
+    def among(self, rows: Collection[int]) -> "SamplingFeatures":
+        """What some of the rows need."""
+        kept = {
+            processor: tuple(row for row in found if row in rows)
+            for processor, found in self.rows.items()
+        }
+        kept = {processor: found for processor, found in kept.items() if found}
+        return SamplingFeatures(rows=kept, max_top_k=self.max_top_k)
 
     def needing(self, processor: Processor) -> tuple[int, ...]:
         """The rows that need a processor."""

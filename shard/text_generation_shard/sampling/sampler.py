@@ -10,15 +10,15 @@ looks at one row at a time: what else is in the batch changes nothing.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from text_generation_shard.ops.choose_best import choose_best
 from text_generation_shard.ops.token_masks import mask_scores
-from text_generation_shard.sampling import filters, fused, penalties, philox
-from text_generation_shard.sampling.parameters import FILTERS, Processor
+from text_generation_shard.sampling import filters, fused, native, penalties, philox
+from text_generation_shard.sampling.parameters import FILTERS, Processor, SamplingFeatures
 from text_generation_shard.sampling.rows import SamplingRows
 from text_generation_shard.sampling.top_n import TopTokens, most_likely
 
@@ -60,35 +60,28 @@ class Sampler:
         if fused.can_sample(logits, rows, top_n):
             token_ids, chosen = fused.sample(logits, rows)
             return SampledTokens(token_ids=token_ids, logprobs=chosen, top_tokens=None)
-        scores = self._process(logits, rows)
-        token_ids, logprobs = choose_best(scores)
-        _draw_rows(token_ids, scores, rows)
-        # What is reported beside other tokens comes from where theirs come from, to the last bit.
-        listed = [row for row, count in enumerate(top_n) if count]
-        others = sorted({*rows.features.needing(Processor.DRAW), *listed})
+        scores = self._change(logits, rows)
+        by_torch = native.rows_left(scores, rows, top_n)
+        if len(by_torch) == len(scores):
+            return _sample(scores, rows, top_n)
+        token_ids, logprobs, failed = native.sample(scores, rows)
+        left = sorted({*by_torch, *failed})
         top_tokens = None
-        if others:
-            index = torch.tensor(others, device=scores.device)
-            all_logprobs = scores.log_softmax(dim=1) if listed else scores[index].log_softmax(dim=1)
-            chosen = all_logprobs[index] if listed else all_logprobs
-            logprobs[index] = chosen.gather(1, token_ids[index, None]).squeeze(1)
-            top_tokens = most_likely(all_logprobs, top_n) if listed else None
+        if left:
+            others = _sample(scores, replace(rows, features=rows.features.among(left)), top_n)
+            index = torch.tensor(left)
+            token_ids[index], logprobs[index] = others.token_ids[index], others.logprobs[index]
+            top_tokens = others.top_tokens
         return SampledTokens(token_ids=token_ids, logprobs=logprobs, top_tokens=top_tokens)
 
-    def _process(self, logits: Tensor, rows: SamplingRows) -> Tensor:
-        """All processors in the contract's order, each for the rows that asked for it."""
-        features = rows.features
+    def _change(self, logits: Tensor, rows: SamplingRows) -> Tensor:
+        """All that changes single scores, in the contract's order: bias, penalties, grammar."""
         change = _RowChanges(logits)
         for bias in rows.logit_bias:
             change.scores[bias.row].index_add_(0, bias.token_ids, bias.values)
         self._penalise(change, rows)
         if rows.grammar is not None:
             mask_scores(change.scores, rows.grammar.rows, rows.grammar.allowed)
-        change.apply(
-            features.needing(Processor.TEMPERATURE),
-            lambda scores, index: _divide(scores, rows.temperature[index]),
-        )
-        _filter(change, rows)
         return change.scores
 
     def _penalise(self, change: "_RowChanges", rows: SamplingRows) -> None:
@@ -120,6 +113,24 @@ class Sampler:
         change.apply(features.needing(Processor.FREQUENCY), frequency)
 
 
+def _sample(scores: Tensor, rows: SamplingRows, top_n: Sequence[int]) -> SampledTokens:
+    """The rest of the pipeline in torch; scores: after penalties and masks; may be changed."""
+    scores = _filter(scores, rows)
+    token_ids, logprobs = choose_best(scores)
+    _draw_rows(token_ids, scores, rows)
+    # What is reported beside other tokens comes from where theirs come from, to the last bit.
+    listed = [row for row, count in enumerate(top_n) if count]
+    others = sorted({*rows.features.needing(Processor.DRAW), *listed})
+    top_tokens = None
+    if others:
+        index = torch.tensor(others, device=scores.device)
+        all_logprobs = scores.log_softmax(dim=1) if listed else scores[index].log_softmax(dim=1)
+        chosen = all_logprobs[index] if listed else all_logprobs
+        logprobs[index] = chosen.gather(1, token_ids[index, None]).squeeze(1)
+        top_tokens = most_likely(all_logprobs, top_n) if listed else None
+    return SampledTokens(token_ids=token_ids, logprobs=logprobs, top_tokens=top_tokens)
+
+
 class _RowChanges:
     """Scores, float32 [rows, vocab], that are changed a few rows at a time; owns them."""
 
@@ -143,9 +154,14 @@ def _divide(scores: Tensor, temperature: Tensor) -> Tensor:
     return (scores - best) / temperature[:, None]
 
 
-def _filter(change: _RowChanges, rows: SamplingRows) -> None:
-    """Top-k, top-p, typical-p and min-p."""
+def _filter(scores: Tensor, rows: SamplingRows) -> Tensor:
+    """Temperature, top-k, top-p, typical-p and min-p; may change what is given."""
     features = rows.features
+    change = _RowChanges(scores)
+    change.apply(
+        features.needing(Processor.TEMPERATURE),
+        lambda scores, index: _divide(scores, rows.temperature[index]),
+    )
     change.apply(
         features.needing(Processor.TOP_K),
         lambda scores, index: filters.keep_top_k(
@@ -164,6 +180,7 @@ def _filter(change: _RowChanges, rows: SamplingRows) -> None:
         features.needing(Processor.MIN_P),
         lambda scores, index: filters.keep_min_p(scores, rows.min_p[index]),
     )
+    return change.scores
 
 
 def _draw_rows(token_ids: Tensor, scores: Tensor, rows: SamplingRows) -> None:

@@ -56,6 +56,21 @@ class Operators(Protocol):
     def mask_scores(self, scores: Tensor, rows: Tensor, allowed: Tensor) -> None:
         """As `ops.token_masks.mask_scores`; rows: int64 [masks]."""
 
+    def sample(
+        self,
+        scores: Tensor,
+        temperature: Tensor,
+        top_k: Tensor,
+        top_p: Tensor,
+        min_p: Tensor,
+        draws: Tensor,
+        seeds: Tensor,
+        positions: Tensor,
+    ) -> tuple[Tensor, Tensor, list[int]]:
+        """The same of chosen or drawn tokens, after temperature, top-k, top-p and min-p, see
+        `SampleCall` in `csrc/kernels.h`. top_k, seeds, positions: int64 [rows]; draws: bool [rows].
+        """
+
     def add_gated_mlp(
         self,
         stream: Tensor,

@@ -172,14 +172,36 @@ class Operators {
     TORCH_CHECK(scores.size(1) > 0, "scores must not be empty");
     Tensor ids = at::empty({rows}, scores.options().dtype(at::kLong));
     Tensor logprobs = at::empty({rows}, scores.options());
-    auto* id = ids.mutable_data_ptr<int64_t>();
     kernels_.choose_best({scores.const_data_ptr<float>(), rows, scores.size(1), scores.stride(0),
-                          id, logprobs.mutable_data_ptr<float>(), num_threads()});
-    std::vector<int64_t> failed;
-    for (int64_t row = 0; row < rows; ++row) {
-      if (id[row] < 0) failed.push_back(row);
-    }
-    return {ids, logprobs, failed};
+                          ids.mutable_data_ptr<int64_t>(), logprobs.mutable_data_ptr<float>(),
+                          num_threads()});
+    return {ids, logprobs, failed_rows(ids)};
+  }
+
+  // The same of the tokens that are chosen or drawn.
+  std::tuple<Tensor, Tensor, std::vector<int64_t>> sample(
+      const Tensor& scores, const Tensor& temperature, const Tensor& top_k, const Tensor& top_p,
+      const Tensor& min_p, const Tensor& draws, const Tensor& seeds,
+      const Tensor& positions) const {
+    check_rows(scores, "scores", -1);
+    const int64_t rows = scores.size(0);
+    TORCH_CHECK(scores.size(1) > 0, "scores must not be empty");
+    check_dense(temperature, "temperature", at::kFloat, rows);
+    check_dense(top_k, "top_k", at::kLong, rows);
+    check_dense(top_p, "top_p", at::kFloat, rows);
+    check_dense(min_p, "min_p", at::kFloat, rows);
+    check_dense(draws, "draws", at::kBool, rows);
+    check_dense(seeds, "seeds", at::kLong, rows);
+    check_dense(positions, "positions", at::kLong, rows);
+    Tensor ids = at::empty({rows}, scores.options().dtype(at::kLong));
+    Tensor logprobs = at::empty({rows}, scores.options());
+    kernels_.sample({scores.const_data_ptr<float>(), rows, scores.size(1), scores.stride(0),
+                     temperature.const_data_ptr<float>(), top_p.const_data_ptr<float>(),
+                     min_p.const_data_ptr<float>(), top_k.const_data_ptr<int64_t>(),
+                     draws.const_data_ptr<bool>(), seeds.const_data_ptr<int64_t>(),
+                     positions.const_data_ptr<int64_t>(), ids.mutable_data_ptr<int64_t>(),
+                     logprobs.mutable_data_ptr<float>(), num_threads()});
+    return {ids, logprobs, failed_rows(ids)};
   }
 
   // Remove what masks do not allow from some rows of the scores.
@@ -332,6 +354,16 @@ class Operators {
   }
 
  private:
+  // Rows whose id says that their scores are not numbers.
+  static std::vector<int64_t> failed_rows(const Tensor& ids) {
+    std::vector<int64_t> failed;
+    const int64_t* id = ids.const_data_ptr<int64_t>();
+    for (int64_t row = 0; row < ids.numel(); ++row) {
+      if (id[row] < 0) failed.push_back(row);
+    }
+    return failed;
+  }
+
   static void check_states(const Tensor& states, const char* name, int64_t depth,
                            int64_t channels) {
     TORCH_CHECK(states.dim() == 3, name, " must be [slots, ", depth, ", ", channels, "]");
@@ -414,6 +446,7 @@ PYBIND11_MODULE(text_generation_cpu_operators, module) {
       .def("silu_mul", &Operators::silu_mul, without_gil)
       .def("choose_best", &Operators::choose_best, without_gil)
       .def("mask_scores", &Operators::mask_scores, without_gil)
+      .def("sample", &Operators::sample, without_gil)
       .def("add_gated_mlp", &Operators::add_gated_mlp, without_gil)
       .def("project_and_store", &Operators::project_and_store, without_gil)
       .def("rotate_and_store", &Operators::rotate_and_store, without_gil)

@@ -93,6 +93,19 @@ struct MaskCall {
   int num_threads;
 };
 
+// One token for each row: the greatest score, or a draw, after temperature, top-k, top-p and min-p.
+struct SampleCall {
+  const float* scores;  // [rows, size]
+  int64_t rows, size, stride;
+  const float *temperature, *top_p, *min_p;  // [rows]; off: 1, 1 and 0
+  const int64_t* top_k;                      // [rows]; off: 0
+  const bool* draws;                         // [rows]; false: the greatest score
+  const int64_t *seeds, *positions;          // [rows], what the noise of a draw depends on
+  int64_t* ids;     // [rows]; -1 as for BestCall
+  float* logprobs;  // [rows], log-softmax of what the filters leave
+  int num_threads;
+};
+
 // Where the keys and values of one layer lie: keys are [num_blocks, block_size, num_kv_heads,
 // head_dim], values the same with value_dim, which may be less. Values lie value_stride elements
 // apart: value_dim in a tensor of their own, head_dim where they are the first part of the keys.
@@ -184,6 +197,7 @@ struct Kernels {
   void (*silu_mul)(const GateCall&);
   void (*choose_best)(const BestCall&);
   void (*mask_scores)(const MaskCall&);
+  void (*sample)(const SampleCall&);
   void (*rotate_and_store)(const RotaryCall&);
   void (*attend)(const AttentionCall&);
   void (*causal_conv)(const ConvCall&);

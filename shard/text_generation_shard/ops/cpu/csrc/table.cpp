@@ -10,6 +10,7 @@ void rms_norm(const NormCall& call);
 void silu_mul(const GateCall& call);
 void choose_best(const BestCall& call);
 void mask_scores(const MaskCall& call);
+void sample(const SampleCall& call);
 void rotate_and_store(const RotaryCall& call);
 void attend(const AttentionCall& call);
 void causal_conv(const ConvCall& call);
@@ -36,6 +37,7 @@ const Kernels kernels = {
     .silu_mul = silu_mul,
     .choose_best = choose_best,
     .mask_scores = mask_scores,
+    .sample = sample,
     .rotate_and_store = rotate_and_store,
     .attend = attend,
     .causal_conv = causal_conv,
