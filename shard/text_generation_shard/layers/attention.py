@@ -14,9 +14,9 @@ from text_generation_shard.layers.norm import Norm, RMSNorm
 from text_generation_shard.layers.partition import AttentionShape
 from text_generation_shard.layers.qkv_layout import QKVLayout
 from text_generation_shard.layers.rotary import Rotation
+from text_generation_shard.ops.add_attention import ScoreOptions, add_attention
 from text_generation_shard.ops.attention_window import Window
 from text_generation_shard.ops.kv_write import UNSCALED, KVScales, write_kv
-from text_generation_shard.ops.normed_qkv import project_and_write
 from text_generation_shard.ops.paged_attention import paged_attention
 from text_generation_shard.ops.rotary import apply_rotary
 from text_generation_shard.ops.rotary_kv import HeadNorms, rotate_and_write
@@ -85,12 +85,9 @@ class SelfAttention:
             bias=output_bias,
             transposed=transposed,
         )
-        self._scale = shape.head_dim**-0.5 if scale is None else scale
-        self._soft_cap = soft_cap
+        scale = shape.head_dim**-0.5 if scale is None else scale
+        self._scores = ScoreOptions(scale, soft_cap, alibi_slopes, distance_bias, sinks)
         self._window = sliding_window
-        self._slopes = alibi_slopes
-        self._distance_bias = distance_bias
-        self._sinks = sinks
         self._qk_norms = qk_norms
         self._norms_turned = norms_turned
         self._temperature = temperature
@@ -114,22 +111,24 @@ class SelfAttention:
         cache: LayerCache,
     ) -> Tensor:
         """stream + self(norm(stream)), which may overwrite it. stream: [tokens, hidden]."""
-        if isinstance(norm, RMSNorm) and self._is_plain(rotation) and self._clip is None:
+        output = self._output.projection
+        if isinstance(norm, RMSNorm) and output is not None and self._is_plain(rotation):
             assert rotation is not None
-            query = project_and_write(
+            return add_attention(
                 stream,
                 norm.weight,
                 norm.eps,
                 self._qkv.projection,
-                rotation.cos,
-                rotation.signed_sin,
-                cache.keys,
-                cache.values,
+                output,
+                (rotation.cos, rotation.signed_sin),
+                (cache.keys, cache.values),
                 inputs.slot_mapping,
+                inputs.attention[self._window],
+                cache.workspace,
+                self._scores,
                 self._kv_scales,
             )
-        else:
-            query = self._write(self._project(norm(stream)), rotation, inputs, cache)
+        query = self._write(self._project(norm(stream)), rotation, inputs, cache)
         return self._output(self._attend(query, inputs, cache), stream)
 
     def _project(self, x: Tensor) -> Tensor:
@@ -149,18 +148,18 @@ class SelfAttention:
             cache.values,
             inputs.attention[self._window],
             cache.workspace,
-            scale=self._scale,
-            soft_cap=self._soft_cap,
-            alibi_slopes=self._slopes,
-            distance_bias=self._distance_bias,
-            sinks=self._sinks,
+            **self._scores._asdict(),
             kv_scales=self._kv_scales,
         )
         return attended.flatten(1)
 
     def _is_plain(self, rotation: Rotation | None) -> bool:
-        """Whether queries and keys are turned by halves and nothing else."""
-        return self._qk_norms is None and rotation is not None and not rotation.interleaved
+        """Whether queries, keys and values are as they were projected, but that queries and keys
+        are turned by halves.
+        """
+        is_turned = rotation is not None and not rotation.interleaved
+        is_changed = self._qk_norms is not None or self._clip is not None
+        return is_turned and not is_changed and self._temperature is None
 
     def _write(
         self, heads: Tensor, rotation: Rotation | None, inputs: ModelInputs, cache: LayerCache

@@ -85,7 +85,7 @@ class AttentionPlan:
         """[requests], int64."""
         return torch.tensor(self.context_lengths)
 
-    @property
+    @cached_property
     def native_window(self) -> tuple[int, int]:
         """Tokens of the sliding window and of a chunk; 0: there is none."""
         match self.sliding_window:

@@ -61,3 +61,29 @@ def test_project_and_store(
     assert torch.equal(query, projected.view(rows, -1, head_dim)[:, :num_heads])
     assert torch.equal(keys, expected_keys)
     assert torch.equal(values, expected_values)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_add_attention(operators: Operators, name: str) -> None:
+    hidden, num_heads, num_kv_heads, head_dim, rows = 75, 6, 2, 20, 5
+    width = num_heads * head_dim
+    stream, norm = torch.randn(rows, hidden), torch.randn(hidden)
+    qkv = pack(operators, width + 2 * num_kv_heads * head_dim, hidden, name)
+    output, bias = pack(operators, hidden, width, name), torch.randn(hidden)
+    cos, sin = torch.randn(rows, 1, head_dim), torch.randn(rows, 1, head_dim)
+    # Two decode rows and a chunk of three.
+    contexts, first_rows = torch.tensor([5, 16, 20]), torch.tensor([0, 1, 2, 5])
+    tables = torch.arange(1, 7, dtype=torch.int32).view(3, 2)
+    slots = torch.tensor([16 + 4, 3 * 16 + 15, 6 * 16 + 1, 6 * 16 + 2, 6 * 16 + 3])
+    caches = torch.randn(2, 7, 16, num_kv_heads, head_dim)
+    others = caches.clone()
+    where = (tables, first_rows, contexts, 0, 0, 0.3, 0.0, None, None, None)
+    before = stream.clone()
+    actual = operators.add_attention(
+        stream, norm, EPS, qkv, None, output, bias, cos, sin, *caches, slots, *where
+    )
+    assert torch.equal(stream, before)
+    query = operators.project_and_store(stream, norm, EPS, qkv, None, cos, sin, *others, slots)
+    attended = operators.attend(query, *others, *where)
+    assert torch.equal(caches, others)
+    assert torch.equal(actual, output.multiply(attended.flatten(1), bias, stream))

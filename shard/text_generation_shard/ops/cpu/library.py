@@ -98,6 +98,33 @@ class Operators(Protocol):
     ) -> Tensor:
         """rms_norm, product and rotate_and_store; returns [rows, num_heads, head_dim]."""
 
+    def add_attention(
+        self,
+        stream: Tensor,
+        norm_weight: Tensor,
+        eps: float,
+        qkv: PackedMatrix,
+        qkv_bias: Tensor | None,
+        output: PackedMatrix,
+        output_bias: Tensor | None,
+        cos: Tensor,
+        signed_sin: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        slots: Tensor,
+        block_tables: Tensor,
+        first_rows: Tensor,
+        contexts: Tensor,
+        sliding_window: int,
+        attention_chunk: int,
+        scale: float,
+        soft_cap: float,
+        alibi_slopes: Tensor | None,
+        distance_bias: Tensor | None,
+        sinks: Tensor | None,
+    ) -> Tensor:
+        """project_and_store, attend and product, added to the stream, which stays as it is."""
+
     def rotate_and_store(
         self,
         qkv: Tensor,

@@ -305,6 +305,24 @@ class Operators {
     return out;
   }
 
+  // What a layer of attention adds to the stream, and the stream. Changes keys and values.
+  Tensor add_attention(const Tensor& stream, const Tensor& norm_weight, double eps,
+                       const PackedMatrix& qkv, const OptionalTensor& qkv_bias,
+                       const PackedMatrix& output, const OptionalTensor& output_bias,
+                       const Tensor& cos, const Tensor& signed_sin, const Tensor& keys,
+                       const Tensor& values, const Tensor& slots, const Tensor& block_tables,
+                       const Tensor& first_rows, const Tensor& contexts, int64_t sliding_window,
+                       int64_t attention_chunk, double scale, double soft_cap,
+                       const OptionalTensor& alibi_slopes, const OptionalTensor& distance_bias,
+                       const OptionalTensor& sinks) const {
+    const Tensor query = project_and_store(stream, norm_weight, eps, qkv, qkv_bias, cos, signed_sin,
+                                           keys, values, slots);
+    const Tensor attended =
+        attend(query, keys, values, block_tables, first_rows, contexts, sliding_window,
+               attention_chunk, scale, soft_cap, alibi_slopes, distance_bias, sinks);
+    return output.multiply(attended.flatten(1), output_bias, stream);
+  }
+
   // Changes past.
   Tensor causal_conv(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
                      const Tensor& past, const Tensor& slots, const Tensor& first_rows) const {
@@ -449,6 +467,7 @@ PYBIND11_MODULE(text_generation_cpu_operators, module) {
       .def("sample", &Operators::sample, without_gil)
       .def("add_gated_mlp", &Operators::add_gated_mlp, without_gil)
       .def("project_and_store", &Operators::project_and_store, without_gil)
+      .def("add_attention", &Operators::add_attention, without_gil)
       .def("rotate_and_store", &Operators::rotate_and_store, without_gil)
       .def("attend", &Operators::attend, without_gil)
       .def("causal_conv", &Operators::causal_conv, without_gil)
