@@ -6,6 +6,7 @@
 // so a token's noise is only computed where it can still win.
 #include <algorithm>
 #include <cmath>
+#include <utility>
 #include <vector>
 
 #include "parallel.h"
@@ -133,6 +134,33 @@ float kth_greatest(const Row& row, int64_t k, std::vector<float>& found) {
   return *place;
 }
 
+// The score at which the probability, best first, reaches `mass`; the least one where it does not.
+// Only scores close to the cut are sorted: the others are summed by how far below the best they are.
+float mass_cut_of(const std::vector<float>& scores, const std::vector<float>& probabilities,
+                  float mass, float best) {
+  constexpr int bins = 1024;
+  const float lowest = *std::min_element(scores.begin(), scores.end());
+  const float bins_per_unit = best > lowest ? bins / (best - lowest) : 0;
+  const auto bin_of = [&](float score) {
+    return std::min(static_cast<int>((best - score) * bins_per_unit), bins - 1);
+  };
+  double sums[bins] = {};
+  for (size_t i = 0; i < scores.size(); ++i) sums[bin_of(scores[i])] += probabilities[i];
+  double reached = 0;
+  int bin = 0;
+  while (bin < bins && reached + sums[bin] < static_cast<double>(mass)) reached += sums[bin++];
+  std::vector<std::pair<float, float>> near;
+  for (size_t i = 0; i < scores.size(); ++i) {
+    if (bin_of(scores[i]) == bin) near.emplace_back(scores[i], probabilities[i]);
+  }
+  std::sort(near.begin(), near.end(), std::greater<>());
+  for (const auto& [score, probability] : near) {
+    reached += probability;
+    if (reached >= static_cast<double>(mass)) return score;
+  }
+  return near.empty() ? lowest : near.back().first;
+}
+
 // The score at which the probability of what is left above the cut, best first, reaches `mass`.
 float mass_cut(const Row& row, float cut, float mass, std::vector<float>& found) {
   const float total = total_weight(row, cut);
@@ -150,14 +178,9 @@ float mass_cut(const Row& row, float cut, float mass, std::vector<float>& found)
     for (size_t i = 0; i < some.size(); ++i) sum += weights[i] / total;
     return sum >= static_cast<double>(mass);
   });
-  std::sort(found.begin(), found.end(), std::greater<>());
   weigh(found);
-  double sum = 0;
-  for (size_t i = 0; i < found.size(); ++i) {
-    sum += weights[i] / total;
-    if (sum >= static_cast<double>(mass)) return found[i];
-  }
-  return found.back();
+  for (size_t i = 0; i < found.size(); ++i) weights[i] /= total;
+  return mass_cut_of(found, weights, mass, row.best);
 }
 
 // What a row's filters leave.
