@@ -37,9 +37,9 @@ def add_attention(
 ) -> Tensor:
     """stream + output(attention of the turned queries of rms_norm(stream)).
 
-    stream: [tokens, hidden], which may be overwritten; output: of all heads' values, one after the other;
-    rotation: cos and signed_sin; cache: of keys and of values; the rest as `project_and_write` and
-    `paged_attention` have it. Returns [tokens, hidden].
+    stream: [tokens, hidden], which may be overwritten; output: of all heads' values, one after the
+    other; rotation: cos and signed_sin; cache: of keys and of values; the rest as
+    `project_and_write` and `paged_attention` have it. Returns [tokens, hidden].
     """
     native = None if is_eight_bit(cache[0]) else native_operators(stream)
     if (

@@ -18,7 +18,7 @@ from torch import Tensor
 from text_generation_shard.ops.choose_best import choose_best
 from text_generation_shard.ops.token_masks import mask_scores
 from text_generation_shard.sampling import filters, fused, native, penalties, philox
-from text_generation_shard.sampling.parameters import FILTERS, Processor, SamplingFeatures
+from text_generation_shard.sampling.parameters import FILTERS, Processor
 from text_generation_shard.sampling.rows import SamplingRows
 from text_generation_shard.sampling.top_n import TopTokens, most_likely
 
