@@ -11,7 +11,8 @@ and the sampler is launched behind it, while the layers are computed.
 
 To record a graph takes a fraction of a second. The largest are recorded before serving: the others
 use their memory, one after the other. Those are recorded while nobody asks for a step; until then
-a step takes the smallest graph that can compute it, with more rows of the scrap slot. Steps with
+a step takes the smallest graph that can compute it, with more rows of the scrap slot. Where no
+pause comes, a graph that many steps would have taken is recorded between two of them. Steps with
 chunks of prompts have no graph.
 """
 
@@ -45,6 +46,9 @@ logger = logging.getLogger(__name__)
 # Rows: matrix products take as long for a few rows more, so that buckets may be wide.
 DEFAULT_BUCKETS = (1, 2, 4, *range(8, 64, 8), *range(64, 128, 16), *range(128, 257, 32))
 
+# Steps that make do with another graph until their own is recorded between two steps: by then they
+# have lost about as much time as that takes.
+_PATIENCE = 100
 
 # Bytes for every score of the largest step: for all processors' tensors, an estimate, doubled; and
 # for logits that are sampled from behind a graph.
@@ -120,8 +124,8 @@ class DecodeGraphs:
         shape = (largest, model.config.vocab_size)
         self._logits = torch.empty(shape, dtype=torch.float32, device=device)
         self._graphs: dict[_GraphKey, StepGraph] = {}
-        # What steps would have taken, the last one last.
-        self._wanted: dict[_GraphKey, None] = {}
+        # What steps would have taken, and how many of them; the last one last.
+        self._wanted: dict[_GraphKey, int] = {}
         self._is_given_up = False
 
     def record_largest(self) -> None:
@@ -180,10 +184,17 @@ class DecodeGraphs:
         kinds = self._kinds(batch)
         wanted = _GraphKey(buckets[0], kinds[0])
         if wanted not in self._graphs:
-            self._wanted.pop(wanted, None)
-            self._wanted[wanted] = None
+            self._want(wanted)
         keys = (_GraphKey(bucket, kind) for bucket in buckets for kind in kinds)
         return next((key for key in keys if key in self._graphs), None)
+
+    def _want(self, key: _GraphKey) -> None:
+        """Note that a step would take this graph; record it if too many had to do without it."""
+        num_steps = self._wanted.pop(key, 0) + 1
+        if num_steps > _PATIENCE:
+            self._record(key)
+        else:
+            self._wanted[key] = num_steps
 
     def _kinds(self, batch: ScheduledBatch) -> list[SamplingKind]:
         """What does for all rows, the best first."""

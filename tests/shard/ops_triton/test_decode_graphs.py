@@ -8,7 +8,9 @@ import torch
 from text_generation_proto import shard_pb2 as pb
 from text_generation_shard.distributed import RankGroup
 from text_generation_shard.engine import Engine
+from text_generation_shard.ops import add_attention
 from text_generation_shard.ops.triton import library, sample
+from text_generation_shard.runner import decode_graphs
 from text_generation_shard.runner.decode_graphs import DEFAULT_BUCKETS, DecodeGraphs, graph_buckets
 
 from tests.shard.checkpoints import VOCAB_SIZE, Checkpoint
@@ -76,6 +78,7 @@ def play(
         with monkeypatch.context() as patch:
             if buckets is not None:
                 patch.setattr(library, "takes", lambda _: True)
+                patch.setattr(add_attention, "native_operators", lambda _: None)
                 # Sizes at which the interpreter is quick.
                 patch.setattr(sample, "_CANDIDATES", 16)
                 engine._graphs = DecodeGraphs(
@@ -141,7 +144,22 @@ def test_the_best_graph_that_is_there(
     assert recorder.replays == [0, 0, 1, 2]
 
 
-def test_a_step_never_waits_for_a_recording(
+def test_without_a_pause_a_graph_is_recorded_once_many_steps_lacked_it(
+    play: Callable[..., list[pb.StepResult]],
+    recorder: FakeRecorder,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(decode_graphs, "_PATIENCE", 2)
+    script = StepScript()
+    script.admit(0, PROMPTS[0], sampling=sampling(logit_bias_ids=[3], logit_bias_values=[1.0]))
+    script.step({0: 6})
+    script.decode([0], 5)
+    check_same(play(script, [1, 4], are_pauses=False), play(script, None))
+    # Two steps by the largest, then by one for a single row.
+    assert recorder.replays == [0, 2, 3]
+
+
+def test_a_few_steps_do_not_wait_for_a_recording(
     play: Callable[..., list[pb.StepResult]], recorder: FakeRecorder
 ) -> None:
     """Without a pause, all is computed by the graphs that there are."""
