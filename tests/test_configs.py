@@ -4,6 +4,7 @@ import dataclasses
 
 import click
 import pytest
+from text_generation_benchmark.config import BenchmarkConfig
 from text_generation_launcher.config import LauncherConfig
 from text_generation_process import options
 from text_generation_process.options import arguments, flag_name, parse
@@ -14,6 +15,7 @@ CONFIGS = {
     LauncherConfig: LauncherConfig(),
     RouterConfig: RouterConfig(model_path="/model"),
     ShardConfig: ShardConfig(model_path="/model"),
+    BenchmarkConfig: BenchmarkConfig(),
 }
 EVERY_FIELD = [
     pytest.param(config_class, item, id=f"{config_class.__name__}.{item.name}")
@@ -45,7 +47,7 @@ def candidates(config_class, name):
         click.BOOL: [True, False],
         click.INT: [7, 0],
         click.FLOAT: [0.25, 7.0],
-        click.STRING: ["127.0.0.1", ("a", "b c"), "debug"],
+        click.STRING: ["127.0.0.1", ("a", "b c"), "debug", ("1", "2"), "http://a", "a.svg"],
     }[kind]
 
 

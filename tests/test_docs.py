@@ -10,7 +10,10 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "demo
 
 # `router/…/loop.py`, `proto/shard.proto`, `tests/fakes/`: something with a slash that begins with a
 # room of the house.
-ROOMS = "process|launcher|router|shard|proto|demo|tests|integration-tests|benchmarks|tools|docs|.ci"
+ROOMS = (
+    "process|launcher|router|shard|benchmark|proto|demo|tests|integration-tests|benchmarks|tools|docs"
+    "|.ci"
+)
 PATH = re.compile(rf"`((?:{ROOMS})/[\w./-]*)`")
 LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
 

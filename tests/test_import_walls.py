@@ -22,6 +22,7 @@ WALLS = {
     "text_generation_proto": MODELLING | HTTP,
     "text_generation_router": MODELLING,
     "text_generation_shard": HTTP | {"transformers", "msgspec", "jinja2"},
+    "text_generation_benchmark": MODELLING,
 }
 # Packages within them that are imported for some models only, with walls of their own.
 APART = {"text_generation_shard.generic": HTTP | {"msgspec"}}
@@ -31,6 +32,7 @@ START = {
     "text_generation_launcher.tether": ENGINES | {"click", "asyncio"},
     "text_generation_router.cli": MODELLING | {"huggingface_hub"},
     "text_generation_shard.cli": HTTP | {"transformers", "huggingface_hub"},
+    "text_generation_benchmark.cli": ENGINES | {"huggingface_hub"},
 }
 _IMPORT_ALL = """
 import importlib, json, pkgutil, sys

@@ -15,6 +15,7 @@ ROOMS = (
     "launcher",
     "router",
     "shard",
+    "benchmark",
     "demo",
     "benchmarks",
     "tools",

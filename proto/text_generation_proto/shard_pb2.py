@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x0bshard.proto\x12\x12text_generation.v1\"\r\n\x0bInfoRequest\"\xfc\x01\n\x0cInfoResponse\x12\x12\n\nmodel_type\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65vice_type\x18\x03 \x01(\t\x12\x12\n\nvocab_size\x18\x04 \x01(\r\x12\x1f\n\x17max_position_embeddings\x18\x05 \x01(\r\x12\x12\n\nworld_size\x18\x06 \x01(\r\x12\x0c\n\x04rank\x18\x07 \x01(\r\x12#\n\x16\x64\x65\x63oder_start_token_id\x18\x08 \x01(\rH\x00\x88\x01\x01\x12\x1d\n\x15supports_prefix_cache\x18\t \x01(\x08\x42\x19\n\x17_decoder_start_token_id\"\x0f\n\rHealthRequest\"t\n\x0eHealthResponse\x12\x11\n\tlast_step\x18\x01 \x01(\x04\x12\x18\n\x10last_step_age_ms\x18\x02 \x01(\x01\x12\x16\n\x0estep_in_flight\x18\x03 \x01(\x04\x12\x1d\n\x15step_in_flight_age_ms\x18\x04 \x01(\x01\"\xb4\x01\n\rWarmupRequest\x12\x11\n\tmax_slots\x18\x01 \x01(\r\x12\x17\n\x0fmax_step_tokens\x18\x02 \x01(\r\x12\x18\n\x10max_total_tokens\x18\x03 \x01(\r\x12\x12\n\nblock_size\x18\x04 \x01(\r\x12\x18\n\x10max_cache_tokens\x18\x05 \x01(\x04\x12\x18\n\x10max_top_n_tokens\x18\x06 \x01(\r\x12\x15\n\reos_token_ids\x18\x07 \x03(\r\"\xdc\x01\n\x0eWarmupResponse\x12\x12\n\nnum_blocks\x18\x01 \x01(\r\x12\x12\n\nblock_size\x18\x02 \x01(\r\x12\x18\n\x10max_total_tokens\x18\x03 \x01(\r\x12\x13\n\x0b\x63\x61\x63he_bytes\x18\x04 \x01(\x04\x12\x14\n\x0cweight_bytes\x18\x05 \x01(\x04\x12\x17\n\x0fmeasured_tokens\x18\x06 \x03(\r\x12\x18\n\x10measured_decodes\x18\x07 \x03(\r\x12\x13\n\x0bmeasured_ms\x18\x08 \x03(\x01\x12\x15\n\rgrammar_error\x18\t \x01(\t\"\xa1\x02\n\x12SamplingParameters\x12\x11\n\tdo_sample\x18\x01 \x01(\x08\x12\x13\n\x0btemperature\x18\x02 \x01(\x02\x12\r\n\x05top_k\x18\x03 \x01(\r\x12\r\n\x05top_p\x18\x04 \x01(\x02\x12\x11\n\ttypical_p\x18\x05 \x01(\x02\x12\r\n\x05min_p\x18\x06 \x01(\x02\x12\x1a\n\x12repetition_penalty\x18\x07 \x01(\x02\x12\x19\n\x11\x66requency_penalty\x18\x08 \x01(\x02\x12\x18\n\x10presence_penalty\x18\t \x01(\x02\x12\x11\n\twatermark\x18\n \x01(\x08\x12\x0c\n\x04seed\x18\x0b \x01(\x06\x12\x16\n\x0elogit_bias_ids\x18\x0c \x03(\r\x12\x19\n\x11logit_bias_values\x18\r \x03(\x02\"\xb4\x02\n\tAdmission\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12\x13\n\x0bsequence_id\x18\x02 \x01(\x04\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\x13\n\x0bnum_emitted\x18\x04 \x01(\r\x12\x19\n\x11num_cached_tokens\x18\x05 \x01(\r\x12\x11\n\tblock_ids\x18\x06 \x03(\r\x12\x38\n\x08sampling\x18\x07 \x01(\x0b\x32&.text_generation.v1.SamplingParameters\x12\x14\n\x0ctop_n_tokens\x18\x08 \x01(\r\x12\x17\n\x0fprompt_logprobs\x18\t \x01(\x08\x12\x0f\n\x07grammar\x18\n \x01(\t\x12\x19\n\x11\x65ncoder_token_ids\x18\x0b \x03(\r\x12\x19\n\x11\x65ncoder_block_ids\x18\x0c \x03(\r\"\xc6\x01\n\x0bStepRequest\x12\x0c\n\x04step\x18\x01 \x01(\x04\x12\x15\n\rretired_slots\x18\x02 \x03(\r\x12\x31\n\nadmissions\x18\x03 \x03(\x0b\x32\x1d.text_generation.v1.Admission\x12\x12\n\nwork_slots\x18\x04 \x03(\r\x12\x17\n\x0fwork_num_tokens\x18\x05 \x03(\r\x12\x1b\n\x13work_num_new_blocks\x18\x06 \x03(\r\x12\x15\n\rnew_block_ids\x18\x07 \x03(\r\"y\n\x0ePromptLogprobs\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12\x16\n\x0e\x66irst_position\x18\x02 \x01(\r\x12\x10\n\x08logprobs\x18\x03 \x03(\x02\x12\x17\n\x0ftop_n_token_ids\x18\x04 \x03(\r\x12\x16\n\x0etop_n_logprobs\x18\x05 \x03(\x02\"\xa1\x01\n\tStepError\x12\x30\n\x04kind\x18\x01 \x01(\x0e\x32\".text_generation.v1.StepError.Kind\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\r\n\x05slots\x18\x03 \x03(\r\"B\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10KIND_RECOVERABLE\x10\x01\x12\x0e\n\nKIND_FATAL\x10\x02\"0\n\x0fSequenceFailure\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12\x0f\n\x07message\x18\x02 \x01(\t\"\xe8\x02\n\nStepResult\x12\x0c\n\x04step\x18\x01 \x01(\x04\x12,\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x1d.text_generation.v1.StepError\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\x10\n\x08logprobs\x18\x04 \x03(\x02\x12\x14\n\x0ctop_n_counts\x18\x05 \x03(\r\x12\x17\n\x0ftop_n_token_ids\x18\x06 \x03(\r\x12\x16\n\x0etop_n_logprobs\x18\x07 \x03(\x02\x12;\n\x0fprompt_logprobs\x18\x08 \x03(\x0b\x32\".text_generation.v1.PromptLogprobs\x12\x10\n\x08total_us\x18\t \x01(\r\x12\x12\n\nforward_us\x18\n \x01(\r\x12\x18\n\x10sampled_checksum\x18\x0b \x01(\x07\x12\x35\n\x08\x66\x61ilures\x18\x0c \x03(\x0b\x32#.text_generation.v1.SequenceFailure2\xc0\x02\n\x05Shard\x12I\n\x04Info\x12\x1f.text_generation.v1.InfoRequest\x1a .text_generation.v1.InfoResponse\x12O\n\x06Health\x12!.text_generation.v1.HealthRequest\x1a\".text_generation.v1.HealthResponse\x12O\n\x06Warmup\x12!.text_generation.v1.WarmupRequest\x1a\".text_generation.v1.WarmupResponse\x12J\n\x03Run\x12\x1f.text_generation.v1.StepRequest\x1a\x1e.text_generation.v1.StepResult(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x0bshard.proto\x12\x12text_generation.v1\"\r\n\x0bInfoRequest\"\xfc\x01\n\x0cInfoResponse\x12\x12\n\nmodel_type\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65vice_type\x18\x03 \x01(\t\x12\x12\n\nvocab_size\x18\x04 \x01(\r\x12\x1f\n\x17max_position_embeddings\x18\x05 \x01(\r\x12\x12\n\nworld_size\x18\x06 \x01(\r\x12\x0c\n\x04rank\x18\x07 \x01(\r\x12#\n\x16\x64\x65\x63oder_start_token_id\x18\x08 \x01(\rH\x00\x88\x01\x01\x12\x1d\n\x15supports_prefix_cache\x18\t \x01(\x08\x42\x19\n\x17_decoder_start_token_id\"\x0f\n\rHealthRequest\"\x8d\x01\n\x0eHealthResponse\x12\x11\n\tlast_step\x18\x01 \x01(\x04\x12\x18\n\x10last_step_age_ms\x18\x02 \x01(\x01\x12\x16\n\x0estep_in_flight\x18\x03 \x01(\x04\x12\x1d\n\x15step_in_flight_age_ms\x18\x04 \x01(\x01\x12\x17\n\x0fhas_step_stream\x18\x05 \x01(\x08\"\xb4\x01\n\rWarmupRequest\x12\x11\n\tmax_slots\x18\x01 \x01(\r\x12\x17\n\x0fmax_step_tokens\x18\x02 \x01(\r\x12\x18\n\x10max_total_tokens\x18\x03 \x01(\r\x12\x12\n\nblock_size\x18\x04 \x01(\r\x12\x18\n\x10max_cache_tokens\x18\x05 \x01(\x04\x12\x18\n\x10max_top_n_tokens\x18\x06 \x01(\r\x12\x15\n\reos_token_ids\x18\x07 \x03(\r\"\xdc\x01\n\x0eWarmupResponse\x12\x12\n\nnum_blocks\x18\x01 \x01(\r\x12\x12\n\nblock_size\x18\x02 \x01(\r\x12\x18\n\x10max_total_tokens\x18\x03 \x01(\r\x12\x13\n\x0b\x63\x61\x63he_bytes\x18\x04 \x01(\x04\x12\x14\n\x0cweight_bytes\x18\x05 \x01(\x04\x12\x17\n\x0fmeasured_tokens\x18\x06 \x03(\r\x12\x18\n\x10measured_decodes\x18\x07 \x03(\r\x12\x13\n\x0bmeasured_ms\x18\x08 \x03(\x01\x12\x15\n\rgrammar_error\x18\t \x01(\t\"\xa1\x02\n\x12SamplingParameters\x12\x11\n\tdo_sample\x18\x01 \x01(\x08\x12\x13\n\x0btemperature\x18\x02 \x01(\x02\x12\r\n\x05top_k\x18\x03 \x01(\r\x12\r\n\x05top_p\x18\x04 \x01(\x02\x12\x11\n\ttypical_p\x18\x05 \x01(\x02\x12\r\n\x05min_p\x18\x06 \x01(\x02\x12\x1a\n\x12repetition_penalty\x18\x07 \x01(\x02\x12\x19\n\x11\x66requency_penalty\x18\x08 \x01(\x02\x12\x18\n\x10presence_penalty\x18\t \x01(\x02\x12\x11\n\twatermark\x18\n \x01(\x08\x12\x0c\n\x04seed\x18\x0b \x01(\x06\x12\x16\n\x0elogit_bias_ids\x18\x0c \x03(\r\x12\x19\n\x11logit_bias_values\x18\r \x03(\x02\"\xb4\x02\n\tAdmission\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12\x13\n\x0bsequence_id\x18\x02 \x01(\x04\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\x13\n\x0bnum_emitted\x18\x04 \x01(\r\x12\x19\n\x11num_cached_tokens\x18\x05 \x01(\r\x12\x11\n\tblock_ids\x18\x06 \x03(\r\x12\x38\n\x08sampling\x18\x07 \x01(\x0b\x32&.text_generation.v1.SamplingParameters\x12\x14\n\x0ctop_n_tokens\x18\x08 \x01(\r\x12\x17\n\x0fprompt_logprobs\x18\t \x01(\x08\x12\x0f\n\x07grammar\x18\n \x01(\t\x12\x19\n\x11\x65ncoder_token_ids\x18\x0b \x03(\r\x12\x19\n\x11\x65ncoder_block_ids\x18\x0c \x03(\r\"\xc6\x01\n\x0bStepRequest\x12\x0c\n\x04step\x18\x01 \x01(\x04\x12\x15\n\rretired_slots\x18\x02 \x03(\r\x12\x31\n\nadmissions\x18\x03 \x03(\x0b\x32\x1d.text_generation.v1.Admission\x12\x12\n\nwork_slots\x18\x04 \x03(\r\x12\x17\n\x0fwork_num_tokens\x18\x05 \x03(\r\x12\x1b\n\x13work_num_new_blocks\x18\x06 \x03(\r\x12\x15\n\rnew_block_ids\x18\x07 \x03(\r\"y\n\x0ePromptLogprobs\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12\x16\n\x0e\x66irst_position\x18\x02 \x01(\r\x12\x10\n\x08logprobs\x18\x03 \x03(\x02\x12\x17\n\x0ftop_n_token_ids\x18\x04 \x03(\r\x12\x16\n\x0etop_n_logprobs\x18\x05 \x03(\x02\"\xa1\x01\n\tStepError\x12\x30\n\x04kind\x18\x01 \x01(\x0e\x32\".text_generation.v1.StepError.Kind\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\r\n\x05slots\x18\x03 \x03(\r\"B\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10KIND_RECOVERABLE\x10\x01\x12\x0e\n\nKIND_FATAL\x10\x02\"0\n\x0fSequenceFailure\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12\x0f\n\x07message\x18\x02 \x01(\t\"\xe8\x02\n\nStepResult\x12\x0c\n\x04step\x18\x01 \x01(\x04\x12,\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x1d.text_generation.v1.StepError\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\x10\n\x08logprobs\x18\x04 \x03(\x02\x12\x14\n\x0ctop_n_counts\x18\x05 \x03(\r\x12\x17\n\x0ftop_n_token_ids\x18\x06 \x03(\r\x12\x16\n\x0etop_n_logprobs\x18\x07 \x03(\x02\x12;\n\x0fprompt_logprobs\x18\x08 \x03(\x0b\x32\".text_generation.v1.PromptLogprobs\x12\x10\n\x08total_us\x18\t \x01(\r\x12\x12\n\nforward_us\x18\n \x01(\r\x12\x18\n\x10sampled_checksum\x18\x0b \x01(\x07\x12\x35\n\x08\x66\x61ilures\x18\x0c \x03(\x0b\x32#.text_generation.v1.SequenceFailure2\xc0\x02\n\x05Shard\x12I\n\x04Info\x12\x1f.text_generation.v1.InfoRequest\x1a .text_generation.v1.InfoResponse\x12O\n\x06Health\x12!.text_generation.v1.HealthRequest\x1a\".text_generation.v1.HealthResponse\x12O\n\x06Warmup\x12!.text_generation.v1.WarmupRequest\x1a\".text_generation.v1.WarmupResponse\x12J\n\x03Run\x12\x1f.text_generation.v1.StepRequest\x1a\x1e.text_generation.v1.StepResult(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,28 +37,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INFORESPONSE']._serialized_end=303
   _globals['_HEALTHREQUEST']._serialized_start=305
   _globals['_HEALTHREQUEST']._serialized_end=320
-  _globals['_HEALTHRESPONSE']._serialized_start=322
-  _globals['_HEALTHRESPONSE']._serialized_end=438
-  _globals['_WARMUPREQUEST']._serialized_start=441
-  _globals['_WARMUPREQUEST']._serialized_end=621
-  _globals['_WARMUPRESPONSE']._serialized_start=624
-  _globals['_WARMUPRESPONSE']._serialized_end=844
-  _globals['_SAMPLINGPARAMETERS']._serialized_start=847
-  _globals['_SAMPLINGPARAMETERS']._serialized_end=1136
-  _globals['_ADMISSION']._serialized_start=1139
-  _globals['_ADMISSION']._serialized_end=1447
-  _globals['_STEPREQUEST']._serialized_start=1450
-  _globals['_STEPREQUEST']._serialized_end=1648
-  _globals['_PROMPTLOGPROBS']._serialized_start=1650
-  _globals['_PROMPTLOGPROBS']._serialized_end=1771
-  _globals['_STEPERROR']._serialized_start=1774
-  _globals['_STEPERROR']._serialized_end=1935
-  _globals['_STEPERROR_KIND']._serialized_start=1869
-  _globals['_STEPERROR_KIND']._serialized_end=1935
-  _globals['_SEQUENCEFAILURE']._serialized_start=1937
-  _globals['_SEQUENCEFAILURE']._serialized_end=1985
-  _globals['_STEPRESULT']._serialized_start=1988
-  _globals['_STEPRESULT']._serialized_end=2348
-  _globals['_SHARD']._serialized_start=2351
-  _globals['_SHARD']._serialized_end=2671
+  _globals['_HEALTHRESPONSE']._serialized_start=323
+  _globals['_HEALTHRESPONSE']._serialized_end=464
+  _globals['_WARMUPREQUEST']._serialized_start=467
+  _globals['_WARMUPREQUEST']._serialized_end=647
+  _globals['_WARMUPRESPONSE']._serialized_start=650
+  _globals['_WARMUPRESPONSE']._serialized_end=870
+  _globals['_SAMPLINGPARAMETERS']._serialized_start=873
+  _globals['_SAMPLINGPARAMETERS']._serialized_end=1162
+  _globals['_ADMISSION']._serialized_start=1165
+  _globals['_ADMISSION']._serialized_end=1473
+  _globals['_STEPREQUEST']._serialized_start=1476
+  _globals['_STEPREQUEST']._serialized_end=1674
+  _globals['_PROMPTLOGPROBS']._serialized_start=1676
+  _globals['_PROMPTLOGPROBS']._serialized_end=1797
+  _globals['_STEPERROR']._serialized_start=1800
+  _globals['_STEPERROR']._serialized_end=1961
+  _globals['_STEPERROR_KIND']._serialized_start=1895
+  _globals['_STEPERROR_KIND']._serialized_end=1961
+  _globals['_SEQUENCEFAILURE']._serialized_start=1963
+  _globals['_SEQUENCEFAILURE']._serialized_end=2011
+  _globals['_STEPRESULT']._serialized_start=2014
+  _globals['_STEPRESULT']._serialized_end=2374
+  _globals['_SHARD']._serialized_start=2377
+  _globals['_SHARD']._serialized_end=2697
 # @@protoc_insertion_point(module_scope)

@@ -38,16 +38,18 @@ class HealthRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class HealthResponse(_message.Message):
-    __slots__ = ("last_step", "last_step_age_ms", "step_in_flight", "step_in_flight_age_ms")
+    __slots__ = ("last_step", "last_step_age_ms", "step_in_flight", "step_in_flight_age_ms", "has_step_stream")
     LAST_STEP_FIELD_NUMBER: _ClassVar[int]
     LAST_STEP_AGE_MS_FIELD_NUMBER: _ClassVar[int]
     STEP_IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
     STEP_IN_FLIGHT_AGE_MS_FIELD_NUMBER: _ClassVar[int]
+    HAS_STEP_STREAM_FIELD_NUMBER: _ClassVar[int]
     last_step: int
     last_step_age_ms: float
     step_in_flight: int
     step_in_flight_age_ms: float
-    def __init__(self, last_step: _Optional[int] = ..., last_step_age_ms: _Optional[float] = ..., step_in_flight: _Optional[int] = ..., step_in_flight_age_ms: _Optional[float] = ...) -> None: ...
+    has_step_stream: bool
+    def __init__(self, last_step: _Optional[int] = ..., last_step_age_ms: _Optional[float] = ..., step_in_flight: _Optional[int] = ..., step_in_flight_age_ms: _Optional[float] = ..., has_step_stream: _Optional[bool] = ...) -> None: ...
 
 class WarmupRequest(_message.Message):
     __slots__ = ("max_slots", "max_step_tokens", "max_total_tokens", "block_size", "max_cache_tokens", "max_top_n_tokens", "eos_token_ids")

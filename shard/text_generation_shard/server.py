@@ -90,7 +90,9 @@ class ShardServicer(pb_grpc.ShardServicer):
         context: grpc.ServicerContext,  # noqa: ARG002
     ) -> pb.HealthResponse:
         """The last step and the one in flight; never waits for the compute thread."""
-        return self._progress.report()
+        report = self._progress.report()
+        report.has_step_stream = self._stream is not None and self._stream.is_open
+        return report
 
     def Warmup(  # noqa: N802
         self, request: pb.WarmupRequest, context: grpc.ServicerContext

@@ -59,6 +59,11 @@ class StepStream:
         while (result := self._results.get()) is not None:
             yield result
 
+    @property
+    def is_open(self) -> bool:
+        """Whether its steps are computed."""
+        return self._is_open
+
     def close(self) -> None:
         """Compute no more of this stream's steps and end its answers."""
         self._is_open = False

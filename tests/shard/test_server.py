@@ -144,11 +144,13 @@ def test_health_answers_in_the_middle_of_a_step(scripted: Scripted) -> None:
         assert go_on.wait(10)
 
     scripted.shard.steps[2] = wait
+    assert not scripted.client.stub.Health(pb.HealthRequest()).has_step_stream
     stream = scripted.client.run()
     stream.send(*steps(1, 2))
     assert began.wait(10)
     health = scripted.client.stub.Health(pb.HealthRequest())
     assert (health.last_step, health.step_in_flight) == (1, 2)
+    assert health.has_step_stream
     later = scripted.client.stub.Health(pb.HealthRequest())
     assert later.step_in_flight_age_ms > health.step_in_flight_age_ms > 0
     assert later.last_step_age_ms > health.last_step_age_ms > 0
@@ -158,6 +160,8 @@ def test_health_answers_in_the_middle_of_a_step(scripted: Scripted) -> None:
     assert (health.last_step, health.step_in_flight) == (2, 0)
     assert health.step_in_flight_age_ms == 0
     stream.end()
+    while scripted.client.stub.Health(pb.HealthRequest()).has_step_stream:
+        time.sleep(0.01)
 
 
 def test_steps_sent_ahead_are_answered_in_order_and_to_the_end(scripted: Scripted) -> None:
