@@ -41,25 +41,9 @@ def startup_rows() -> Iterator[Row]:
 
 
 def router_rows() -> Iterator[Row]:
-    scenario = router.Scenario(
-        dialect="chat",
-        streams=256,
-        step_ms=5.0,
-        prompt_tokens=32,
-        output_tokens=256,
-        duration=8.0,
-    )
-    found = router.measure(scenario)
-    rate = f"{found.busy.output_tokens_per_s:,.0f}/s"
-    yield Row("router alone, 256 streams", rate, f">= {router.TARGET_TOKENS_PER_S:,}/s", "router")
-    yield Row("router CPU per token", f"{found.cpu_us_per_token:.1f} us", "", "router")
-    idle = found.idle.time_to_first_token.p50
-    yield Row(
-        "router's part of an idle first token, p50",
-        "-" if idle is None else f"{idle:.2f} ms",
-        f"<= {router.TARGET_ADDED_MS:g} ms",
-        "router",
-    )
+    for name in ("arrivals", "idle"):
+        row, _ = router.ROWS[name](8.0)
+        yield Row(f"router alone, {row.what}", row.found, row.target, f"router --row {name}")
 
 
 def load_rows() -> Iterator[Row]:

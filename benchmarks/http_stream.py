@@ -30,7 +30,8 @@ class ResponseRecord:
     headers: dict[str, str]
     # Arrival of every `data:` event but `[DONE]`, in order.
     event_times: "array[float]"
-    # The last event that reports counts (`usage` or `details`), else the last event; decoded.
+    # The last event that reports counts (`usage` or `details`), else the last event; decoded. Of an
+    # answer in one piece: all of it.
     last_event: dict[str, Any] | None
     # The body of a response that is not an event stream.
     body: bytes
@@ -83,12 +84,14 @@ class ResponseParser:
 
     def record(self, now: float) -> ResponseRecord:
         """The finished response."""
-        last = self._counts_event or self._last_event
+        last = self._counts_event[5:] or self._last_event[5:]
+        if self.headers.get("content-type", "").startswith("application/json"):
+            last = self.body
         return ResponseRecord(
             status=self.status,
             headers=self.headers,
             event_times=self.event_times,
-            last_event=json.loads(last[5:]) if last else None,
+            last_event=json.loads(last) if last else None,
             body=self.body,
             finished_at=now,
         )

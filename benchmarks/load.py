@@ -15,6 +15,7 @@ import json
 import random
 import sys
 import time
+from array import array
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,7 +141,7 @@ class LoadRun:
             text = record.body[:200].decode(errors="replace") or json.dumps(event)[:200]
             self.failures[f"status {record.status}: {text}"] += 1
             return
-        times = np.frombuffer(record.event_times)
+        times = np.frombuffer(record.event_times or array("d", [record.finished_at]))
         counts = token_counts(record)
         self.completed.append(
             Completed(

@@ -75,6 +75,12 @@ class Workload:
     shared_words: int = 0
     temperature: float | None = None
     model: str = "tgi"
+    # Or, in the /v1 dialects, answered in one piece.
+    is_streamed: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.is_streamed and self.dialect == "generate":
+            raise ValueError("/generate_stream has no answer in one piece")
 
     def payload(self, source: random.Random) -> dict[str, Any]:
         """The body of one request."""
@@ -94,9 +100,10 @@ class Workload:
             "model": self.model,
             "max_tokens": max_tokens,
             "temperature": self.temperature or 0.0,
-            "stream": True,
-            "stream_options": {"include_usage": True},
+            "stream": self.is_streamed,
         }
+        if self.is_streamed:
+            body["stream_options"] = {"include_usage": True}
         if self.dialect == "chat":
             return body | {"messages": [{"role": "user", "content": text}]}
         return body | {"prompt": text}

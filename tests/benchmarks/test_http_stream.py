@@ -58,6 +58,16 @@ def test_content_length_body(cuts: list[int]) -> None:
     assert (parser.status, parser.body, parser.record(0.0).last_event) == (422, body, None)
 
 
+def test_an_answer_in_one_piece_is_its_own_last_event() -> None:
+    body = json.dumps({"usage": {"completion_tokens": 3}}).encode()
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json; charset=utf-8\r\n"
+    parser = ResponseParser()
+    parser.feed(head + b"content-length: %d\r\n\r\n%s" % (len(body), body), 1.0)
+    record = parser.record(1.0)
+    assert parser.complete and not record.event_times
+    assert record.last_event == json.loads(body)
+
+
 def test_body_until_close() -> None:
     parser = ResponseParser()
     parser.feed(HEAD + b"\r\n" + EVENTS[0], 1.0)
