@@ -21,7 +21,12 @@ from text_generation_shard.grammar.tokenizer import (
     GrammarTokenizer,
     load_grammar_tokenizer,
 )
-from text_generation_shard.host import host_share, local_rank, ranks_on_host
+from text_generation_shard.host import (
+    host_share,
+    local_rank,
+    ranks_on_host,
+    return_free_memory,
+)
 from text_generation_shard.models import registry
 from text_generation_shard.models.config import ModelConfig
 from text_generation_shard.models.registry import LoadedModel, load_model
@@ -98,6 +103,8 @@ class Shard:
             storage=precision.storage,
             cache_dtype=choose_cache_dtype(config, device),
         )
+        # Of 400 million weights, reading and packing leave 200 MB and more.
+        return_free_memory()
         sampler = Sampler(
             vocab_size=model_config.vocab_size,
             watermark_gamma=config.watermark_gamma,
