@@ -174,6 +174,11 @@ class StreamConnection(asyncio.Protocol):
             timer.cancel()
             self._waiter = None
 
+    @property
+    def event_times(self) -> "array[float]":
+        """Of the response under way, so far; see `ResponseRecord`."""
+        return self._parser.event_times
+
     def close(self) -> None:
         """Drop the connection; a response under way is abandoned."""
         self.is_open = False
