@@ -175,15 +175,13 @@ def show(found: dict[str, Found], title: str, console: Console | None = None) ->
     ):
         table.add_column(column, justify="right")
     for name, each in found.items():
-        states = [
-            cell
-            for state in (each.loaded, each.warm)
-            for cell in (f"{state.anonymous:.0f} + {state.mapped:.0f}", f"{state.peak:.0f}")
-        ]
-        last = each.computed
-        cells = [f"{last.anonymous:.0f} + {last.mapped:.0f}", f"{each.used_cache_mb:.0f}"]
+        loaded, warm, computed = (
+            f"{state.anonymous:.0f} + {state.mapped:.0f}"
+            for state in (each.loaded, each.warm, each.computed)
+        )
+        cells = (loaded, f"{each.loaded.peak:.0f}", warm, computed, f"{each.used_cache_mb:.0f}")
         met = "yes" if each.beside_mb <= AIM_MB else "NO"
-        table.add_row(name, f"{each.weights_mb:.0f}", *states, *cells, f"{each.beside_mb:.0f}", met)
+        table.add_row(name, f"{each.weights_mb:.0f}", *cells, f"{each.beside_mb:.0f}", met)
     (console or Console()).print(table)
 
 
