@@ -17,9 +17,14 @@ COMMAND = (sys.executable, "-m", "text_generation_benchmark.cli")
 async def benchmark(*flags: str, interrupt_after: str | None = None):
     """Exit code, standard output and standard error; Ctrl-C when a line with that text is there."""
     environment = {name: value for name, value in os.environ.items() if name != "RUNS"}
-    process = await asyncio.create_subprocess_exec(
-        *COMMAND, *flags, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
-    )
+    # As in a terminal, also where these tests run in the background: there SIGINT is ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *COMMAND, *flags, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
     errors = b""
     while line := await process.stderr.readline():
         errors += line
