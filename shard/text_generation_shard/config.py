@@ -12,7 +12,7 @@ from typing import Literal
 from text_generation_process.options import OptionError, option
 
 DtypeName = Literal["float32", "float16", "bfloat16"]
-KvCacheDtype = Literal["fp8_e4m3fn", "fp8_e5m2"]
+KvCacheDtype = Literal["float32", "float16", "bfloat16", "fp8_e4m3fn", "fp8_e5m2"]
 CpuQuantization = Literal["int8", "int4"]
 
 
@@ -28,17 +28,19 @@ class ShardConfig:
     dtype: DtypeName | None = option(
         None,
         help="Data type of weights and activations (default: that of the checkpoint). On CPU "
-        "bfloat16 means the weights; sums and KV cache are float32, and so are activations unless "
-        "the processor multiplies bfloat16 (AVX512-BF16): there products round them to bfloat16.",
+        "bfloat16 means the weights and the KV cache; sums are float32, and so are activations "
+        "unless the processor multiplies bfloat16 (AVX512-BF16): there products round them to "
+        "bfloat16.",
     )
     quantize: CpuQuantization | None = option(
         None, help="Weights in 8 or 4 bits, quantized when they are loaded; on CPU only."
     )
     kv_cache_dtype: KvCacheDtype | None = option(
         None,
-        help="Data type of cached keys and values (default: that of activations). fp8_e4m3fn takes "
-        "the checkpoint's scales, where it has some. Half the memory of a 16-bit cache; on CPU the "
-        "attention is then torch's, and slower.",
+        help="Data type of cached keys and values (default: what --dtype says). On CPU bfloat16 "
+        "goes with float32 arithmetic. 8 bits are half the memory of a 16-bit cache; fp8_e4m3fn "
+        "takes the checkpoint's scales, where it has some; on CPU the attention is then torch's, "
+        "and slower.",
     )
     trust_remote_code: bool = option(
         False,

@@ -29,7 +29,7 @@ class KVCacheSpec:
     # Latent attention: values are the first so many dimensions of the keys. None: they lie apart.
     latent_dim: int | None = None
     recurrent: RecurrentSpec | None = None
-    # Of cached keys and values: as dtype, or 8-bit floats. None: as dtype.
+    # Of cached keys and values: as dtype, bfloat16 beside float32, or 8-bit floats. None: as dtype.
     cache_dtype: torch.dtype | None = None
 
     def slots_bytes(self, num_slots: int) -> int:

@@ -17,20 +17,22 @@ _DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-_CACHE_DTYPES = {"fp8_e4m3fn": torch.float8_e4m3fn, "fp8_e5m2": torch.float8_e5m2}
+_EIGHT_BIT_DTYPES = {"fp8_e4m3fn": torch.float8_e4m3fn, "fp8_e5m2": torch.float8_e5m2}
 # The first GPUs whose kernels can read e4m3 numbers.
 _ADA = (8, 9)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Precision:
-    """arithmetic: of activations, cache and small weights; storage: of matrices; dtype_name: what
-    the model is said to be in.
+    """arithmetic: of activations and small weights; storage: of matrices; dtype_name: what the
+    model is said to be in; cache: of keys and values, unless asked for otherwise; None: as the
+    arithmetic.
     """
 
     arithmetic: torch.dtype
     storage: WeightStorage
     dtype_name: str
+    cache: torch.dtype | None = None
 
 
 def choose_precision(
@@ -44,8 +46,9 @@ def choose_precision(
 
     checkpoint_dtype: as config.json names it. On CPU the arithmetic is in float32 (float16 only if
     asked for); a checkpoint in bfloat16 stays so in memory, which gives the same numbers as the
-    widened weights, except where the processor multiplies bfloat16 (`ops.linear`). is_generic:
-    whether transformers' code computes; its arithmetic is in the data type of the weights.
+    widened weights, except where the processor multiplies bfloat16 (`ops.linear`), and so do keys
+    and values, rounded when they are written. is_generic: whether transformers' code computes; its
+    arithmetic is in the data type of the weights.
     """
     if is_generic:
         return _of_generic_path(config, checkpoint_dtype, device)
@@ -54,24 +57,30 @@ def choose_precision(
     if config.dtype == "float16" and config.quantize is None:
         return Precision(arithmetic=torch.float16, storage=DENSE, dtype_name="float16")
     stored = config.dtype or ("bfloat16" if checkpoint_dtype == "bfloat16" else "float32")
+    cache = torch.bfloat16 if stored == "bfloat16" else None
     if library.operators() is None:
         if config.quantize is not None:
             raise CapacityError(
                 f"--quantize {config.quantize} needs the CPU operators, which are not available "
                 "here (the log says why)"
             )
-        return Precision(arithmetic=torch.float32, storage=DENSE, dtype_name="float32")
+        return Precision(arithmetic=torch.float32, storage=DENSE, dtype_name="float32", cache=cache)
     return Precision(
         arithmetic=torch.float32,
         storage=PACKED[config.quantize or stored],
         dtype_name="float32" if stored == "float16" else stored,
+        cache=cache,
     )
 
 
-def choose_cache_dtype(config: ShardConfig, device: torch.device) -> torch.dtype | None:
+def choose_cache_dtype(
+    config: ShardConfig, precision: Precision, device: torch.device
+) -> torch.dtype | None:
     """Resolve --kv-cache-dtype: None is the data type of activations."""
     if config.kv_cache_dtype is None:
-        return None
+        return precision.cache
+    if config.kv_cache_dtype in _DTYPES:
+        return _wide_cache(config.kv_cache_dtype, precision, device)
     if device.type == "cpu":
         logger.warning(
             "--kv-cache-dtype %s: on CPU torch's functions compute the attention, slower than the "
@@ -83,7 +92,19 @@ def choose_cache_dtype(config: ShardConfig, device: torch.device) -> torch.dtype
             "--kv-cache-dtype fp8_e4m3fn needs a GPU of compute capability 8.9 or more; fp8_e5m2 "
             "runs on older ones"
         )
-    return _CACHE_DTYPES[config.kv_cache_dtype]
+    return _EIGHT_BIT_DTYPES[config.kv_cache_dtype]
+
+
+def _wide_cache(name: str, precision: Precision, device: torch.device) -> torch.dtype | None:
+    dtype, arithmetic = _DTYPES[name], precision.arithmetic
+    if dtype == arithmetic:
+        return None
+    if device.type == "cpu" and (arithmetic, dtype) == (torch.float32, torch.bfloat16):
+        return dtype
+    raise CapacityError(
+        f"--kv-cache-dtype {name} does not go with the arithmetic of --dtype here, which is in "
+        f"{str(arithmetic).removeprefix('torch.')}"
+    )
 
 
 def _on_gpu(config: ShardConfig, checkpoint_dtype: str | None) -> Precision:

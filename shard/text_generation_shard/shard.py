@@ -101,7 +101,7 @@ class Shard:
             dtype=precision.arithmetic,
             device=device,
             storage=precision.storage,
-            cache_dtype=choose_cache_dtype(config, device),
+            cache_dtype=choose_cache_dtype(config, precision, device),
         )
         # Of 400 million weights, reading and packing leave 200 MB and more.
         return_free_memory()

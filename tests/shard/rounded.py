@@ -1,7 +1,11 @@
-"""The reference for engines whose products round their activations."""
+"""The reference for engines that round activations, or keys and values, to bfloat16."""
 
+from typing import Any
+
+import pytest
 from text_generation_shard.ops.cpu import library
 from torch import Tensor, nn
+from transformers import DynamicCache
 
 
 def products_round() -> bool:
@@ -17,5 +21,21 @@ def round_activations(model: nn.Module) -> None:
             module.register_forward_pre_hook(_round)
 
 
+def round_keys_and_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have every model of transformers read keys and values that are rounded to bfloat16."""
+    update = DynamicCache.update
+
+    def update_rounded(
+        self: DynamicCache, keys: Tensor, values: Tensor, *args: Any, **options: Any
+    ) -> tuple[Tensor, Tensor]:
+        return update(self, _rounded(keys), _rounded(values), *args, **options)
+
+    monkeypatch.setattr(DynamicCache, "update", update_rounded)
+
+
 def _round(_: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
-    return (inputs[0].bfloat16().to(inputs[0].dtype),)
+    return (_rounded(inputs[0]),)
+
+
+def _rounded(x: Tensor) -> Tensor:
+    return x.bfloat16().to(x.dtype)

@@ -10,7 +10,7 @@ from text_generation_shard.shard import Shard
 
 from tests.shard.checkpoints import VOCAB_SIZE, Checkpoint, write_checkpoint
 from tests.shard.engines import record, running_shard, warmup_request
-from tests.shard.rounded import products_round, round_activations
+from tests.shard.rounded import products_round, round_activations, round_keys_and_values
 from tests.shard.step_script import StepScript
 
 PROMPT = [(7 * index * index + 3) % VOCAB_SIZE for index in range(19)]
@@ -226,9 +226,10 @@ def test_dynamic_scaling_beyond_the_original_length(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_short_data_types(tmp_path: Path, dtype: str) -> None:
+def test_short_data_types(tmp_path: Path, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Within the rounding of the type, and the same whatever the chunk. The reference computes in
-    the wider of this type and the shard's (on CPU bfloat16 weights, float32 sums).
+    the wider of this type and the shard's (on CPU bfloat16 weights, keys and values, but float32
+    sums).
     """
     checkpoint = write_checkpoint(tmp_path, dtype=getattr(torch, dtype))
     with running_shard(tmp_path, dtype=dtype) as shard:
@@ -240,8 +241,10 @@ def test_short_data_types(tmp_path: Path, dtype: str) -> None:
             script.prefill(slot, chunk)
             script.play(shard.step)
     checkpoint.reference.float()
-    if dtype == "bfloat16" and products_round():
-        round_activations(checkpoint.reference)
+    if dtype == "bfloat16":
+        round_keys_and_values(monkeypatch)
+        if products_round():
+            round_activations(checkpoint.reference)
     expected = checkpoint.logits(PROMPT)[-1:]
     for logits in recorded:
         assert (logits - expected).abs().max() < 0.03 * expected.abs().max()

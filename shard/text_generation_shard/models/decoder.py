@@ -95,8 +95,8 @@ def cache_spec(
         dtype=weights.dtype,
         device=weights.device,
         latent_dim=latent_dim,
-        # Latent vectors have no scales, and are half as long as it is: they stay as they are.
-        cache_dtype=weights.cache_dtype if latent_dim is None else None,
+        # Latent vectors have no scales.
+        cache_dtype=weights.cache_dtype if latent_dim is None else weights.unscaled_cache_dtype,
     )
 
 

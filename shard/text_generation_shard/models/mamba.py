@@ -75,6 +75,7 @@ def _cache_spec(config: MambaConfig, weights: WeightScope, ranks: RankGroup) -> 
         head_dim=0,
         dtype=weights.dtype,
         device=weights.device,
+        cache_dtype=weights.unscaled_cache_dtype,
         recurrent=RecurrentSpec(
             num_layers=config.num_layers,
             num_channels=len(config.shape.channels(ranks)),

@@ -324,8 +324,8 @@ def load_model(
 ) -> LoadedModel:
     """Read this rank's part of the weights; a CheckpointError names what is wrong with them.
 
-    dtype: of activations, cache and all weights that are no matrices; storage: of those;
-    cache_dtype: of keys and values, 8-bit floats. CapacityError where the model cannot have them.
+    dtype: of activations and all weights that are no matrices; storage: of those; cache_dtype: of
+    keys and values, if another one. CapacityError where the model cannot have it.
     """
     family = FAMILIES.get(config.model_type)
     if family is None:
@@ -355,8 +355,9 @@ def load_model(
 def _check_cache_dtype(asked: torch.dtype | None, had: torch.dtype | None, model: str) -> None:
     if asked != had:
         raise CapacityError(
-            f"--kv-cache-dtype is not available for {model}: only attention with keys and values "
-            "of its own can keep them in 8 bits"
+            f"--kv-cache-dtype {str(asked).removeprefix('torch.')} is not available for {model}: "
+            "only attention of this server can keep keys and values in another data type than it "
+            "computes in, and only keys and values of its own in 8 bits"
         )
 
 

@@ -40,9 +40,9 @@ def write_kv(
     """Store each token's key and value at its place in the cache.
 
     key, value: [tokens, num_kv_heads, head_dim]; caches: [num_blocks, block_size, num_kv_heads,
-    head_dim], changed in place, of the same dtype or 8-bit floats; slot_mapping: [tokens], int64,
-    block id * block_size + offset; scales: of 8-bit floats, which hold value / scale, or the
-    largest number that they have.
+    head_dim], changed in place, of the same dtype, bfloat16 (rounded to nearest, ties to even) or
+    8-bit floats; slot_mapping: [tokens], int64, block id * block_size + offset; scales: of 8-bit
+    floats, which hold value / scale, or the largest number that they have.
     """
     write_keys(key, key_cache, slot_mapping, scales)
     _write(value, value_cache, slot_mapping, scales.values)
@@ -54,4 +54,4 @@ def _write(rows: Tensor, cache: Tensor, slot_mapping: Tensor, scale: float) -> N
         rows = (rows.float() / scale).clamp_(-limit, limit).to(cache.dtype)
         # torch copies bytes on every device, 8-bit floats not.
         rows, cache = rows.view(torch.uint8), cache.view(torch.uint8)
-    cache.flatten(0, 1).index_copy_(0, slot_mapping, rows)
+    cache.flatten(0, 1).index_copy_(0, slot_mapping, rows.to(cache.dtype))

@@ -146,7 +146,8 @@ def paged_attention(
 
     query: [tokens, num_heads, head_dim]; key_cache: [num_blocks, block_size, num_kv_heads,
     head_dim]; value_cache: the same with value_dim, or a view of the first value_dim of the keys.
-    Both are of the queries' dtype, or 8-bit floats that mean kv_scales times what they are.
+    Both are of the queries' dtype, bfloat16 beside float32 on CPU, or 8-bit floats that mean
+    kv_scales times what they are.
     Query heads i * g .. (i + 1) * g - 1 read KV head i, with g = num_heads / num_kv_heads.
     A score is scale * q . k; with soft_cap c it becomes c * tanh(score / c) (Gemma 2). With
     alibi_slopes, float32 [num_heads], slope * (key position - query position) is added to it (Press

@@ -264,9 +264,10 @@ def _gather(
 ) -> Workspace:
     length = len(places)
     gathered = Workspace(workspace.keys[:length], workspace.values[:length])
-    if is_eight_bit(keys):
+    if keys.dtype != workspace.keys.dtype:
         _widen(keys, places, scales.keys, gathered.keys)
-        _widen(values, places, scales.values, gathered.values)
+        if not gathered.is_shared:
+            _widen(values, places, scales.values, gathered.values)
         return gathered
     torch.index_select(keys, 0, places, out=gathered.keys)
     if not gathered.is_shared:
@@ -275,8 +276,11 @@ def _gather(
 
 
 def _widen(cache: Tensor, places: Tensor, scale: float, wide: Tensor) -> None:
-    """Fill wide, [places, ...], from 8-bit floats, [tokens, ...]."""
-    wide.copy_(cache.view(torch.uint8).index_select(0, places).view(cache.dtype)).mul_(scale)
+    """Fill wide, [places, ...], from 8-bit floats or bfloat16, [tokens, ...]."""
+    if is_eight_bit(cache):
+        wide.copy_(cache.view(torch.uint8).index_select(0, places).view(cache.dtype)).mul_(scale)
+    else:
+        wide.copy_(cache.index_select(0, places))
 
 
 def _attend_decodes(

@@ -230,7 +230,7 @@ class CheckpointReader:
 class WeightScope:
     """The tensors under one prefix, as a layer asks for them: one dtype, one device.
 
-    cache_dtype: of cached keys and values, 8-bit floats; None: as all else.
+    cache_dtype: of cached keys and values; None: as all else.
     """
 
     reader: CheckpointReader
@@ -239,6 +239,12 @@ class WeightScope:
     device: torch.device
     storage: WeightStorage = DENSE
     cache_dtype: torch.dtype | None = None
+
+    @property
+    def unscaled_cache_dtype(self) -> torch.dtype | None:
+        """Of what is cached without scales: cache_dtype, but not 8-bit floats."""
+        is_scaled = self.cache_dtype is not None and self.cache_dtype.itemsize == 1
+        return None if is_scaled else self.cache_dtype
 
     def scope(self, name: str) -> "WeightScope":
         """The tensors of a sub-module."""

@@ -30,7 +30,7 @@ from tests.shard.models.encoder_decoders import (
     write_encoder_decoder,
 )
 from tests.shard.models.rank_groups import play_models_on_ranks
-from tests.shard.rounded import products_round, round_activations
+from tests.shard.rounded import products_round, round_activations, round_keys_and_values
 from tests.shard.step_script import StepScript
 
 ALL = range(len(TEXTS))
@@ -145,7 +145,21 @@ def test_bfloat16(
     if products_round():
         round_activations(checkpoint.reference)
     model = Reference(checkpoint)
-    with running_shard(tmp_path) as shard:
+    with running_shard(tmp_path, kv_cache_dtype="float32") as shard:
+        assert alone_script(0).play(shard.step) == {0: model.greedy(0)}
+
+
+@pytest.mark.parametrize("is_native", [True, False])
+@pytest.mark.parametrize("name", ["t5", "t5-1.1"])
+def test_keys_and_values_in_bfloat16(
+    name: str, is_native: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The encoder's for the decoder, and the decoder's own, are rounded when they are written."""
+    if not is_native:
+        monkeypatch.setattr(library, "operators", lambda: None)
+    round_keys_and_values(monkeypatch)
+    model = Reference(write_encoder_decoder(name, tmp_path))
+    with running_shard(tmp_path, kv_cache_dtype="bfloat16") as shard:
         assert alone_script(0).play(shard.step) == {0: model.greedy(0)}
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from tests.shard.checkpoints import VOCAB_SIZE, Checkpoint, write_checkpoint
 from tests.shard.engines import record, running_shard
 from tests.shard.models.families import write_model
-from tests.shard.rounded import products_round, round_activations
+from tests.shard.rounded import products_round, round_activations, round_keys_and_values
 from tests.shard.step_script import StepScript
 
 PROMPTS = [
@@ -22,6 +22,7 @@ PROMPTS = [
     for number in range(12)
 ]
 PROMPT = PROMPTS[0]
+SHORT_PROMPTS = [prompt[:12] for prompt in PROMPTS[:9]]
 
 # Of the spread of the logits: what quantized weights and activations may cost here, on average over
 # prompts. These weights are random and large, so that softmax picks single tokens: a trained model
@@ -73,7 +74,8 @@ def test_a_bfloat16_checkpoint(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Weights stay in bfloat16 or are widened: the same numbers, but where the processor multiplies
-    bfloat16 alone. None: without the operators.
+    bfloat16 alone. None: without the operators. Keys and values are kept wide: what was rounded
+    once may round to the other side the second time, for a last bit of a sum.
     """
     operators = instruction_set and library.operators_for(instruction_set)
     monkeypatch.setattr(library, "operators", lambda: operators)
@@ -81,8 +83,80 @@ def test_a_bfloat16_checkpoint(
     if dtype != "float32" and products_round():
         round_activations(reference)
     expected = Checkpoint(checkpoint.path, reference).logits(PROMPT)[-1:]
-    actual = logits_of(checkpoint.path, dtype=dtype)
+    actual = logits_of(checkpoint.path, dtype=dtype, kv_cache_dtype="float32")
     torch.testing.assert_close(actual, expected, atol=3e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("instruction_set", [*INSTRUCTION_SETS, None])
+def test_keys_and_values_in_bfloat16(
+    checkpoint: Checkpoint, instruction_set: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if the reference rounded its own, whatever the chunks: where a last bit decides to which
+    side one is rounded, the logits of a prompt are others, so most prompts have to be the same.
+    """
+    operators = instruction_set and library.operators_for(instruction_set)
+    monkeypatch.setattr(library, "operators", lambda: operators)
+    rounded = copy.deepcopy(checkpoint.reference)
+    if products_round():
+        round_activations(rounded)
+    reference = Checkpoint(checkpoint.path, rounded)
+    plain = [reference.logits(prompt)[-1:] for prompt in SHORT_PROMPTS]
+    round_keys_and_values(monkeypatch)
+    expected = [reference.logits(prompt)[-1:] for prompt in SHORT_PROMPTS]
+    assert min(map(greatest_difference, plain, expected)) > 0.01
+    for chunk in (100, 5, 1):
+        actual = [logits_of(checkpoint.path, chunk, prompt) for prompt in SHORT_PROMPTS]
+        differences = list(map(greatest_difference, actual, expected))
+        assert statistics.median(differences) < 1e-4
+
+
+def greatest_difference(a: Tensor, b: Tensor) -> float:
+    return float((a - b).abs().max())
+
+
+@pytest.mark.parametrize("is_native", [pytest.param(True, marks=needs_operators), False])
+@pytest.mark.parametrize(
+    ("settings", "stored_dtype"),
+    [
+        ({}, torch.bfloat16),
+        ({"dtype": "bfloat16"}, torch.bfloat16),
+        ({"dtype": "float32"}, torch.float32),
+        ({"dtype": "float16"}, torch.float16),
+        ({"kv_cache_dtype": "float32"}, torch.float32),
+        ({"dtype": "float32", "kv_cache_dtype": "bfloat16"}, torch.bfloat16),
+        ({"kv_cache_dtype": "fp8_e5m2"}, torch.float8_e5m2),
+    ],
+    ids=str,
+)
+def test_what_keys_and_values_are_kept_in(
+    checkpoint: Checkpoint,
+    settings: dict[str, str],
+    stored_dtype: torch.dtype,
+    is_native: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also without the operators, so that both compute the same numbers."""
+    if not is_native:
+        monkeypatch.setattr(library, "operators", lambda: None)
+    with running_shard(checkpoint.path, **settings) as shard:
+        assert shard._loaded.model.cache_spec.stored_dtype == stored_dtype
+
+
+@needs_operators
+@pytest.mark.parametrize("quantize", ["int8", "int4"])
+def test_quantized_weights_keep_the_checkpoints_keys_and_values(
+    checkpoint: Checkpoint, quantize: str
+) -> None:
+    with running_shard(checkpoint.path, quantize=quantize) as shard:
+        assert shard._loaded.model.cache_spec.stored_dtype == torch.bfloat16
+
+
+def test_a_cache_that_no_kernel_reads_is_refused(checkpoint: Checkpoint) -> None:
+    with (
+        pytest.raises(CapacityError, match="--kv-cache-dtype float16"),
+        running_shard(checkpoint.path, kv_cache_dtype="float16"),
+    ):
+        pass
 
 
 @needs_operators
