@@ -45,10 +45,10 @@ def choose_precision(
     """Resolve --dtype and --quantize; raises CapacityError for what cannot be had here.
 
     checkpoint_dtype: as config.json names it. On CPU the arithmetic is in float32 (float16 only if
-    asked for); a checkpoint in bfloat16 stays so in memory, which gives the same numbers as the
-    widened weights, except where the processor multiplies bfloat16 (`ops.linear`), and so do keys
-    and values, rounded when they are written. is_generic: whether transformers' code computes; its
-    arithmetic is in the data type of the weights.
+    asked for). A checkpoint in bfloat16 stays so in memory, which gives the same numbers as the
+    widened weights, except where the processor multiplies bfloat16 (`ops.linear`); its keys and
+    values are kept in bfloat16, too, with or without the operators. is_generic: whether
+    transformers' code computes; its arithmetic is in the data type of the weights.
     """
     if is_generic:
         return _of_generic_path(config, checkpoint_dtype, device)
