@@ -41,7 +41,8 @@ def add_attention(
     other; rotation: cos and signed_sin; cache: of keys and of values; the rest as
     `project_and_write` and `paged_attention` have it. Returns [tokens, hidden].
     """
-    native = None if is_eight_bit(cache[0]) else native_operators(stream)
+    is_known = plan.device_contexts is None and not is_eight_bit(cache[0])
+    native = native_operators(stream) if is_known else None
     if (
         native is not None
         and isinstance(qkv.weight, PackedWeight)

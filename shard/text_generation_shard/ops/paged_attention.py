@@ -53,8 +53,7 @@ class AttentionPlan:
     @cached_property
     def reference(self) -> ReferencePlan:
         """The indices of the torch reference, which needs to know the contexts."""
-        if self.device_contexts is not None:
-            raise RuntimeError("no kernel computes this attention from what the device knows")
+        self._require_contexts()
         return plan_reference(
             self.block_tables,
             self.query_lengths,
@@ -83,6 +82,7 @@ class AttentionPlan:
     @cached_property
     def contexts(self) -> Tensor:
         """[requests], int64."""
+        self._require_contexts()
         return torch.tensor(self.context_lengths)
 
     @cached_property
@@ -93,6 +93,11 @@ class AttentionPlan:
                 return 0, size
             case window:
                 return window or 0, 0
+
+    def _require_contexts(self) -> None:
+        """RuntimeError where context_lengths are only what the contexts may be at most."""
+        if self.device_contexts is not None:
+            raise RuntimeError("no kernel computes this attention from what the device knows")
 
 
 def plan_attention(
