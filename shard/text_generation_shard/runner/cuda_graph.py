@@ -49,9 +49,13 @@ class CudaGraphRecorder:
         finally:
             here.wait_stream(self._stream)
         graph = torch.cuda.CUDAGraph()
-        # Other threads use CUDA as well: only what this one does may break the recording.
-        with torch.cuda.graph(
-            graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
+        # Other threads use CUDA as well: only what this one does may break the recording. One that
+        # breaks off would leave its stream the current one, on which all that follows were launched.
+        with (
+            torch.cuda.stream(here),
+            torch.cuda.graph(
+                graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
+            ),
         ):
             compute()
         return graph

@@ -17,17 +17,29 @@ class FakeCuda:
         self.recorded_on: list[Any] = []
         self.is_recording = False
         self.mode: int | str = 0
+        self.current: object = FakeStream()
 
     def make_stream(self, _device: torch.device | None = None) -> "FakeStream":
         self.num_streams += 1
         return FakeStream()
 
     @contextlib.contextmanager
+    def stream(self, stream: object) -> Iterator[None]:
+        before, self.current = self.current, stream
+        try:
+            yield
+        finally:
+            self.current = before
+
+    @contextlib.contextmanager
     def graph(self, _graph: object, *, stream: object, **_: object) -> Iterator[None]:
+        """As torch's: if the recording breaks off, its stream stays the current one."""
         self.recorded_on.append(stream)
+        before, self.current = self.current, stream
         self.is_recording = True
         yield
         self.is_recording = False
+        self.current = before
 
     def wait(self) -> None:
         """As `.item()` does on a GPU."""
@@ -48,11 +60,11 @@ class FakeStream:
 
 @pytest.fixture
 def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
-    fake, current = FakeCuda(), FakeStream()
+    fake = FakeCuda()
     replaced = {
         "Stream": fake.make_stream,
-        "stream": lambda _: contextlib.nullcontext(),
-        "current_stream": lambda _: current,
+        "stream": fake.stream,
+        "current_stream": lambda _: fake.current,
         "graph_pool_handle": object,
         "CUDAGraph": object,
         "graph": fake.graph,
@@ -81,3 +93,15 @@ def test_what_waits_is_not_even_tried(cuda: FakeCuda) -> None:
     assert cuda.recorded_on == [] and cuda.mode == 0
     # What it had launched until then is waited for by what comes after it.
     assert torch.cuda.current_stream(torch.device("cuda")).waited_for  # type: ignore[attr-defined]
+
+
+def test_a_recording_that_breaks_off_leaves_the_current_stream(cuda: FakeCuda) -> None:
+    recorder, before = CudaGraphRecorder(torch.device("cuda")), cuda.current
+
+    def compute() -> None:
+        if cuda.is_recording:
+            raise RuntimeError("operation not permitted when stream is capturing")
+
+    with pytest.raises(RuntimeError, match="not permitted"):
+        recorder.record(compute)
+    assert cuda.recorded_on and cuda.current is before
