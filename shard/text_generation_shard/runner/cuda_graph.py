@@ -50,7 +50,7 @@ class CudaGraphRecorder:
             here.wait_stream(self._stream)
         graph = torch.cuda.CUDAGraph()
         # Other threads use CUDA as well: only what this one does may break the recording. One that
-        # breaks off would leave its stream the current one, on which all that follows were launched.
+        # breaks off would leave its stream the current one, and all that follows would run there.
         with (
             torch.cuda.stream(here),
             torch.cuda.graph(

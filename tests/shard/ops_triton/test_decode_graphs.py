@@ -12,6 +12,7 @@ from text_generation_shard.ops import add_attention
 from text_generation_shard.ops.triton import library, sample
 from text_generation_shard.runner import decode_graphs
 from text_generation_shard.runner.decode_graphs import DEFAULT_BUCKETS, DecodeGraphs, graph_buckets
+from triton.runtime.errors import OutOfResources
 
 from tests.shard.checkpoints import VOCAB_SIZE, Checkpoint
 from tests.shard.engines import ALONE, running_shard
@@ -35,12 +36,12 @@ class FakeRecorder:
     """Records as a GPU does: the function is called before, and its effects are kept."""
 
     graphs: list[FakeGraph] = field(default_factory=list)
-    fails: bool = False
+    error: Exception | None = None
 
     def record(self, compute: Callable[[], None]) -> FakeGraph:
         compute()
-        if self.fails:
-            raise RuntimeError("operation not permitted when stream is capturing")
+        if self.error is not None:
+            raise self.error
         self.graphs.append(FakeGraph(compute))
         return self.graphs[-1]
 
@@ -217,12 +218,21 @@ def test_what_the_host_must_know_comes_behind_the_graph(
     assert [list(result.top_n_counts) for result in results[3:5]] == [[2, 0]] * 2
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("operation not permitted when stream is capturing"),
+        OutOfResources(300_000, 232_448, "shared memory"),
+    ],
+    ids=["torch", "triton"],
+)
 def test_without_graphs_if_one_cannot_be_recorded(
+    error: Exception,
     play: Callable[..., list[pb.StepResult]],
     recorder: FakeRecorder,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    recorder.fails = True
+    recorder.error = error
     script = StepScript()
     script.admit(0, PROMPTS[0])
     script.step({0: 6})
