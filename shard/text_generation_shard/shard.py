@@ -75,7 +75,7 @@ class Shard:
         share = host_share(num_ranks=num_ranks, num_threads=config.num_threads)
         if device.type == "cpu":
             pin_this_thread(local_rank(info.rank, num_ranks), num_ranks)
-        use_threads(share.num_threads)
+        use_threads(share.num_threads, device)
         precision = choose_precision(
             config, model_config.dtype, device, is_generic=not registry.has_family(model_config)
         )
