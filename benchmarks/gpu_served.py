@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -39,16 +40,24 @@ def run_family_tests() -> Iterator[GpuRow]:
 
 
 def _run_tests(part: str, *tests: str) -> Iterator[GpuRow]:
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-u", "-m", "pytest", "-v", "-p", "no:cacheprovider"]
     # Other versions of packages may warn, and a plugin that these tests do without may be missing.
     command += ["-o", "addopts=--import-mode=importlib", "-o", "filterwarnings=default"]
     # What takes long is to compile, which several processes do side by side.
     if importlib.util.find_spec("xdist") is not None:
         command += ["-n", "8"]
-    done = subprocess.run([*command, *tests], capture_output=True, text=True, check=False)
-    print(done.stdout[-20000:], done.stderr[-4000:], flush=True)
+    # Printed line by line: if the time is up, the log holds what was done until then.
+    lines = []
+    with subprocess.Popen(
+        [*command, *tests], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as running:
+        assert running.stdout is not None
+        for line in running.stdout:
+            print(line, end="", flush=True)
+            lines.append(line)
+    output = "".join(lines)
     for outcome in ("passed", "failed", "error", "skipped"):
-        counts = re.findall(rf"(\d+) {outcome}", done.stdout)
+        counts = re.findall(rf"(\d+) {outcome}", output)
         if counts or outcome == "passed":
             yield GpuRow(part=part, name=outcome, value=int(counts[-1]) if counts else 0)
 
@@ -67,6 +76,8 @@ def measure_server(folder: Path) -> Iterator[GpuRow]:
         yield GpuRow(part="serve", name="start until healthy", value=elapsed, unit="s")
         for clients in CLIENTS:
             yield from _load(server.url, clients, folder)
+            # Now, for it is gone with the server, and a part whose time is up ends at once.
+            shutil.copy(server.log, folder / "serve-server.log")
 
 
 def _load(url: str, clients: int, folder: Path) -> Iterator[GpuRow]:
