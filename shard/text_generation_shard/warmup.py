@@ -25,7 +25,12 @@ from text_generation_shard.host import PeakMemory
 from text_generation_shard.kv_cache import KVCache
 from text_generation_shard.models.registry import LoadedModel
 from text_generation_shard.runner.cuda_graph import CudaGraphRecorder
-from text_generation_shard.runner.decode_graphs import DecodeGraphs, can_be_recorded, graph_bytes
+from text_generation_shard.runner.decode_graphs import (
+    DecodeGraphs,
+    buckets_for,
+    can_be_recorded,
+    graph_bytes,
+)
 from text_generation_shard.sampling.sampler import Sampler
 
 logger = logging.getLogger(__name__)
@@ -69,9 +74,11 @@ def warm_up(
     """Measure, size and allocate; all ranks call this at the same time.
 
     available_bytes: memory that this rank may use beyond what it holds already. graph_buckets:
-    rows of the decode graphs. CapacityError names the flags that ask for more than there is.
+    rows of the decode graphs that there may be. CapacityError names the flags that ask for more
+    than there is.
     """
     started = time.monotonic()
+    graph_buckets = buckets_for(graph_buckets, request.max_slots)
     available_bytes -= graph_bytes(graph_buckets, loaded.model.config.vocab_size)
     budget = CacheBudget.of_request(request, loaded.model, available_bytes)
     probe = _Probe(loaded, sampler, ranks, request, budget)

@@ -64,6 +64,11 @@ def graph_buckets(
     return DEFAULT_BUCKETS if sizes is None else tuple(sorted({*sizes} - {0}))
 
 
+def buckets_for(buckets: Sequence[int], max_rows: int) -> tuple[int, ...]:
+    """Those that steps of up to max_rows rows need; ascending, both."""
+    return tuple(buckets[: bisect_left(buckets, max_rows) + 1])
+
+
 def can_be_recorded(model: Model, limits: SlotLimits) -> bool:
     """Whether the device alone can make the inputs of this model's decode steps: the attention must
     be the kernels', no encoder's, and no state of another kind be kept.

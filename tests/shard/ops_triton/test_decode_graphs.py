@@ -11,7 +11,12 @@ from text_generation_shard.engine import Engine
 from text_generation_shard.ops import add_attention
 from text_generation_shard.ops.triton import library, sample
 from text_generation_shard.runner import decode_graphs
-from text_generation_shard.runner.decode_graphs import DEFAULT_BUCKETS, DecodeGraphs, graph_buckets
+from text_generation_shard.runner.decode_graphs import (
+    DEFAULT_BUCKETS,
+    DecodeGraphs,
+    buckets_for,
+    graph_buckets,
+)
 from triton.runtime.errors import OutOfResources
 
 from tests.shard.checkpoints import VOCAB_SIZE, Checkpoint
@@ -255,3 +260,12 @@ def test_buckets_of_the_option(monkeypatch: pytest.MonkeyPatch) -> None:
     assert graph_buckets((4, 1, 4, 0), ranks, torch.device("cpu")) == (1, 4)
     assert graph_buckets((0,), ranks, torch.device("cpu")) == ()
     assert graph_buckets(None, ranks, torch.device("cpu")) == DEFAULT_BUCKETS
+
+
+@pytest.mark.parametrize(
+    ("max_rows", "buckets"), [(1, (1,)), (3, (1, 2, 4)), (4, (1, 2, 4)), (9, (1, 2, 4))]
+)
+def test_no_graph_is_larger_than_steps_can_be(max_rows: int, buckets: tuple[int, ...]) -> None:
+    """It would take memory of the cache, and be the one that stands in for those to come."""
+    assert buckets_for((1, 2, 4), max_rows) == buckets
+    assert buckets_for((), max_rows) == ()
