@@ -33,6 +33,8 @@ ALONE = RankInfo(rank=0, world_size=1, master_addr="localhost", master_port=0)
 BLOCK_SIZE = 16
 NUM_TEXTS, PROMPT_TOKENS, NEW_TOKENS = 24, 24, 88
 NUM_TOKENS = PROMPT_TOKENS + NEW_TOKENS
+# Then the graphs that the server records in a pause are recorded, and compute the rest.
+STEPS_BEFORE_GRAPHS = 4
 NUM_BLOCKS = -(-NUM_TOKENS // BLOCK_SIZE)
 GREEDY = pb.SamplingParameters(temperature=1, top_p=1, typical_p=1, repetition_penalty=1)
 # The greatest difference of log-probabilities that rounding explains. bfloat16 has 8 bits: a score
@@ -82,6 +84,9 @@ def continued(prompts: list[list[int]], dtype: DtypeName) -> list[list[int]]:
             result = shard.step(request)
             for text, token in zip(texts, result.token_ids, strict=True):
                 text.append(token)
+            if step == STEPS_BEFORE_GRAPHS:
+                while shard.work_while_idle():
+                    pass
             count = len(prompts)
             request = pb.StepRequest(
                 step=step + 1, work_slots=range(count), work_num_tokens=[1] * count

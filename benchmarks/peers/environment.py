@@ -16,14 +16,18 @@ class Package:
     """What a peer needs. llama-cpp-python is compiled for this processor: several minutes."""
 
     requirements: tuple[str, ...]
-    # Proves that it is there.
-    module: str
+    # A statement that works when it is there.
+    proof: str
+    # What comes with it and harms: built for another torch than this one.
+    unwanted: tuple[str, ...] = ()
 
 
 PACKAGES = {
-    "llama.cpp": Package(requirements=("llama-cpp-python", "gguf"), module="llama_cpp"),
+    "llama.cpp": Package(requirements=("llama-cpp-python", "gguf"), proof="import llama_cpp"),
     "OpenVINO": Package(
-        requirements=("openvino-genai", "optimum-intel[openvino]"), module="optimum.intel"
+        requirements=("openvino-genai", "optimum-intel[openvino]"),
+        proof="from optimum.intel import OVModelForCausalLM",
+        unwanted=("torchvision",),
     ),
 }
 
@@ -40,27 +44,29 @@ def install(peer: str, folder: Path) -> str | None:
     """Install a peer, if it is not there; returns why it cannot be used, if so."""
     package = PACKAGES[peer]
     interpreter = str(python(folder))
-    check = [interpreter, "-c", f"import {package.module}"]
+    check = [interpreter, "-c", package.proof]
     if subprocess.run(check, capture_output=True, check=False).returncode == 0:
         return None
     sys.stderr.write(f"installing {peer} into {folder} (minutes)\n")
     # The same torch as the project's: the build without CUDA.
     limits = ["--constraint", str(_torch_constraint(folder))]
+    pip = [interpreter, "-m", "pip"]
     try:
-        subprocess.run(
-            [interpreter, "-m", "pip", "install", "--quiet", *limits, *package.requirements],
-            check=True,
-            capture_output=True,
-            text=True,
-            timeout=INSTALL_TIMEOUT_S,
-        )
-        subprocess.run(check, check=True, capture_output=True, text=True)
+        _run([*pip, "install", "--quiet", *limits, *package.requirements])
+        if package.unwanted:
+            _run([*pip, "uninstall", "--quiet", "--yes", *package.unwanted])
+        _run(check)
     except subprocess.CalledProcessError as error:
         complaints: str = error.stderr
         return (complaints.strip().splitlines() or ["pip failed"])[-1]
     except subprocess.TimeoutExpired:
         return f"not installed within {INSTALL_TIMEOUT_S} s"
     return None
+
+
+def _run(command: list[str]) -> None:
+    """Raises CalledProcessError, with what it complained of, and TimeoutExpired."""
+    subprocess.run(command, check=True, capture_output=True, text=True, timeout=INSTALL_TIMEOUT_S)
 
 
 def _torch_constraint(folder: Path) -> Path:

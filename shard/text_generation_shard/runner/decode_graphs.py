@@ -183,12 +183,12 @@ class DecodeGraphs:
         """
         count = len(batch.items)
         is_decode = all(item.num_tokens == 1 and item.is_sampled for item in batch.items)
-        if not is_decode or not 0 < count <= self._buckets[-1] or self._is_given_up:
+        if not is_decode or not 0 < count <= self._buckets[-1]:
             return None
         buckets = self._buckets[bisect_left(self._buckets, count) :]
         kinds = self._kinds(batch)
         wanted = _GraphKey(buckets[0], kinds[0])
-        if wanted not in self._graphs:
+        if wanted not in self._graphs and not self._is_given_up:
             self._want(wanted)
         keys = (_GraphKey(bucket, kind) for bucket in buckets for kind in kinds)
         return next((key for key in keys if key in self._graphs), None)
@@ -221,7 +221,7 @@ class DecodeGraphs:
     def _record(self, key: _GraphKey) -> None:
         """Make a graph for steps of this kind, recorded on rows of the scrap slot alone.
 
-        If it cannot be recorded, there will be no graphs: better slow than not at all.
+        If it cannot be recorded, there will be no more than there are: better slow than not at all.
         """
         if self._is_given_up:
             return
@@ -231,7 +231,9 @@ class DecodeGraphs:
             graph = self._recorder.record(lambda: self._compute(key))
         except Exception as error:  # noqa: BLE001  torch's, or Triton's, which are no RuntimeErrors
             logger.warning(
-                "No CUDA graphs: recording one failed (%s). Decoding will be slower", error
+                "No CUDA graphs beside %d: recording one failed (%s). Decoding will be slower",
+                len(self._graphs),
+                error,
             )
             self._is_given_up = True
             return

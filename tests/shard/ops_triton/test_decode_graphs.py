@@ -8,7 +8,6 @@ import torch
 from text_generation_proto import shard_pb2 as pb
 from text_generation_shard.distributed import RankGroup
 from text_generation_shard.engine import Engine
-from text_generation_shard.ops import add_attention
 from text_generation_shard.ops.triton import library, sample
 from text_generation_shard.runner import decode_graphs
 from text_generation_shard.runner.decode_graphs import (
@@ -42,10 +41,12 @@ class FakeRecorder:
 
     graphs: list[FakeGraph] = field(default_factory=list)
     error: Exception | None = None
+    # Recorded before that error.
+    num_good: int = 0
 
     def record(self, compute: Callable[[], None]) -> FakeGraph:
         compute()
-        if self.error is not None:
+        if self.error is not None and len(self.graphs) >= self.num_good:
             raise self.error
         self.graphs.append(FakeGraph(compute))
         return self.graphs[-1]
@@ -84,7 +85,6 @@ def play(
         with monkeypatch.context() as patch:
             if buckets is not None:
                 patch.setattr(library, "takes", lambda _: True)
-                patch.setattr(add_attention, "native_operators", lambda _: None)
                 # Sizes at which the interpreter is quick.
                 patch.setattr(sample, "_CANDIDATES", 16)
                 engine._graphs = DecodeGraphs(
@@ -246,6 +246,18 @@ def test_without_graphs_if_one_cannot_be_recorded(
     assert [record.levelname for record in caplog.records if "No CUDA" in record.message] == [
         "WARNING"
     ]
+
+
+def test_graphs_that_are_there_stay_if_another_cannot_be_recorded(
+    play: Callable[..., list[pb.StepResult]], recorder: FakeRecorder
+) -> None:
+    recorder.error, recorder.num_good = RuntimeError("out of memory"), 2
+    script = StepScript()
+    script.admit(0, PROMPTS[0])
+    script.step({0: 6})
+    script.decode([0], 4)
+    check_same(play(script, [1, 4]), play(script, None))
+    assert recorder.replays == [0, 4]
 
 
 def test_default_buckets() -> None:
