@@ -96,7 +96,8 @@ class Page:
         await self.value("document.querySelector('.opblock-summary-control').click()")
         await self.until("document.querySelector('.execute')")
         await self.value("document.querySelector('.execute').click()")
-        await self.until("document.querySelector('.live-responses-table .response .microlight')")
+        status = "document.querySelector('.live-responses-table .response .response-col_status')"
+        await self.until(f"{status}?.innerText.trim()")
         shown: str = await self.value(
             "document.querySelector('.live-responses-table .response').innerText"
         )
