@@ -31,7 +31,7 @@ from tests.shard.step_script import StepScript
 
 # Of logits with those of the float32 weights, in the median prompt: where rounding turns a router
 # of random weights to another expert, a single one says nothing.
-QUANTIZED_SIMILARITY = {"int8": 0.999, "int4": 0.97}
+QUANTIZED_SIMILARITY = {"int8": 0.999, "int4": 0.975}
 QUANTIZED_PROMPTS = [
     [((7 + 2 * number) * index * index + 3 + number) % VOCAB_SIZE for index in range(len(PROMPT))]
     for number in range(12)
