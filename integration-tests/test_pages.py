@@ -94,7 +94,8 @@ class Page:
     async def try_first_route(self) -> str:
         """Send the example of the first route of /docs; returns what is shown of the answer."""
         await self.value("document.querySelector('.opblock-summary-control').click()")
-        await self.until("document.querySelector('.execute')")
+        # The button is there before the example is, and sends nothing without it.
+        await self.until("document.querySelector('.body-param__text')?.value")
         await self.value("document.querySelector('.execute').click()")
         status = "document.querySelector('.live-responses-table .response .response-col_status')"
         await self.until(f"{status}?.innerText.trim()")
