@@ -33,7 +33,7 @@ _INSTRUCTION_SETS = {
     "avx512": ("-march=x86-64-v4", "-mavx512vnni"),
 }
 # Sources without kernels: compiled once, for every processor that has one of the sets.
-_COMMON_SOURCES = ("binding.cpp", "pool.cpp")
+_COMMON_SOURCES = ("pool.cpp", *sorted(path.name for path in SOURCES.glob("binding*.cpp")))
 # Sources of one set alone, with its name and flags. A compiler that knows x86-64-v4 knows them too.
 _OWN_SETS = {"linear_bfloat16.cpp": ("avx512_bf16", (*_INSTRUCTION_SETS["avx512"], "-mavx512bf16"))}
 

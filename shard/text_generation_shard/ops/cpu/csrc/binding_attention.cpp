@@ -1,0 +1,118 @@
+// Attention and its cache, as Python sees them.
+#include "binding.h"
+
+namespace cpu_operators::CPU_OPERATORS_ISA {
+namespace {
+
+Cache cache_of(const Tensor& keys, const Tensor& values) {
+  const auto type = keys.scalar_type();
+  TORCH_CHECK(type == at::kFloat || type == at::kBFloat16, "a cache of ", type);
+  TORCH_CHECK(keys.dim() == 4, "keys must be [num_blocks, block_size, num_kv_heads, head_dim]");
+  check_dense(keys, "keys", type, -1);
+  const int64_t block_size = keys.size(1), num_kv_heads = keys.size(2);
+  const int64_t value_stride = values.stride(2);
+  TORCH_CHECK(values.device().is_cpu() && values.dim() == 4 && values.scalar_type() == type &&
+                  values.size(0) == keys.size(0) && values.size(1) == block_size &&
+                  values.size(2) == num_kv_heads && values.stride(3) == 1 &&
+                  values.stride(1) == num_kv_heads * value_stride &&
+                  values.stride(0) == block_size * values.stride(1),
+              "values must have the keys' type and lie like keys ", keys.sizes(), ", got ",
+              values.scalar_type(), " ", values.sizes(), " with strides ", values.strides());
+  return {keys.data_ptr(), values.data_ptr(), type == at::kBFloat16, block_size,
+          num_kv_heads,    keys.size(3),      values.size(3),        value_stride};
+}
+
+}  // namespace
+
+Tensor Operators::project_and_store(const Tensor& stream, const Tensor& norm_weight, double eps,
+                                    const PackedMatrix& qkv, const OptionalTensor& qkv_bias,
+                                    const Tensor& cos, const Tensor& signed_sin, const Tensor& keys,
+                                    const Tensor& values, const Tensor& slots) const {
+  const Tensor normed = rms_norm(stream, std::nullopt, norm_weight, eps);
+  const Tensor projected = qkv.multiply(normed, qkv_bias, std::nullopt);
+  rotate_and_store(projected, cos, signed_sin, keys, values, slots);
+  const int64_t head_dim = keys.size(3), num_heads = projected.size(1) / head_dim;
+  return projected.view({projected.size(0), num_heads, head_dim})
+      .narrow(1, 0, num_heads - 2 * keys.size(2));
+}
+
+void Operators::rotate_and_store(const Tensor& qkv, const Tensor& cos, const Tensor& signed_sin,
+                                 const Tensor& keys, const Tensor& values,
+                                 const Tensor& slots) const {
+  const Cache cache = cache_of(keys, values);
+  const int64_t rows = slots.numel(), head_dim = cache.head_dim;
+  TORCH_CHECK(cache.value_dim == head_dim && cache.value_stride == head_dim,
+              "keys and values must be equally wide and lie apart");
+  check_rows(qkv, "qkv", -1);
+  check_dense(qkv, "qkv", at::kFloat, -1);
+  const int64_t num_heads = qkv.size(1) / head_dim - 2 * cache.num_kv_heads;
+  const int64_t rotary_dim = cos.size(-1);
+  TORCH_CHECK(qkv.size(0) == rows && num_heads > 0 && qkv.size(1) % head_dim == 0 &&
+                  rotary_dim <= head_dim && rotary_dim % 2 == 0,
+              "qkv ", qkv.sizes(), " does not fit ", rows, " slots, ", rotary_dim,
+              " turning dimensions and a cache ", keys.sizes());
+  check_dense(cos, "cos", at::kFloat, rows * rotary_dim);
+  check_dense(signed_sin, "signed_sin", at::kFloat, rows * rotary_dim);
+  check_dense(slots, "slots", at::kLong, rows);
+  check_slots(slots, keys.size(0) * cache.block_size);
+  kernels_.rotate_and_store(
+      {qkv.data_ptr<float>(), cos.const_data_ptr<float>(), signed_sin.const_data_ptr<float>(),
+       rotary_dim, slots.const_data_ptr<int64_t>(), rows, num_heads, cache, num_threads()});
+}
+
+Tensor Operators::attend(const Tensor& query, const Tensor& keys, const Tensor& values,
+                         const Tensor& block_tables, const Tensor& first_rows,
+                         const Tensor& contexts, int64_t sliding_window, int64_t attention_chunk,
+                         double scale, double soft_cap, const OptionalTensor& alibi_slopes,
+                         const OptionalTensor& distance_bias, const OptionalTensor& sinks) const {
+  const Cache cache = cache_of(keys, values);
+  const int64_t requests = contexts.numel();
+  TORCH_CHECK(query.dim() == 3 && query.scalar_type() == at::kFloat &&
+                  query.size(2) == cache.head_dim && query.size(1) % cache.num_kv_heads == 0 &&
+                  query.stride(2) == 1 && query.stride(1) == cache.head_dim,
+              "query must be float32 [rows, num_heads, head_dim] with contiguous rows, got ",
+              query.scalar_type(), " ", query.sizes());
+  check_dense(block_tables, "block_tables", at::kInt, -1);
+  TORCH_CHECK(block_tables.dim() == 2 && block_tables.size(0) == requests,
+              "block_tables must be [requests, max_blocks]");
+  check_dense(contexts, "contexts", at::kLong, requests);
+  check_dense(first_rows, "first_rows", at::kLong, requests + 1);
+  if (alibi_slopes.has_value()) {
+    check_dense(*alibi_slopes, "alibi_slopes", at::kFloat, query.size(1));
+  }
+  if (distance_bias.has_value()) {
+    check_dense(*distance_bias, "distance_bias", at::kFloat, -1);
+    TORCH_CHECK(distance_bias->dim() == 2 && distance_bias->size(0) == query.size(1) &&
+                    distance_bias->size(1) > 0,
+                "distance_bias must be [num_heads, distances], got ", distance_bias->sizes());
+  }
+  if (sinks.has_value()) check_dense(*sinks, "sinks", at::kFloat, query.size(1));
+  Tensor out = at::empty({query.size(0), query.size(1), cache.value_dim}, query.options());
+  kernels_.attend({query.const_data_ptr<float>(), query.stride(0), query.size(1), cache,
+                   block_tables.const_data_ptr<int32_t>(), block_tables.size(1), requests,
+                   first_rows.const_data_ptr<int64_t>(), contexts.const_data_ptr<int64_t>(),
+                   sliding_window, attention_chunk, static_cast<float>(scale),
+                   static_cast<float>(soft_cap), data_of<float>(alibi_slopes),
+                   data_of<float>(distance_bias),
+                   distance_bias.has_value() ? distance_bias->size(1) : 0, data_of<float>(sinks),
+                   out.mutable_data_ptr<float>(), num_threads()});
+  return out;
+}
+
+Tensor Operators::add_attention(
+    const Tensor& stream, const Tensor& norm_weight, double eps, const PackedMatrix& qkv,
+    const OptionalTensor& qkv_bias, const PackedMatrix& output, const OptionalTensor& output_bias,
+    const Tensor& cos, const Tensor& signed_sin, const Tensor& keys, const Tensor& values,
+    const Tensor& slots, const Tensor& block_tables, const Tensor& first_rows,
+    const Tensor& contexts, int64_t sliding_window, int64_t attention_chunk, double scale,
+    double soft_cap, const OptionalTensor& alibi_slopes, const OptionalTensor& distance_bias,
+    const OptionalTensor& sinks) const {
+  const Tensor query = project_and_store(stream, norm_weight, eps, qkv, qkv_bias, cos, signed_sin,
+                                         keys, values, slots);
+  const Tensor attended =
+      attend(query, keys, values, block_tables, first_rows, contexts, sliding_window,
+             attention_chunk, scale, soft_cap, alibi_slopes, distance_bias, sinks);
+  return output.multiply(attended.flatten(1), output_bias, stream);
+}
+
+}  // namespace cpu_operators::CPU_OPERATORS_ISA

@@ -1,0 +1,75 @@
+// Packed weight matrices, as Python sees them.
+#include <ATen/ops/from_blob.h>
+#include <sys/mman.h>
+
+#include <cstdlib>
+
+#include "binding.h"
+#include "layout.h"
+
+namespace cpu_operators::CPU_OPERATORS_ISA {
+namespace {
+
+constexpr int64_t kHugePageBytes = 2 << 20;
+
+WeightFormat format_named(const std::string& name) {
+  if (name == "float32") return WeightFormat::kFloat32;
+  if (name == "bfloat16") return WeightFormat::kBFloat16;
+  if (name == "int8") return WeightFormat::kInt8;
+  TORCH_CHECK(name == "int4", "unknown weight format ", name);
+  return WeightFormat::kInt4;
+}
+
+// Memory that stays: in huge pages, where the kernel has them, so that streaming through it does
+// not wait for address translation.
+Tensor allocate(int64_t bytes) {
+  const bool is_large = bytes >= kHugePageBytes;
+  const int64_t alignment = is_large ? kHugePageBytes : kStepBytes;
+  const int64_t capacity = ceil_div(bytes > 0 ? bytes : 1, alignment) * alignment;
+  void* memory = std::aligned_alloc(static_cast<size_t>(alignment), static_cast<size_t>(capacity));
+  TORCH_CHECK(memory != nullptr, "can't allocate memory: ", bytes, " bytes of packed weights");
+  if (is_large) madvise(memory, static_cast<size_t>(capacity), MADV_HUGEPAGE);
+  return at::from_blob(memory, {bytes}, [](void* p) { std::free(p); }, at::kByte);
+}
+
+}  // namespace
+
+PackedMatrix::PackedMatrix(const Kernels& kernels, const Tensor& source, const std::string& format)
+    : kernels_(kernels) {
+  weights_ = {format_named(format), source.size(0), source.size(1), nullptr};
+  const auto type = weights_.format == WeightFormat::kBFloat16 ? at::kBFloat16 : at::kFloat;
+  check_dense(source, "source", type, weights_.outputs * weights_.inputs);
+  memory_ = allocate(kernels_.packed_bytes(weights_));
+  weights_.panels = memory_.data_ptr();
+  kernels_.pack({source.const_data_ptr(), weights_, num_threads()});
+}
+
+Tensor PackedMatrix::multiply(const Tensor& x, const OptionalTensor& bias,
+                              const OptionalTensor& addend) const {
+  check_rows(x, "x", weights_.inputs);
+  if (bias.has_value()) check_dense(*bias, "bias", at::kFloat, weights_.outputs);
+  if (addend.has_value()) {
+    check_rows(*addend, "addend", weights_.outputs);
+    check_dense(*addend, "addend", at::kFloat, x.size(0) * weights_.outputs);
+  }
+  Tensor out = at::empty({x.size(0), weights_.outputs}, x.options());
+  if (out.numel() == 0) return out;
+  kernels_.linear({x.const_data_ptr<float>(), x.size(0), x.stride(0), weights_,
+                   data_of<float>(bias), data_of<float>(addend), out.mutable_data_ptr<float>(),
+                   num_threads()});
+  return out;
+}
+
+Tensor PackedMatrix::rows(const Tensor& ids) const {
+  check_dense(ids, "ids", at::kLong, -1);
+  const int64_t* id = ids.const_data_ptr<int64_t>();
+  for (int64_t i = 0; i < ids.numel(); ++i) {
+    TORCH_CHECK(0 <= id[i] && id[i] < weights_.outputs, "row ", id[i], " of ", weights_.outputs);
+  }
+  Tensor out = at::empty({ids.numel(), weights_.inputs}, ids.options().dtype(at::kFloat));
+  if (out.numel() == 0) return out;
+  kernels_.rows({id, ids.numel(), weights_, out.mutable_data_ptr<float>(), num_threads()});
+  return out;
+}
+
+}  // namespace cpu_operators::CPU_OPERATORS_ISA
