@@ -109,6 +109,8 @@ class FakeShard(shard_pb2_grpc.ShardServicer):
                     result.ClearField(name)
                 for name in ("top_n_counts", "top_n_token_ids", "top_n_logprobs"):
                     result.ClearField(name)
+            elif request.step == self.config.garble_at_step:
+                result.logprobs.append(0.0)
             await self._take_time()
             self.num_steps = request.step
             result.total_us = max(1, int((time.perf_counter() - started_at) * 1e6))

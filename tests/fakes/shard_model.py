@@ -54,6 +54,8 @@ class FakeShardConfig:
     # Number of the step at which the stream breaks, and at which the shard hangs.
     break_at_step: int | None = None
     hang_at_step: int | None = None
+    # Number of the step whose result has a log-probability that belongs to no token.
+    garble_at_step: int | None = None
     measured_steps: tuple[tuple[int, int, float], ...] = ()
 
 

@@ -5,14 +5,14 @@ per token but its `TokenOutput`.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import islice
 
 from text_generation_proto import shard_pb2
 
 from text_generation_router.engine.generation import Generation
 from text_generation_router.engine.observer import EngineObserver
 from text_generation_router.engine.request import EngineError, GenerationError, TopToken
-from text_generation_router.engine.shard_client import ShardFailedError
 from text_generation_router.scheduler.sequence import Ending, Sequence
 from text_generation_router.scheduler.step_plan import AppliedStep
 
@@ -67,9 +67,7 @@ class Generations:
     def deliver(
         self, applied: AppliedStep, token_ids: list[int], result: shard_pb2.StepResult, now: float
     ) -> int:
-        """Hand out what an applied step brought; returns how many tokens reached a sink. Raises
-        `ShardFailedError` if the result's arrays do not fit together.
-        """
+        """Hand out what an applied step brought; returns how many tokens reached a sink."""
         for failed in applied.failed:
             self.fail(failed.sequence.sequence_id, GenerationError(failed.message))
         if result.prompt_logprobs:  # also of a step that samples nothing
@@ -77,10 +75,6 @@ class Generations:
         if not applied.rows:
             return 0
         logprobs = list(result.logprobs)
-        if len(logprobs) != len(token_ids):
-            raise ShardFailedError(
-                f"step {result.step} has {len(token_ids)} tokens, {len(logprobs)} log-probabilities"
-            )
         candidates = _candidates(result) if result.top_n_counts else None
         num_tokens = 0
         table = self._table
@@ -120,13 +114,7 @@ class Generations:
     def _deliver_prompt_logprobs(self, applied: AppliedStep, result: shard_pb2.StepResult) -> None:
         sequences = dict(zip(applied.plan.work_slots, applied.plan.sequences, strict=True))
         for part in result.prompt_logprobs:
-            sequence = sequences.get(part.slot)
-            if sequence is None:
-                raise ShardFailedError(
-                    f"step {result.step} has prompt log-probabilities of slot {part.slot}, "
-                    "which it did not compute"
-                )
-            generation = self._table.get(sequence.sequence_id)
+            generation = self._table.get(sequences[part.slot].sequence_id)
             if generation is not None:
                 candidates = _prompt_candidates(part)
                 generation.accept_prompt_logprobs(
@@ -140,22 +128,20 @@ def _prompt_candidates(part: shard_pb2.PromptLogprobs) -> list[tuple[list[int], 
     """For each position of a part, ids and log-probabilities of its candidates; none if the
     sequence asked for none.
     """
-    token_ids, logprobs = list(part.top_n_token_ids), list(part.top_n_logprobs)
-    count, rest = divmod(len(token_ids), max(len(part.logprobs), 1))
-    if rest or len(token_ids) != len(logprobs):
-        raise ShardFailedError(f"candidates of slot {part.slot}'s prompt do not add up")
-    starts = range(0, len(token_ids), count) if count else ()
-    return [(token_ids[i : i + count], logprobs[i : i + count]) for i in starts]
+    if not part.top_n_token_ids:
+        return []
+    count = len(part.top_n_token_ids) // len(part.logprobs)
+    return _split(part.top_n_token_ids, part.top_n_logprobs, [count] * len(part.logprobs))
 
 
 def _candidates(result: shard_pb2.StepResult) -> list[tuple[list[int], list[float]]]:
     """For each sampled row, ids and log-probabilities of its candidates."""
-    token_ids, logprobs = list(result.top_n_token_ids), list(result.top_n_logprobs)
-    counts = list(result.top_n_counts)
-    if len(counts) != len(result.token_ids) or not (sum(counts) == len(token_ids) == len(logprobs)):
-        raise ShardFailedError(f"step {result.step} has candidates that do not add up")
-    rows, start = [], 0
-    for count in counts:
-        rows.append((token_ids[start : start + count], logprobs[start : start + count]))
-        start += count
-    return rows
+    return _split(result.top_n_token_ids, result.top_n_logprobs, result.top_n_counts)
+
+
+def _split(
+    token_ids: Iterable[int], logprobs: Iterable[float], counts: Iterable[int]
+) -> list[tuple[list[int], list[float]]]:
+    """Two parallel arrays, cut into parts of so many entries."""
+    ids, values = iter(token_ids), iter(logprobs)
+    return [(list(islice(ids, count)), list(islice(values, count))) for count in counts]

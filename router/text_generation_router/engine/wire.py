@@ -9,6 +9,7 @@ from text_generation_router.engine.request import GenerationRequest, SamplingPar
 from text_generation_router.scheduler.step_plan import (
     Admission,
     StepFailure,
+    StepMismatchError,
     StepOutcome,
     StepPlan,
 )
@@ -43,8 +44,11 @@ def step_request(
 
 
 def step_outcome(reply: StepReply) -> StepOutcome:
-    """What the scheduler learns from a reply."""
+    """What the scheduler learns from a reply. Raises `StepMismatchError` if the result's arrays do
+    not fit together: once a token counts, it must reach its client.
+    """
     result = reply.result
+    _check_arrays(result)
     failure = None
     if result.HasField("error"):
         failure = StepFailure(result.error.message, list(result.error.slots))
@@ -55,6 +59,23 @@ def step_outcome(reply: StepReply) -> StepOutcome:
         failure,
         {failed.slot: failed.message for failed in result.failures},
     )
+
+
+def _check_arrays(result: shard_pb2.StepResult) -> None:
+    num_tokens, num_top_n = len(result.token_ids), len(result.top_n_token_ids)
+    if len(result.logprobs) != num_tokens:
+        raise StepMismatchError(
+            f"step {result.step} has {num_tokens} tokens, {len(result.logprobs)} log-probabilities"
+        )
+    counts = result.top_n_counts
+    if counts or num_top_n:
+        fits = len(counts) == num_tokens and sum(counts) == num_top_n == len(result.top_n_logprobs)
+        if not fits:
+            raise StepMismatchError(f"step {result.step} has candidates that do not add up")
+    for part in result.prompt_logprobs:
+        num_top_n = len(part.top_n_token_ids)
+        if num_top_n != len(part.top_n_logprobs) or num_top_n % max(len(part.logprobs), 1):
+            raise StepMismatchError(f"candidates of slot {part.slot}'s prompt do not add up")
 
 
 def _admission(admission: Admission, request: GenerationRequest) -> shard_pb2.Admission:

@@ -26,8 +26,8 @@ async def bring_back(shards, **changes):
     for rank in shards.ranks:
         await rank.stop()
     for rank in shards.ranks:
-        rank.config = replace(rank.config, break_at_step=None, hang_at_step=None, failures={})
-        rank.config = replace(rank.config, **changes)
+        healthy = {"break_at_step": None, "hang_at_step": None, "garble_at_step": None}
+        rank.config = replace(rank.config, **({"failures": {}} | healthy | changes))
         await rank.start()
 
 
@@ -39,12 +39,14 @@ async def lost(engine):
 
 @pytest.mark.parametrize("step", [1, 2, 3, 7])
 @pytest.mark.parametrize("world_size", [1, 2])
-@pytest.mark.parametrize("how", ["broken", "fatal", "hung"])
+@pytest.mark.parametrize("how", ["broken", "fatal", "garbled", "hung"])
 async def test_streams_go_on_as_if_nothing_had_happened(step, world_size, how):
     if how == "broken":
         shard = FakeShardConfig(break_at_step=step)
     elif how == "hung":
         shard = FakeShardConfig(hang_at_step=step)
+    elif how == "garbled":
+        shard = FakeShardConfig(garble_at_step=step)
     else:
         shard = FakeShardConfig(failures={step: FakeFailure(is_recoverable=False)})
     observer = Restarts()
