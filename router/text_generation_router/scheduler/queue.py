@@ -12,6 +12,8 @@ from text_generation_router.scheduler.sequence import Sequence, SequenceState
 
 # How many times its own reading time a prompt may be overtaken for.
 PATIENCE = 4.0
+# Sequences that ended in the queue and are kept at the least before they are looked for.
+_MIN_ENDED = 64
 
 
 def deadline(arrived_at: float, reading_seconds: float) -> float:
@@ -21,7 +23,8 @@ def deadline(arrived_at: float, reading_seconds: float) -> float:
 
 class WaitingQueue:
     """Sequences without a slot, by deadline. Removal is lazy: a sequence that ends while it waits
-    is dropped when it reaches the front.
+    is dropped when it reaches the front, or when such are more than those that wait: the front may
+    stand still while clients come and go.
     """
 
     def __init__(self) -> None:
@@ -38,6 +41,9 @@ class WaitingQueue:
         return self._num_tokens
 
     def push(self, sequence: Sequence) -> None:
+        if len(self._heap) > 2 * self._num_waiting + _MIN_ENDED:
+            self._heap = self._waiting_entries()
+            heapq.heapify(self._heap)
         heapq.heappush(self._heap, (sequence.deadline, sequence.sequence_id, sequence))
         self._num_waiting += 1
         self._num_tokens += sequence.num_unread_tokens
@@ -61,7 +67,10 @@ class WaitingQueue:
 
     def sequences(self) -> list[Sequence]:
         """All that wait, in no order."""
-        return [sequence for *_, sequence in self._heap if sequence.state is SequenceState.WAITING]
+        return [sequence for *_, sequence in self._waiting_entries()]
+
+    def _waiting_entries(self) -> list[tuple[float, int, Sequence]]:
+        return [entry for entry in self._heap if entry[2].state is SequenceState.WAITING]
 
     def check_integrity(self) -> None:
         waiting = self.sequences()

@@ -122,6 +122,22 @@ def test_the_queue_is_in_order_of_deadlines_and_forgets_who_ended():
     assert (len(queue), queue.num_tokens) == (0, 0)
 
 
+def test_the_queue_lets_go_of_who_ended_behind_a_first_that_does_not_move():
+    """Cancelled prompts were kept until they reached the front, for hours if that stood still."""
+    queue = WaitingQueue()
+    stuck = make_sequence(0, prompt=1)
+    queue.push(stuck)
+    for n in range(1, 500):
+        sequence = make_sequence(n, prompt=1)
+        sequence.deadline = float(n)
+        queue.push(sequence)
+        queue.forget(sequence)
+        sequence.move_to(SequenceState.ENDED)
+        queue.check_integrity()
+    assert len(queue._heap) < 100
+    assert queue.pop() is stuck
+
+
 def test_a_prompt_is_overtaken_for_so_long_and_no_longer():
     long = deadline(0.0, reading_seconds=10.0)
     assert deadline(PATIENCE * 9.0, reading_seconds=0.5) < long
