@@ -22,7 +22,6 @@ _SOFT_LIMIT = 64 * 1024
 # Unsent bytes altogether at which the reader is given up.
 _HARD_LIMIT = 2 * 1024 * 1024
 
-_DONE = b"[DONE]"
 _KEEP_ALIVE = b":\n\n"
 
 
@@ -106,19 +105,7 @@ class EventStream:
 
     def send(self, data: bytes) -> None:
         """One event; `data` is one line."""
-        self._silent_seconds = 0
-        transport = self._transport
-        if self._waiting or transport is None or transport.get_write_buffer_size() > _SOFT_LIMIT:
-            self._hold(b"data: %b\n\n" % data)
-            return
-        if self._chunked:
-            transport.write(b"%x\r\ndata: %b\n\n\r\n" % (len(data) + 8, data))
-        else:
-            transport.write(b"data: %b\n\n" % data)
-
-    def send_done(self) -> None:
-        """The event by which OpenAI's dialects end a stream."""
-        self.send(_DONE)
+        self._send(b"data: %b\n\n" % data)
 
     def finish(self) -> None:
         """Nothing more will be sent."""
@@ -162,7 +149,7 @@ class EventStream:
         self._silent_seconds += 1
         if self._silent_seconds >= KEEP_ALIVE_SECONDS and not self._waiting:
             self._silent_seconds = 0
-            if self._transport is not None and not self._transport.is_closing():
+            if self._transport is not None:
                 self._write(self._transport, _KEEP_ALIVE)
 
     def _failure(self) -> BaseException | None:
@@ -170,9 +157,18 @@ class EventStream:
             return None
         return self._end.exception()
 
-    def _hold(self, event: bytes) -> None:
-        self._waiting.append(event)
-        self._waiting_size += len(event)
+    def _send(self, events: bytes) -> None:
+        """Whole events, at once or behind those that wait."""
+        self._silent_seconds = 0
+        transport = self._transport
+        if self._waiting or transport is None or transport.get_write_buffer_size() > _SOFT_LIMIT:
+            self._hold(events)
+        else:
+            self._write(transport, events)
+
+    def _hold(self, events: bytes) -> None:
+        self._waiting.append(events)
+        self._waiting_size += len(events)
         if self._waiting_size > _HARD_LIMIT:
             self.fail(SlowReaderError("the client reads too slowly"))
             return
@@ -191,6 +187,8 @@ class EventStream:
             self._write(transport, events)
 
     def _write(self, transport: asyncio.Transport, events: bytes) -> None:
+        if transport.is_closing():
+            return  # the client is gone, and the handler is about to hear of it
         if self._chunked:
             transport.write(b"%x\r\n%b\r\n" % (len(events), events))
         else:
@@ -202,9 +200,4 @@ class NamedEventStream(EventStream):
 
     def send(self, data: bytes) -> None:
         """Whole events: `event: `, `data: ` and an empty line, each."""
-        self._silent_seconds = 0
-        transport = self._transport
-        if self._waiting or transport is None or transport.get_write_buffer_size() > _SOFT_LIMIT:
-            self._hold(data)
-            return
-        self._write(transport, data)
+        self._send(data)

@@ -150,6 +150,26 @@ async def test_a_reader_that_never_reads_is_given_up(monkeypatch: pytest.MonkeyP
             assert response.status == 200
 
 
+async def test_a_connection_that_just_closed_is_written_to_no_more() -> None:
+    """Its handler hears of that a moment later; until then uvloop raised, which ended the timer of
+    all streams, or a generation with a traceback in the log.
+    """
+    async with (
+        manual_app() as app,
+        raw_request(app, "/generate_stream", {"inputs": "a"}) as (reader, _),
+    ):
+        await app.engine.submitted(1)
+        await reader.readuntil(b"\r\n\r\n")
+        (stream,) = app.service.streams._streams
+        stream._transport.abort()
+        for held in ([], [b"data: {}\n\n"]):
+            await asyncio.sleep(0)
+            stream._waiting += held
+            stream.send(b"{}")
+            stream.tick()
+        await eventually(lambda: app.engine.generations[0].cancelled)
+
+
 async def test_silence_is_filled_with_comments() -> None:
     async with (
         manual_app() as app,
