@@ -72,7 +72,7 @@ class Server:
         starting = asyncio.create_task(engine.start())
         stopping = asyncio.create_task(self._stop_requests.get())
         await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if not starting.done():
+        if stopping.done():
             starting.cancel()
             await asyncio.gather(starting, return_exceptions=True)
             return False

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 from aiohttp import ClientConnectionError, ClientSession
+from text_generation_router.config import RouterConfig
+from text_generation_router.server import Server
 
 from tests.fakes.byte_tokenizer import SPECIAL_TOKENS, save_byte_tokenizer
 from tests.fakes.router_app import CHATML
@@ -208,6 +210,18 @@ async def test_a_signal_while_waiting_for_shards_ends_it(model_path: Path) -> No
     process.terminate()
     await process.communicate()
     assert process.returncode == 0
+
+
+async def test_a_signal_at_the_moment_of_readiness_is_not_lost() -> None:
+    """It was taken out of the queue and forgotten, and the router served on."""
+
+    class ReadyEngine:
+        async def start(self) -> None:
+            pass
+
+    server = Server(RouterConfig(model_path="/"))
+    server._stop_requests.put_nowait(signal.SIGTERM)
+    assert not await server._start_engine(ReadyEngine())
 
 
 @pytest.mark.parametrize(
