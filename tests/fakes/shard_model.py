@@ -56,6 +56,8 @@ class FakeShardConfig:
     hang_at_step: int | None = None
     # Number of the step whose result has a log-probability that belongs to no token.
     garble_at_step: int | None = None
+    # Why it does not warm up, if it does not.
+    warmup_refusal: str = ""
     measured_steps: tuple[tuple[int, int, float], ...] = ()
 
 

@@ -139,7 +139,7 @@ class Engine:
         return self._scheduler_or_none
 
     async def start(self) -> None:
-        """Wait for the shards, warm them up, begin to serve. Raises `ShardUnavailableError` or
+        """Wait for the shards, warm them up, begin to serve. Raises `ShardError` or
         `EngineStartError`.
         """
         warmup = await self._prepare_shards(self._config.connect_timeout)
@@ -245,7 +245,7 @@ class Engine:
         self._idle.set()
 
     async def _prepare_shards(self, timeout: float | None) -> shard_pb2.WarmupResponse:  # noqa: ASYNC109
-        """Connect, warm up, set `info`. Raises `ShardUnavailableError` or `EngineStartError`."""
+        """Connect, warm up, set `info`. Raises `ShardError` or `EngineStartError`."""
         facts = await self._shards.connect(timeout)
         eos_token_ids = self._eos_token_ids
         warmup = await self._shards.warm_up(warmup_request(self._config, facts, eos_token_ids))

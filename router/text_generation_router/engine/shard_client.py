@@ -2,6 +2,7 @@
 
 ShardError
   ├─ ShardUnavailableError   a shard did not come up, or the ranks do not fit together
+  ├─ ShardRefusedError       a shard is up and cannot do what it is asked: waiting changes nothing
   └─ ShardFailedError        a shard or its stream broke while serving: the group is gone
 """
 
@@ -40,6 +41,10 @@ class ShardError(Exception):
 
 class ShardUnavailableError(ShardError):
     """A shard cannot be used; the text names its socket."""
+
+
+class ShardRefusedError(ShardError):
+    """A shard will not serve with these options; the text is the shard's."""
 
 
 class ShardFailedError(ShardError):
@@ -150,7 +155,7 @@ class ShardGroup:
 
     async def warm_up(self, request: shard_pb2.WarmupRequest) -> shard_pb2.WarmupResponse:
         """Let all ranks size their caches at the same time; what the smallest of them can serve,
-        all can. Raises `ShardUnavailableError`.
+        all can. Raises `ShardUnavailableError` or `ShardRefusedError`.
         """
         replies: list[shard_pb2.WarmupResponse] = await self._ask_all(
             lambda rank: rank.stub.Warmup(request)
@@ -235,7 +240,9 @@ class ShardGroup:
             try:
                 return await call(rank)
             except grpc.aio.AioRpcError as error:
-                raise ShardUnavailableError(_describe(rank, error)) from error
+                is_refusal = error.code() is grpc.StatusCode.FAILED_PRECONDITION
+                kind = ShardRefusedError if is_refusal else ShardUnavailableError
+                raise kind(_describe(rank, error)) from error
 
         return list(await asyncio.gather(*(ask(rank) for rank in self._ranks)))
 

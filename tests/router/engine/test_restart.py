@@ -108,6 +108,22 @@ async def test_a_smaller_cache_fails_by_name_who_no_longer_fits():
         assert short.token_ids == expected_output([2] * 6, 50)
 
 
+async def test_restarted_shards_that_refuse_to_serve_are_not_waited_for():
+    """They live, so nobody would start them again: clients waited for the whole restart timeout,
+    and did not hear the reason.
+    """
+    async with running_engine(shard=FakeShardConfig(break_at_step=4), max_restarts=1) as (
+        engine,
+        shards,
+    ):
+        sink = generate(engine, max_new_tokens=100)
+        await lost(engine)
+        await bring_back(shards, warmup_refusal="no room for the cache")
+        with pytest.raises(GenerationError, match="no room for the cache"):
+            await sink.over()
+        assert engine.failed.is_set()
+
+
 async def test_a_spent_budget_ends_every_stream_once():
     async with running_engine(shard=FakeShardConfig(break_at_step=4), max_restarts=1) as (
         engine,
