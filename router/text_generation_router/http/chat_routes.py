@@ -2,7 +2,6 @@
 
 from functools import partial
 
-import msgspec
 from aiohttp import web
 
 from text_generation_router.api import chat, chat_answers
@@ -11,6 +10,7 @@ from text_generation_router.api.generation import generate_all
 from text_generation_router.api.native_types import ChatTokens, SimpleToken
 from text_generation_router.api.openai_answers import AnswerIdentity, new_identity
 from text_generation_router.http.body import BodyDecoder
+from text_generation_router.http.json_response import json_response
 from text_generation_router.http.openai_events import openai_error_events, openai_tail
 from text_generation_router.http.recorded import recorded
 from text_generation_router.http.service import Service
@@ -64,8 +64,7 @@ class ChatRoutes:
         text = await chat.render(body, self._service.templates)
         spans = await self._service.tokenizer.spans(text, add_special_tokens=False)
         tokens = [SimpleToken(s.token_id, s.text, s.start, s.stop) for s in spans]
-        answer = ChatTokens(tokens, text)
-        return web.Response(body=msgspec.json.encode(answer), content_type="application/json")
+        return json_response(ChatTokens(tokens, text))
 
     async def _answer(
         self, record: RequestRecord, wanted: chat.ChatGeneration, identity: AnswerIdentity
@@ -77,9 +76,8 @@ class ChatRoutes:
         )
         ends = [generation.end for generation in generations]
         times = record.succeeded(ends)
-        return web.Response(
-            body=msgspec.json.encode(answer),
-            content_type="application/json",
+        return json_response(
+            answer,
             headers=service.answer_headers(
                 [wanted.prompt.text], ends, times, choices_per_prompt=len(ends)
             ),

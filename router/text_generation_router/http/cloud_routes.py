@@ -27,6 +27,7 @@ from text_generation_router.http.body import BodyDecoder
 from text_generation_router.http.chat_routes import ChatRoutes
 from text_generation_router.http.completion_routes import CompletionRoutes
 from text_generation_router.http.errors import BodyError
+from text_generation_router.http.json_response import json_response
 from text_generation_router.http.native_routes import NativeRoutes
 from text_generation_router.http.recorded import recorded
 from text_generation_router.http.service import Service
@@ -93,7 +94,7 @@ class CloudRoutes:
                     templates=service.templates,
                 )
             )
-        return _json(Predictions(await self._generate(wanted, record)))
+        return json_response(Predictions(await self._generate(wanted, record)))
 
     async def infer(self, request: web.Request, record: RequestRecord) -> web.Response:
         """One output for each input."""
@@ -113,7 +114,7 @@ class CloudRoutes:
             )
         outputs = [text.encode() for text in await self._generate(wanted, record)]
         names = [entry.name for entry in (body.inputs if body.outputs is None else body.outputs)]
-        return _json(
+        return json_response(
             InferAnswer(
                 id=body.id,
                 outputs=[
@@ -125,21 +126,21 @@ class CloudRoutes:
 
     async def server_metadata(self, request: web.Request) -> web.Response:  # noqa: ARG002
         """What serves."""
-        return _json(ServerMetadata(version=self._service.model.version))
+        return json_response(ServerMetadata(version=self._service.model.version))
 
     async def model_metadata(self, request: web.Request) -> web.Response:
         """The model under the name that was asked for; there is only one."""
         asked = request.match_info
-        return _json(ModelMetadata(name=asked["model"], version=asked["version"]))
+        return json_response(ModelMetadata(name=asked["model"], version=asked["version"]))
 
     async def live(self, request: web.Request) -> web.Response:  # noqa: ARG002
         """Whoever answers is alive."""
-        return _json(Liveness(live=True))
+        return json_response(Liveness(live=True))
 
     async def ready(self, request: web.Request) -> web.Response:  # noqa: ARG002
         """200 while requests are taken and answered."""
         is_ready = await self._service.is_healthy()
-        return _json(Liveness(live=True, ready=is_ready), status=200 if is_ready else 503)
+        return json_response(Liveness(live=True, ready=is_ready), status=200 if is_ready else 503)
 
     def _instance(self, raw: msgspec.Raw, index: int) -> VertexInputs | ChatBody:
         try:
@@ -161,9 +162,3 @@ class CloudRoutes:
         generations = await generate_all(self._service.engine, requests, keep_tokens=True)
         record.succeeded([generation.end for generation in generations])
         return plain_texts.texts(wanted, generations)
-
-
-def _json(answer: msgspec.Struct, status: int = 200) -> web.Response:
-    return web.Response(
-        body=msgspec.json.encode(answer), status=status, content_type="application/json"
-    )

@@ -2,7 +2,6 @@
 
 from functools import partial
 
-import msgspec
 from aiohttp import web
 
 from text_generation_router.api import completion_answers
@@ -11,6 +10,7 @@ from text_generation_router.api.completions import CompletionGeneration, prepare
 from text_generation_router.api.generation import generate_all
 from text_generation_router.api.openai_answers import AnswerIdentity, new_identity
 from text_generation_router.http.body import BodyDecoder
+from text_generation_router.http.json_response import json_response
 from text_generation_router.http.openai_events import openai_error_events, openai_tail
 from text_generation_router.http.recorded import recorded
 from text_generation_router.http.service import Service
@@ -67,9 +67,8 @@ class CompletionRoutes:
         )
         ends = [generation.end for generation in generations]
         texts = [prompt.text for prompt in wanted.prompts]
-        return web.Response(
-            body=msgspec.json.encode(answer),
-            content_type="application/json",
+        return json_response(
+            answer,
             headers=service.answer_headers(
                 texts, ends, times, choices_per_prompt=wanted.candidates_per_prompt
             ),

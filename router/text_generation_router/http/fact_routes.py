@@ -5,6 +5,7 @@ from aiohttp import web
 
 from text_generation_router.api.errors import ValidationError
 from text_generation_router.http.errors import UnknownModelError
+from text_generation_router.http.json_response import json_response
 from text_generation_router.http.service import Service
 from text_generation_router.observability import exposition
 
@@ -65,13 +66,13 @@ class FactRoutes:
         """200 while requests are taken and answered."""
         if await self._service.is_healthy():
             return web.Response()
-        return _json({"error": "unhealthy", "error_type": "healthcheck"}, status=503)
+        return json_response({"error": "unhealthy", "error_type": "healthcheck"}, status=503)
 
     async def info(self, request: web.Request) -> web.Response:  # noqa: ARG002
         """The model and the limits of a request."""
         service = self._service
         limits = service.limits
-        return _json(
+        return json_response(
             Info(
                 model_id=service.model.model_id,
                 model_sha=service.model.revision,
@@ -92,7 +93,7 @@ class FactRoutes:
 
     async def models(self, request: web.Request) -> web.Response:  # noqa: ARG002
         """The one model."""
-        return _json(ModelList(data=[self._entry()]))
+        return json_response(ModelList(data=[self._entry()]))
 
     async def model(self, request: web.Request) -> web.Response:
         """The one model by its name; `tgi` is its name for TGI's clients."""
@@ -100,7 +101,7 @@ class FactRoutes:
         entry = self._entry()
         if asked not in (entry.id, "tgi"):
             raise UnknownModelError(f"the model {asked!r} is not served here; {entry.id!r} is")
-        return _json(entry)
+        return json_response(entry)
 
     async def embeddings(self, request: web.Request) -> web.Response:  # noqa: ARG002
         """Refused with a reason; a path that is not found tells OpenAI's clients nothing."""
@@ -118,9 +119,3 @@ class FactRoutes:
             body=exposition.render(self._service.registry, text_format),
             headers={"content-type": text_format.content_type},
         )
-
-
-def _json(answer: object, status: int = 200) -> web.Response:
-    return web.Response(
-        body=msgspec.json.encode(answer), status=status, content_type="application/json"
-    )

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import msgspec
 from aiohttp import web
 
 from text_generation_router.api import chat, messages, messages_answers
@@ -11,6 +10,7 @@ from text_generation_router.api.messages_types import CountTokensBody, MessagesB
 from text_generation_router.api.openai_answers import AnswerIdentity, new_identity
 from text_generation_router.http.body import BodyDecoder
 from text_generation_router.http.errors import ErrorAnswer
+from text_generation_router.http.json_response import json_response
 from text_generation_router.http.recorded import recorded
 from text_generation_router.http.service import Service
 from text_generation_router.http.sse import NamedEventStream
@@ -57,9 +57,7 @@ class MessagesRoutes:
         chat.refuse_unsupported(body)
         text = await chat.render(body, self._service.templates)
         token_ids = await self._service.tokenizer.token_ids(text, add_special_tokens=False)
-        return web.Response(
-            body=msgspec.json.encode(TokenCount(len(token_ids))), content_type="application/json"
-        )
+        return json_response(TokenCount(len(token_ids)))
 
     async def _answer(
         self, record: RequestRecord, wanted: chat.ChatGeneration, identity: AnswerIdentity
@@ -70,9 +68,8 @@ class MessagesRoutes:
             wanted, identity, generation, service.tokenizer.special_texts
         )
         times = record.succeeded([generation.end])
-        return web.Response(
-            body=msgspec.json.encode(answer),
-            content_type="application/json",
+        return json_response(
+            answer,
             headers=service.answer_headers([wanted.prompt.text], [generation.end], times),
         )
 
@@ -92,15 +89,10 @@ class MessagesRoutes:
             encoders=[
                 messages_answers.MessagesStreamEncoder(wanted, service.tokenizer.special_texts)
             ],
-            tail=_no_events,
             error_events=_error_events,
         )
         headers = service.stream_headers([wanted.prompt.text])
         return await answer.respond(request, service.engine, wanted.requests, headers)
-
-
-def _no_events(ends: object) -> Sequence[bytes]:  # noqa: ARG001  the encoder has sent the end
-    return ()
 
 
 def _error_events(answer: ErrorAnswer) -> Sequence[bytes]:

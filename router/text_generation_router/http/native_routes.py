@@ -5,7 +5,6 @@ A stream's status is 200 once its body is decoded; whatever goes wrong later is 
 
 from collections.abc import Sequence
 
-import msgspec
 from aiohttp import web
 
 from text_generation_router.api import native, native_answers
@@ -19,6 +18,7 @@ from text_generation_router.api.native_types import (
 from text_generation_router.engine.request import EngineError
 from text_generation_router.http.body import BodyDecoder
 from text_generation_router.http.errors import ErrorAnswer, describe
+from text_generation_router.http.json_response import json_response
 from text_generation_router.http.recorded import recorded
 from text_generation_router.http.service import Service
 from text_generation_router.http.sse import EventStream
@@ -67,7 +67,7 @@ class NativeRoutes:
         body = await self._generate_decoder.read(request)
         spans = await self._service.tokenizer.spans(body.inputs, add_special_tokens=True)
         tokens = [SimpleToken(s.token_id, s.text, s.start, s.stop) for s in spans]
-        return web.Response(body=msgspec.json.encode(tokens), content_type="application/json")
+        return json_response(tokens)
 
     async def _answer(
         self, record: RequestRecord, body: GenerateBody, *, as_array: bool
@@ -100,10 +100,8 @@ class NativeRoutes:
         answer: object,
     ) -> web.Response:
         times = record.succeeded([best.end])
-        return web.Response(
-            body=msgspec.json.encode(answer),
-            content_type="application/json",
-            headers=self._service.answer_headers([wanted.prompt.text], [best.end], times),
+        return json_response(
+            answer, headers=self._service.answer_headers([wanted.prompt.text], [best.end], times)
         )
 
     async def _stream(
@@ -132,7 +130,6 @@ class NativeRoutes:
                 stream,
                 record,
                 encoders=[native_answers.NativeStreamEncoder(wanted)],
-                tail=_no_events,
                 error_events=_error_events,
             )
             return await answer.respond(request, service.engine, wanted.requests, headers)
@@ -146,10 +143,6 @@ class NativeRoutes:
 
     def _token_text(self, token_id: int) -> str:
         return self._service.tokenizer.text([token_id])
-
-
-def _no_events(ends: object) -> Sequence[bytes]:  # noqa: ARG001  the stream just ends
-    return ()
 
 
 def _error_events(answer: ErrorAnswer) -> Sequence[bytes]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import msgspec
 from aiohttp import web
 
 from text_generation_router.api import chat, responses
@@ -12,6 +11,7 @@ from text_generation_router.api.responses_answers import ResponseWriter, build_a
 from text_generation_router.api.responses_types import ResponsesBody
 from text_generation_router.http.body import BodyDecoder
 from text_generation_router.http.errors import ErrorAnswer
+from text_generation_router.http.json_response import json_response
 from text_generation_router.http.recorded import recorded
 from text_generation_router.http.service import Service
 from text_generation_router.http.sse import NamedEventStream
@@ -53,9 +53,8 @@ class ResponsesRoutes:
             return await self._stream(request, record, wanted, writer)
         (generation,) = await generate_all(service.engine, wanted.requests, keep_tokens=True)
         times = record.succeeded([generation.end])
-        return web.Response(
-            body=msgspec.json.encode(build_answer(writer, generation)),
-            content_type="application/json",
+        return json_response(
+            build_answer(writer, generation),
             headers=service.answer_headers([wanted.prompt.text], [generation.end], times),
         )
 
@@ -73,12 +72,6 @@ class ResponsesRoutes:
 
         stream = NamedEventStream(service.streams)
         stream.send(writer.start())
-        answer = StreamedAnswer(
-            stream, record, encoders=[writer], tail=_no_events, error_events=error_events
-        )
+        answer = StreamedAnswer(stream, record, encoders=[writer], error_events=error_events)
         headers = service.stream_headers([wanted.prompt.text])
         return await answer.respond(request, service.engine, wanted.requests, headers)
-
-
-def _no_events(ends: object) -> Sequence[bytes]:  # noqa: ARG001  the writer has sent the end
-    return ()

@@ -33,10 +33,15 @@ class TokenEncoder(Protocol):
         """The event's JSON, or None if there is nothing to tell yet."""
 
 
+def _no_events(ends: Sequence[Finished]) -> Sequence[bytes]:  # noqa: ARG001
+    return ()
+
+
 class StreamedAnswer:
     """Sends the tokens of all generations of a request as events of one stream.
 
-    `tail` gives the events after the last token; `error_events` those that end a failed stream.
+    `error_events` gives the events that end a failed stream; `tail` those after the last token,
+    where there are any.
     """
 
     def __init__(
@@ -45,25 +50,25 @@ class StreamedAnswer:
         record: RequestRecord,
         *,
         encoders: Sequence[TokenEncoder],
-        tail: Callable[[Sequence[Finished]], Sequence[bytes]],
         error_events: Callable[[ErrorAnswer], Sequence[bytes]],
+        tail: Callable[[Sequence[Finished]], Sequence[bytes]] = _no_events,
     ) -> None:
         self._stream = stream
         self._record = record
         self._tail = tail
         self._error_events = error_events
         self._ends: list[Finished | None] = [None] * len(encoders)
-        self._num_open = len(encoders)
+        self._is_open = True
         self.sinks = [_ChoiceSink(self, encoder, i) for i, encoder in enumerate(encoders)]
 
     def send(self, event: bytes) -> None:
         """An event of any of the generations."""
-        if self._num_open:
+        if self._is_open:
             self._stream.send(event)
 
     def ended(self, index: int, finished: Finished) -> None:
         """One generation ended; the last one ends the stream."""
-        if not self._num_open:
+        if not self._is_open:
             return
         self._ends[index] = finished
         if None not in self._ends:
@@ -75,7 +80,7 @@ class StreamedAnswer:
 
     def failed(self, error: Exception) -> None:
         """One generation failed, which ends the stream."""
-        if not self._num_open:
+        if not self._is_open:
             return
         answer = describe(error)
         self._record.failed(answer.label, answer.message)
@@ -101,7 +106,7 @@ class StreamedAnswer:
                 handle.cancel()
 
     def _close(self) -> None:
-        self._num_open = 0
+        self._is_open = False
         self._stream.finish()
 
 
