@@ -44,9 +44,9 @@ class RequestRecord:
         self._validation = self._clock() - self._start
         self._requests = requests
         self._metrics.validation.observe(self._validation)
-        self._metrics.observe_prompts(
-            {len(request.prompt_ids) for request in requests}, requests[0].max_new_tokens
-        )
+        # Candidates share the ids of their prompt.
+        prompts = {id(request.prompt_ids): request.prompt_ids for request in requests}
+        self._metrics.observe_prompts(map(len, prompts.values()), requests[0].max_new_tokens)
 
     def succeeded(self, ends: Sequence[Finished]) -> RequestTimes:
         """All its generations ended; times and tokens are summed over them."""

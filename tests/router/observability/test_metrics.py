@@ -1,6 +1,7 @@
 """Metrics by the names, buckets and numbers that TGI's dashboards know; the log line."""
 
 import logging
+from dataclasses import replace
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge
@@ -82,6 +83,16 @@ def test_a_finished_request(caplog: pytest.LogCaptureFixture) -> None:
     assert logged.getMessage() == "Success"
     fields = logged.__dict__["fields"]
     assert (fields["total_time"], fields["seed"]) == ("2000.000ms", 7)
+
+
+def test_every_prompt_of_a_request_counts_once() -> None:
+    """Prompts of equal length counted as one."""
+    registry = CollectorRegistry()
+    prompts = [tuple(range(n, n + 3)) for n in range(2)]
+    requests = [replace(REQUEST, prompt_ids=prompt) for prompt in prompts for _ in range(2)]
+    RequestRecord(make_metrics(registry), "/").validated(requests)
+    assert registry.get_sample_value("tgi_request_input_length_count") == 2
+    assert registry.get_sample_value("tgi_request_input_length_sum") == 6
 
 
 def test_a_failed_request_counts_once() -> None:
