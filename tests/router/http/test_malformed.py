@@ -1,6 +1,7 @@
-"""Bytes that are no HTTP request are answered, and do not fill the log.
+"""What clients do wrong is answered, and does not fill the log.
 
-The bug: every malformed request was an ERROR with a traceback of 40 lines.
+The bugs: every malformed request was an ERROR with a traceback of 40 lines, and so were a body that
+was not of its Content-Encoding and a connection that was gone before its stream began.
 """
 
 import asyncio
@@ -11,9 +12,11 @@ import pytest
 from tests.fakes.router_app import running_app
 
 
-async def _send(port: int, data: bytes) -> bytes:
+async def _send(port: int, data: bytes, half_close: bool = False) -> bytes:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(data)
+    if half_close:
+        writer.write_eof()
     answer = await reader.read(4096)
     writer.close()
     return answer
@@ -31,3 +34,36 @@ async def test_a_malformed_request_is_one_quiet_line(
     records = [r for r in caplog.records if r.name == "text_generation_router.http.server"]
     assert [r.levelno for r in records] == [logging.DEBUG] * lines
     assert all(r.exc_info is None and "\n" not in r.getMessage() for r in records)
+
+
+_BODY = b'{"inputs": "a"}'
+
+
+def _post(path: str, header: str = "") -> bytes:
+    head = f"POST {path} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n{header}"
+    return f"{head}Content-Length: {len(_BODY)}\r\n\r\n".encode() + _BODY
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "half_close", "status"),
+    [
+        (_post("/generate", "Content-Encoding: gzip\r\n"), False, b"400"),
+        (_post("/generate_stream"), True, b""),
+    ],
+    ids=["no gzip", "gone"],
+)
+async def test_a_client_that_breaks_its_word_is_no_error(
+    caplog: pytest.LogCaptureFixture, request_bytes: bytes, half_close: bool, status: bytes
+) -> None:
+    async with running_app() as app:
+        with caplog.at_level("DEBUG"):
+            answer = await _send(app.port, request_bytes, half_close)
+    assert status in answer.split(b"\r\n")[0]
+    assert not [r for r in caplog.records if r.levelno > logging.INFO]
+
+
+async def test_percent_signs_of_a_client_are_text(caplog: pytest.LogCaptureFixture) -> None:
+    async with running_app() as app:
+        with caplog.at_level("DEBUG"):
+            await _send(app.port, b"%s%d \xff\r\n\r\n")
+    assert any("%s%d" in r.getMessage() for r in caplog.records)
