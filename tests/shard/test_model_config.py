@@ -71,6 +71,15 @@ def test_new_spelling_says_the_same() -> None:
     assert old.max_position_embeddings == 131072
 
 
+def test_a_scaling_that_somebody_added_to_the_new_spelling_counts() -> None:
+    """The bug: the default in `rope_parameters`, which files of transformers 5 have, hid it."""
+    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 4096}
+    as_saved = {"rope_type": "default", "rope_theta": 5e5}
+    config = config_of(rope_parameters=as_saved, rope_scaling=yarn, rope_theta=None)
+    assert (config.rope.kind, config.rope.factor, config.rope.theta) == ("yarn", 4.0, 5e5)
+    assert config_of(rope_parameters=as_saved, rope_scaling=None).rope.kind == "default"
+
+
 @pytest.mark.parametrize(
     ("settings", "text"),
     [

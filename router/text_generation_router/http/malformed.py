@@ -1,5 +1,5 @@
-"""What only clients can be blamed for, told in one quiet line: bytes that are no HTTP request, a body
-that is not of its Content-Encoding, a connection that is gone before it is answered.
+"""What only clients can be blamed for, told in one quiet line: bytes that are no HTTP request, a
+body that is not of its Content-Encoding, a connection that is gone before it is answered.
 
 aiohttp logs each as an error with a traceback. Anybody who reaches the port could fill the log with
 that.

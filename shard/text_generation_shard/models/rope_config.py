@@ -55,7 +55,10 @@ def rotary_settings(
 ) -> dict[str, Any]:
     """`rope` and `max_position_embeddings` of a ModelConfig; the defaults are the family's."""
     max_positions = fields.integer("max_position_embeddings", 2048)
-    values = fields.section("rope_parameters" if fields.has("rope_parameters") else "rope_scaling")
+    parameters = fields.section("rope_parameters")
+    # As in transformers: somebody added the older spelling to a file that has the newer.
+    values = fields.section("rope_scaling") if fields.has("rope_scaling") else parameters
+    theta = parameters.number("rope_theta", theta)
     rope = read_rope(values, fields, max_positions, head_dim=head_dim, theta=theta, part=fraction)
     return {
         "rope": rope,
