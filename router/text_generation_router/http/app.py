@@ -32,6 +32,9 @@ from text_generation_router.http.service import Service
 logger = logging.getLogger("text_generation_router.http")
 
 
+# For a preflight that names none. Clients in browsers bring headers of their own (`x-stainless-os`
+# and a dozen others of openai's, `anthropic-dangerous-direct-browser-access`): what is asked for is
+# allowed.
 _ALLOWED_HEADERS = "content-type,authorization,x-api-key,anthropic-version"
 _VARY = "origin, access-control-request-method, access-control-request-headers"
 
@@ -94,7 +97,9 @@ def _gate_middleware(api_keys: ApiKeys) -> Middleware:
             return web.Response(
                 headers={
                     "access-control-allow-methods": "GET,POST",
-                    "access-control-allow-headers": _ALLOWED_HEADERS,
+                    "access-control-allow-headers": request.headers.get(
+                        "access-control-request-headers", _ALLOWED_HEADERS
+                    ),
                 }
             )
         if not api_keys.are_required or _is_health(request) or _has_key(request, api_keys):

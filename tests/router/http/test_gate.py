@@ -175,6 +175,17 @@ async def test_preflights_need_no_key_and_reach_no_route() -> None:
                 assert "authorization" in response.headers["access-control-allow-headers"]
 
 
+async def test_a_preflight_gets_the_headers_that_it_asks_for() -> None:
+    """The bug: the openai package in a browser sends `x-stainless-…`, which were not allowed."""
+    asked = "authorization,content-type,x-stainless-lang,x-stainless-os"
+    headers = {"origin": "https://a", "access-control-request-headers": asked}
+    async with (
+        running_app() as app,
+        app.session.options("/v1/chat/completions", headers=headers) as response,
+    ):
+        assert response.headers["access-control-allow-headers"] == asked
+
+
 async def test_cors_with_a_list_of_origins() -> None:
     async with running_app(cors_allow_origin=("https://a", "https://b")) as app:
         for origin, allowed in [("https://b", "https://b"), ("https://c", None)]:
