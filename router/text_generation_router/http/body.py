@@ -18,6 +18,7 @@ _ESCAPE = re.compile(
 )
 # msgspec ends its messages with the place: "... - at `$.parameters.top_k`".
 _PLACE = re.compile(r"^(?P<detail>.*) - at `\$\.?(?P<path>.*)`$", re.DOTALL)
+_MISSING = re.compile(r"Object missing required field `(?P<field>.*)`", re.DOTALL)
 
 
 class BodyDecoder(Generic[BodyT]):
@@ -50,9 +51,7 @@ class BodyDecoder(Generic[BodyT]):
         try:
             return self._decoder.decode(body)
         except msgspec.ValidationError as error:
-            raise BodyError(
-                422, f"Failed to deserialize the JSON body into the target type: {_placed(error)}"
-            ) from error
+            raise _wrong_shape(error) from error
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             reason = _lone_surrogate(body) or str(error) or "too deep"
             raise BodyError(400, f"Failed to parse the request body as JSON: {reason}") from error
@@ -66,9 +65,15 @@ def _lone_surrogate(body: bytes) -> str | None:
     return None
 
 
-def _placed(error: msgspec.ValidationError) -> str:
+def _wrong_shape(error: msgspec.ValidationError) -> BodyError:
     """`path: detail`, or the detail alone for the body as a whole."""
     match = _PLACE.match(str(error))
-    if match is None or not match["path"]:
-        return match["detail"] if match else str(error)
-    return f"{match['path']}: {match['detail']}"
+    detail, path = (match["detail"], match["path"]) if match else (str(error), "")
+    placed = f"{path}: {detail}" if path else detail
+    missing = _MISSING.fullmatch(detail)
+    names = [path, missing["field"] if missing else ""]
+    return BodyError(
+        422,
+        f"Failed to deserialize the JSON body into the target type: {placed}",
+        param=".".join(filter(None, names)) or None,
+    )

@@ -49,11 +49,14 @@ class HttpError(Exception):
 
 
 class BodyError(HttpError):
-    """The body cannot be read as the route's request."""
+    """The body cannot be read as the route's request; `param` is the field that is wrong, if one
+    is.
+    """
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, *, param: str | None = None) -> None:
         super().__init__(message)
         self.status = status
+        self.param = param
 
 
 class UnauthorizedError(HttpError):
@@ -217,7 +220,7 @@ def describe(error: Exception) -> ErrorAnswer:
         error_type=error_type,
         label=row.label,
         message="internal error" if kind is Exception else f"{row.prefix}{error}",
-        param=error.param if isinstance(error, RequestError) else None,
+        param=error.param if isinstance(error, RequestError | BodyError) else None,
         headers=headers,
     )
 

@@ -124,6 +124,22 @@ async def test_tool_calls() -> None:
     assert chunks[-2]["choices"][0]["finish_reason"] == "tool_calls"
 
 
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({}, "messages"),
+        ({"messages": [{"content": "a"}]}, "messages[0].role"),
+        ({"messages": MESSAGES, "max_tokens": "5"}, "max_tokens"),
+        ({"messages": MESSAGES, "stop": [1]}, "stop[0]"),
+        ([], None),
+    ],
+)
+async def test_a_field_of_another_type_is_named_as_param(body: Any, param: str | None) -> None:
+    async with running_app() as app:
+        status, answer = await post(app, CHAT, body)
+    assert (status, answer["error"]["param"]) == (422, param)
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_refusals_are_http_errors_also_for_streams(stream: bool) -> None:
     body = {"messages": MESSAGES, "stream": stream, "top_p": 2}
