@@ -16,7 +16,11 @@ from text_generation_router.api.limits import (
     check_top_n_tokens,
     resolve_max_new_tokens,
 )
-from text_generation_router.api.openai_sampling import choice_samplings, stop_sequences
+from text_generation_router.api.openai_sampling import (
+    choice_samplings,
+    stop_sequences,
+    stop_token_ids,
+)
 from text_generation_router.api.tool_choice import (
     ToolChoice,
     parameters_schema,
@@ -79,6 +83,7 @@ async def prepare(
     refuse_unsupported(body)
     samplings = choice_samplings(body, limits)
     stop = stop_sequences(body, limits)
+    end_tokens = stop_token_ids(body, limits)
     top_logprobs = body.top_logprobs or 0
     check_top_n_tokens(top_logprobs, limits, "top_logprobs")
     field, asked = _asked_tokens(body)
@@ -100,8 +105,9 @@ async def prepare(
             max_new_tokens=max_new_tokens,
             sampling=sampling,
             stop_sequences=stop,
-            keep_stop_sequence=False,
+            keep_stop_sequence=bool(body.include_stop_str_in_output),
             ignore_eos=shape.ignore_eos,
+            stop_token_ids=end_tokens,
             top_n_tokens=top_logprobs,
             grammar=grammar,
         )

@@ -16,7 +16,11 @@ from text_generation_router.api.limits import (
     check_top_n_tokens,
     resolve_max_new_tokens,
 )
-from text_generation_router.api.openai_sampling import choice_samplings, stop_sequences
+from text_generation_router.api.openai_sampling import (
+    choice_samplings,
+    stop_sequences,
+    stop_token_ids,
+)
 from text_generation_router.engine.request import GenerationRequest, SamplingParameters
 from text_generation_router.grammar.compiler import GrammarCompiler
 from text_generation_router.prompt.tokenizer import TokenizerPool
@@ -67,6 +71,7 @@ async def prepare(
     _check_places(body, limits)
     samplings = _candidate_samplings(body, limits)
     stop = stop_sequences(body, limits)
+    end_tokens = stop_token_ids(body, limits)
     top_n_tokens = body.logprobs or 0
     check_top_n_tokens(top_n_tokens, limits, "logprobs")
     # Harnesses that ask how likely a prompt is want no output: one token, which is left out then.
@@ -89,8 +94,9 @@ async def prepare(
                 max_new_tokens=max_new_tokens,
                 sampling=sampling,
                 stop_sequences=stop,
-                keep_stop_sequence=False,
+                keep_stop_sequence=bool(body.include_stop_str_in_output),
                 ignore_eos=bool(body.ignore_eos),
+                stop_token_ids=end_tokens,
                 top_n_tokens=top_n_tokens,
                 prompt_logprobs=scores_prompt,
                 grammar=grammar,

@@ -5,6 +5,7 @@ greedy.
 import re
 
 from text_generation_router.api.errors import ValidationError
+from text_generation_router.api.foreign_fields import refuse_foreign
 from text_generation_router.api.limits import (
     RequestLimits,
     check_penalty,
@@ -26,6 +27,7 @@ def choice_samplings(fields: SamplingFields, limits: RequestLimits) -> list[Samp
 
     The first choice has the request's seed, each further one the next.
     """
+    refuse_foreign(fields)
     fields = rounded_to_32_bits(fields)
     num_choices = _check_num_choices(fields.n, limits)
     _check(fields)
@@ -58,6 +60,18 @@ def stop_sequences(fields: SamplingFields, limits: RequestLimits) -> tuple[str, 
     stop = [fields.stop] if isinstance(fields.stop, str) else fields.stop or []
     check_stop_sequences(stop, limits)
     return tuple(stop)
+
+
+def stop_token_ids(fields: SamplingFields, limits: RequestLimits) -> frozenset[int]:
+    """The checked ids of tokens that end the output."""
+    token_ids = frozenset(fields.stop_token_ids or ())
+    unknown = max(token_ids, default=0)
+    if unknown >= limits.vocab_size:
+        raise ValidationError(
+            f"`stop_token_ids` has the token id {unknown}; ids lie below {limits.vocab_size}",
+            param="stop_token_ids",
+        )
+    return token_ids
 
 
 def _check_num_choices(n: int | None, limits: RequestLimits) -> int:

@@ -4,11 +4,14 @@ from typing import Annotated, Any
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from text_generation_router.api.foreign_fields import ForeignFields
+
 UnsignedInt32 = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 # Echoed in every chunk of a stream.
 ModelName = Annotated[str, Meta(max_length=256)]
 # More than any client has; what is in a list is walked through on the event loop.
 MAX_LIST_LENGTH = 4096
+StopTokenIds = Annotated[list[UnsignedInt32], Meta(max_length=1024)]
 LogitBias = Annotated[dict[str, float], Meta(max_length=1024)]
 
 
@@ -18,7 +21,7 @@ class StreamOptions(Struct, kw_only=True):
     include_usage: bool | None = None
 
 
-class SamplingFields(Struct, kw_only=True):
+class SamplingFields(ForeignFields, kw_only=True):
     """How tokens are chosen: OpenAI's fields, then those that other servers have added to them.
 
     null is the same as absent everywhere.
@@ -43,6 +46,10 @@ class SamplingFields(Struct, kw_only=True):
     typical_p: float | None = None
     repetition_penalty: float | None = None
     ignore_eos: bool | None = None
+    # Token ids that end the output, beside the model's own end tokens.
+    stop_token_ids: StopTokenIds | None = None
+    # Whether the text keeps the stop string that ended it.
+    include_stop_str_in_output: bool | None = None
 
     # What the answer must follow: OpenAI's field, then vLLM's.
     response_format: Any = None

@@ -220,7 +220,7 @@ class Engine:
             token_ids=list(request.prompt_ids) if start is None else [start],
             encoder_ids=() if start is None else request.prompt_ids,
             max_new_tokens=request.max_new_tokens,
-            eos_token_ids=frozenset() if request.ignore_eos else self._eos_token_ids,
+            eos_token_ids=self._end_tokens(request),
             needs_prompt_logprobs=request.prompt_logprobs and start is None,
             arrived_at=self._clock(),
         )
@@ -231,6 +231,9 @@ class Engine:
         self._generations.add(Generation(request, sink, sequence, self._vocabulary))
         self._wake.set()
         return _Handle(self, sequence.sequence_id)
+
+    def _end_tokens(self, request: GenerationRequest) -> frozenset[int]:
+        return request.stop_token_ids | (frozenset() if request.ignore_eos else self._eos_token_ids)
 
     def _submit_probe(self, sink: OutputSink) -> GenerationHandle:
         """A generation of one token, for the health check; it passes the overload policy."""

@@ -42,6 +42,8 @@ class GenerationRequest:
     # Whether the stop string itself is part of the text (TGI's dialect) or cut off (OpenAI's).
     keep_stop_sequence: bool = True
     ignore_eos: bool = False
+    # Tokens that end the output as the model's end tokens do, be these ignored or not.
+    stop_token_ids: frozenset[int] = frozenset()
     top_n_tokens: int = 0
     # Of every prompt token but the first, with `top_n_tokens` candidates for its position.
     prompt_logprobs: bool = False

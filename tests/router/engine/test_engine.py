@@ -64,6 +64,17 @@ async def test_an_end_token_ends_it_and_stays_out_of_the_text():
         assert (await ignoring.over()).num_generated_tokens == 5
 
 
+async def test_a_requests_own_end_tokens_end_it_too():
+    third = expected_output([5, 6], 3)[-1]
+    async with running_engine() as (engine, _):
+        options = {"prompt": [5, 6], "max_new_tokens": 50, "stop_token_ids": frozenset({third})}
+        for ignore_eos in (False, True):
+            sink = generate(engine, ignore_eos=ignore_eos, **options)
+            finished = await sink.over()
+            assert finished.reason is FinishReason.EOS_TOKEN
+            assert sink.token_ids == expected_output([5, 6], 3)
+
+
 async def test_length_goes_before_the_end_token():
     shard = FakeShardConfig(eos_token_id=EOS, eos_after=3)
     async with running_engine(shard=shard) as (engine, _):
