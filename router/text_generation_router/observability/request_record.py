@@ -36,6 +36,7 @@ class RequestRecord:
         self._start = clock()
         self._validation = 0.0
         self._requests: Sequence[GenerationRequest] = ()
+        self._prompt_lengths: Sequence[int] = ()
         self._is_over = False
         metrics.count.inc()
 
@@ -44,9 +45,10 @@ class RequestRecord:
         self._validation = self._clock() - self._start
         self._requests = requests
         self._metrics.validation.observe(self._validation)
-        # Candidates share the ids of their prompt.
+        # The choices of one prompt share its ids.
         prompts = {id(request.prompt_ids): request.prompt_ids for request in requests}
-        self._metrics.observe_prompts(map(len, prompts.values()), requests[0].max_new_tokens)
+        self._prompt_lengths = [len(prompt_ids) for prompt_ids in prompts.values()]
+        self._metrics.observe_prompts(self._prompt_lengths, requests[0].max_new_tokens)
 
     def succeeded(self, ends: Sequence[Finished]) -> RequestTimes:
         """All its generations ended; times and tokens are summed over them."""
@@ -103,7 +105,7 @@ class RequestRecord:
             "queue_time": _milliseconds(times.queue),
             "inference_time": _milliseconds(times.inference),
             "time_per_token": _milliseconds(times.per_token),
-            "prompt_tokens": ends[0].num_prompt_tokens,
+            "prompt_tokens": sum(self._prompt_lengths),
             "cached_tokens": ends[0].num_cached_tokens,
             "generated_tokens": num_generated,
             "finish_reason": ends[0].reason.value,

@@ -85,14 +85,17 @@ def test_a_finished_request(caplog: pytest.LogCaptureFixture) -> None:
     assert (fields["total_time"], fields["seed"]) == ("2000.000ms", 7)
 
 
-def test_every_prompt_of_a_request_counts_once() -> None:
-    """Prompts of equal length counted as one."""
+def test_every_prompt_counts_once(caplog: pytest.LogCaptureFixture) -> None:
+    """The bug: of prompts that were equally long one counted, and the log knew the first only."""
     registry = CollectorRegistry()
-    prompts = [tuple(range(n, n + 3)) for n in range(2)]
-    requests = [replace(REQUEST, prompt_ids=prompt) for prompt in prompts for _ in range(2)]
-    RequestRecord(make_metrics(registry), "/").validated(requests)
+    record = RequestRecord(make_metrics(registry), "/v1/completions")
+    texts = [replace(REQUEST, prompt_ids=(4, 5, n)) for n in range(2)]
+    record.validated([request for request in texts for _ in range(2)])
+    with caplog.at_level(logging.INFO):
+        record.succeeded([make_end() for _ in range(4)])
     assert registry.get_sample_value("tgi_request_input_length_count") == 2
     assert registry.get_sample_value("tgi_request_input_length_sum") == 6
+    assert caplog.records[0].__dict__["fields"]["prompt_tokens"] == 6
 
 
 def test_a_failed_request_counts_once() -> None:
