@@ -10,8 +10,9 @@ import torch
 from text_generation_shard.ops.attention_window import AttentionChunk, Window
 from text_generation_shard.ops.kv_write import UNSCALED, KVScales
 from text_generation_shard.ops.paged_attention import Workspace, paged_attention, plan_attention
-from text_generation_shard.ops.triton import library
+from text_generation_shard.ops.triton import context_pieces, decode_attention, library
 from torch import Tensor
+from triton import language as tl
 
 IS_INTERPRETED = os.environ["TRITON_INTERPRET"] == "1"
 Call = Callable[..., Any]
@@ -109,7 +110,7 @@ def attend(call: Call, case: Case, inputs: Inputs) -> Tensor:
         block_size=case.block_size,
         sliding_window=case.window,
     )
-    space = torch.zeros(4096, case.heads[1], case.head_dim, device=device, dtype=case.dtype)
+    space = torch.zeros(9000, case.heads[1], case.head_dim, device=device, dtype=case.dtype)
     generator = torch.Generator().manual_seed(3)
     slopes, sinks = torch.rand(2, case.heads[0], generator=generator).to(device)
     is_latent = inputs.values.shape != inputs.keys.shape
@@ -157,12 +158,16 @@ def test_splits(
     has_sinks: bool,
     window: Window,
 ) -> None:
-    """One program or many for a context, and contexts too short for all of them."""
+    """One program or many for a context, a long one beside short ones, contexts too short for all
+    programs, and a row without one.
+    """
     monkeypatch.setattr(
         "text_generation_shard.ops.triton.decode_attention.num_multiprocessors",
         lambda _: multiprocessors,
     )
-    requests = ((1, 1), (1, 255), (1, 257), (1, 700))
+    requests = ((1, 0), (1, 1), (1, 255), (1, 257), (1, 1100))
+    if has_sinks or isinstance(window, AttentionChunk):
+        requests = requests[1:]
     case = Case(requests=requests, heads=(2, 1), block_size=64, window=window, has_sinks=has_sinks)
     inputs = make_inputs(case, device)
     actual, expected = attend(by_kernel, case, inputs), attend(by_reference, case, inputs)
@@ -215,11 +220,44 @@ def test_latent_vectors(
     torch.testing.assert_close(actual, expected, atol=2e-5, rtol=2e-5)
 
 
-def test_num_splits() -> None:
-    from text_generation_shard.ops.triton.decode_attention import num_splits
+@pytest.mark.parametrize("has_sinks", [False, True])
+def test_more_rows_than_one_pass_looks_at(
+    by_kernel: Call,
+    by_reference: Call,
+    device: torch.device,
+    monkeypatch: pytest.MonkeyPatch,
+    has_sinks: bool,
+) -> None:
+    """Rows, pieces before them and the step's tokens are counted over several passes; a long
+    context has more parts than are combined in one.
+    """
+    contexts = (1, 3, 40, 40, 200, 500)
+    if IS_INTERPRETED:
+        monkeypatch.setattr(context_pieces, "_MANY_ROWS", tl.constexpr(2))
+        monkeypatch.setattr(context_pieces, "_MIN_LENGTH", tl.constexpr(16))
+    else:
+        contexts = (*contexts[:5], *[200] * 400, 9000)
+    monkeypatch.setattr(decode_attention, "pieces_per_row", lambda *_: 8)
+    case = Case(
+        requests=tuple((1, context) for context in contexts),
+        heads=(2, 1),
+        block_size=64,
+        has_sinks=has_sinks,
+    )
+    inputs = make_inputs(case, device)
+    actual, expected = attend(by_kernel, case, inputs), attend(by_reference, case, inputs)
+    torch.testing.assert_close(actual, expected, atol=2e-5, rtol=2e-5)
 
-    assert num_splits(1, 8, 100_000, 132) == 64
-    assert num_splits(1, 8, 1000, 132) == 4
-    assert num_splits(256, 8, 100_000, 132) == 1
-    assert num_splits(8, 8, 32_768, 132) == 8
+
+def test_pieces_per_row() -> None:
+    """As many as fill the device; none where there is nothing to gain."""
+    per_row = context_pieces.pieces_per_row
+    assert per_row(1, 8, 100_000, 132) == 33
+    assert per_row(1, 8, 1000, 132) == 4
+    assert per_row(1, 8, 256, 132) == 0
+    assert per_row(8, 8, 32_768, 132) == 5
+    assert per_row(256, 8, 1024, 132) == 0
+    # A long context among short ones is worth more than one piece.
+    assert per_row(256, 8, 100_000, 132) == 1
+    assert context_pieces.num_pieces(256, 1) == 512 and context_pieces.num_pieces(256, 0) == 256
     assert library.num_multiprocessors(torch.device("cpu")) == 132

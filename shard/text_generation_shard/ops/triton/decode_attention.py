@@ -1,12 +1,11 @@
-"""Attention of one query token per sequence: split over the context, then combined.
+"""Attention of one query token per sequence, by pieces of the contexts, then put together.
 
-    context      [ first visible ................ context )
-    split         | 0 | 1 | 2 |           every program takes one, and the last may be shorter
-
-A program computes its split for all query heads of one KV head. How long a split is, the kernels
-derive from the context and the number of programs per sequence, so that a captured graph serves
-every length: too short a context leaves programs idle (Flash-Decoding, Dao et al., 2023).
+A program computes a piece (`context_pieces`) for all query heads of one KV head. A row that is one
+piece is done then; of others the pieces are combined by the share of the softmax that each has.
 """
+
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import triton
@@ -19,23 +18,18 @@ from text_generation_shard.ops.triton.attend import (
     first_visible,
     walk_context,
 )
+from text_generation_shard.ops.triton.context_pieces import (
+    num_pieces,
+    piece_length,
+    pieces_of_row,
+    pieces_per_row,
+    row_of_piece,
+)
 from text_generation_shard.ops.triton.geometry import AttentionCall
 from text_generation_shard.ops.triton.library import num_multiprocessors
 
-# Context tokens that are worth a program of their own.
-MIN_SPLIT = 256
-_MAX_SPLITS = 64
-# Programs per multiprocessor that hide each other's latency.
-_PROGRAMS_PER_MULTIPROCESSOR = 2
-
-
-def num_splits(num_rows: int, num_kv_heads: int, max_context: int, num_multiprocessors: int) -> int:
-    """Programs per sequence and KV head: enough to fill the device, where the context allows it; a
-    power of two, so that few variants are compiled.
-    """
-    wanted = -(-_PROGRAMS_PER_MULTIPROCESSOR * num_multiprocessors // (num_rows * num_kv_heads))
-    useful = -(-max_context // MIN_SPLIT)
-    return int(triton.next_power_of_2(max(1, min(wanted, useful, _MAX_SPLITS))))
+# Pieces that are combined in one pass.
+_PARTS = 16
 
 
 def decode_attention(
@@ -43,51 +37,35 @@ def decode_attention(
 ) -> None:
     """Fill output for rows of one token each.
 
-    query, output: [rows, num_heads, head_dim]; contexts: int32 [rows]; max_context: none is longer,
-    or the longest is computed in longer splits.
+    query, output: [rows, num_heads, head_dim]; contexts: int32 [rows], about as long as max_context
+    at most.
     """
-    rows, num_heads, head_dim = query.shape
-    num_kv_heads = call.num_kv_heads
+    rows, num_kv_heads = len(query), call.num_kv_heads
     visible = min(max_context, call.window_size or max_context)
-    splits = num_splits(rows, num_kv_heads, visible, num_multiprocessors(query.device))
-    parts, scales = output, output
-    if splits > 1:
-        shape = (rows, num_heads, splits)
-        parts = torch.empty(*shape, head_dim, dtype=torch.float32, device=query.device)
-        scales = torch.empty(shape, dtype=torch.float32, device=query.device)
+    per_row = pieces_per_row(rows, num_kv_heads, visible, num_multiprocessors(query.device))
+    programs = num_pieces(rows, per_row)
+    parts = DecodeParts.of(output, programs) if per_row else None
     tile = call.tile(call.group_rows)
-    _decode_kernel[(rows, num_kv_heads, splits)](
+    _decode_kernel[(programs, num_kv_heads)](
         query,
-        parts,
-        scales,
+        output,
+        None if parts is None else parts.values,
+        None if parts is None else parts.scales,
         contexts,
-        splits,
+        rows,
+        per_row,
         *call.tensors,
         *call.numbers,
-        IS_SPLIT=splits > 1,
-        MIN_SPLIT=MIN_SPLIT,
         TILE=tile,
         ROWS=call.group_rows,
         **call.constants,
         num_warps=4,
         num_stages=_stages(tile * call.dim, query.dtype),
     )
-    if splits > 1:
-        combine_kernel[(rows, num_heads)](
-            parts,
-            scales,
-            output,
-            contexts,
-            splits,
-            WINDOW=call.window_size,
-            IS_CHUNKED=isinstance(call.window, AttentionChunk),
-            MIN_SPLIT=MIN_SPLIT,
-            TILE=tile,
-            SPLITS=splits,
-            HEAD_DIM=head_dim,
-            DIM=call.dim,
-            num_warps=1 if splits * call.dim <= 2048 else 4,
-        )
+    if parts is not None:
+        is_chunked = isinstance(call.window, AttentionChunk)
+        window = {"WINDOW": call.window_size, "IS_CHUNKED": is_chunked}
+        parts.combine(output, contexts, per_row, TILE=tile, **window)
 
 
 def _stages(tile_size: int, dtype: torch.dtype) -> int:
@@ -100,29 +78,56 @@ def _stages(tile_size: int, dtype: torch.dtype) -> int:
     return 5 if tile_size <= 8192 else 3
 
 
-@triton.jit
-def _split_length(visible, splits, MIN_SPLIT: tl.constexpr, TILE: tl.constexpr):
-    """Tokens of a split: a multiple of TILE."""
-    return tl.maximum(tl.cdiv(tl.cdiv(visible, splits), TILE) * TILE, MIN_SPLIT)
+@dataclass(frozen=True, slots=True)
+class DecodeParts:
+    """What programs computed of rows of several pieces; float32.
 
+    values: [pieces, num_heads, dim], not yet weighted; scales: [pieces, num_heads], the base 2
+    logarithms of the pieces' shares of the softmax.
+    """
 
-@triton.jit
-def split_bounds(split, first, context, splits, MIN_SPLIT: tl.constexpr, TILE: tl.constexpr):
-    """Of the context from `first` on, a split's first position, and the one behind its last."""
-    length = _split_length(context - first, splits, MIN_SPLIT, TILE)
-    begin = first + split * length
-    return begin, tl.minimum(begin + length, context)
+    values: Tensor
+    scales: Tensor
+
+    @classmethod
+    def of(cls, output: Tensor, programs: int) -> "DecodeParts":
+        """Room for what goes into output, [rows, num_heads, dim]."""
+        shape = (programs, *output.shape[1:])
+        values = torch.empty(shape, dtype=torch.float32, device=output.device)
+        return cls(values, torch.empty(shape[:2], dtype=torch.float32, device=output.device))
+
+    def combine(self, output: Tensor, contexts: Tensor, per_row: int, **constants: Any) -> None:
+        """Fill the rows of output that have several pieces. constants: TILE, WINDOW, IS_CHUNKED,
+        as where the pieces were computed.
+        """
+        rows, num_heads, dim = output.shape
+        _combine_kernel[(rows, num_heads)](
+            self.values,
+            self.scales,
+            output,
+            contexts,
+            rows,
+            per_row,
+            **constants,
+            PARTS=_PARTS,
+            HEAD_DIM=dim,
+            DIM=triton.next_power_of_2(dim),
+            num_warps=1 if dim <= 128 else 4,
+        )
 
 
 @triton.jit(
-    do_not_specialize=["splits"], do_not_specialize_on_alignment=["contexts", "block_tables"]
+    do_not_specialize=["num_rows", "per_row"],
+    do_not_specialize_on_alignment=["contexts", "block_tables"],
 )
 def _decode_kernel(
     query,
+    output,
     parts,
     scales,
     contexts,
-    splits,
+    num_rows,
+    per_row,
     key_cache,
     value_cache,
     block_tables,
@@ -131,8 +136,6 @@ def _decode_kernel(
     table_stride,
     scale,
     soft_cap,
-    IS_SPLIT: tl.constexpr,
-    MIN_SPLIT: tl.constexpr,
     GROUP: tl.constexpr,
     WINDOW: tl.constexpr,
     IS_CHUNKED: tl.constexpr,
@@ -142,23 +145,29 @@ def _decode_kernel(
     ROWS: tl.constexpr,
     DIM: tl.constexpr,
 ):
-    request, kv_head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    piece, kv_head = tl.program_id(0), tl.program_id(1)
+    request, first_piece, length = piece, piece, 0
+    if parts is not None:
+        length = piece_length(contexts, num_rows, per_row, WINDOW, IS_CHUNKED, TILE)
+        request, first_piece = row_of_piece(contexts, num_rows, piece, length, WINDOW, IS_CHUNKED)
+        if request >= num_rows:
+            return
     context = tl.load(contexts + request)
     first = first_visible(context - 1, WINDOW, IS_CHUNKED)
-    begin, end = split_bounds(split, first, context, splits, MIN_SPLIT, TILE)
-    if IS_SPLIT and begin >= context:
-        return
+    begin, end = first + (piece - first_piece) * length, context
+    if parts is not None:
+        end = tl.minimum(begin + length, context)
     rows, dims = tl.arange(0, ROWS), tl.arange(0, DIM)
     # Rows beyond the group repeat its last head, and are not stored.
     heads = kv_head * GROUP + tl.minimum(rows, GROUP - 1)
     inside = (rows < GROUP)[:, None] & (dims < HEAD_DIM)[None, :]
-    part = request.to(tl.int64) * tl.num_programs(1) * GROUP + heads
-    places = part[:, None] * HEAD_DIM + dims[None, :]
+    num_heads = tl.num_programs(1) * GROUP
+    places = (request.to(tl.int64) * num_heads + heads)[:, None] * HEAD_DIM + dims[None, :]
     values, largest, total = walk_context(
         tl.load(query + places, mask=inside, other=0.0),
         heads,
         tl.zeros([ROWS], tl.int32) + (context - 1),
-        split,
+        piece - first_piece,
         begin,
         end,
         (key_cache, value_cache, block_tables + request.to(tl.int64) * table_stride),
@@ -172,46 +181,62 @@ def _decode_kernel(
         HEAD_DIM,
         TILE,
     )
-    if IS_SPLIT:
-        part = part * splits + split
-        tl.store(scales + part, largest + tl.log2(total), mask=rows < GROUP)
-    places = part[:, None] * HEAD_DIM + dims[None, :]
-    tl.store(parts + places, divided(values, total).to(parts.dtype.element_ty), mask=inside)
+    values = divided(values, total)
+    is_whole = True
+    if parts is not None:
+        is_whole = context - first <= length
+        part = piece.to(tl.int64) * num_heads + heads
+        is_part = (rows < GROUP) & (is_whole == 0)
+        tl.store(scales + part, largest + tl.log2(total), mask=is_part)
+        part_places = part[:, None] * HEAD_DIM + dims[None, :]
+        tl.store(parts + part_places, values, mask=inside & is_part[:, None])
+    tl.store(output + places, values.to(output.dtype.element_ty), mask=inside & is_whole)
 
 
-@triton.jit(do_not_specialize=["splits"], do_not_specialize_on_alignment=["contexts"])
-def combine_kernel(
+@triton.jit(do_not_specialize=["num_rows", "per_row"], do_not_specialize_on_alignment=["contexts"])
+def _combine_kernel(
     parts,
     scales,
     output,
     contexts,
-    splits,
+    num_rows,
+    per_row,
     WINDOW: tl.constexpr,
     IS_CHUNKED: tl.constexpr,
-    MIN_SPLIT: tl.constexpr,
     TILE: tl.constexpr,
-    SPLITS: tl.constexpr,
+    PARTS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     DIM: tl.constexpr,
 ):
-    """The mean of the parts, weighted by 2^scale: the share of the softmax that each one has."""
-    request, head = tl.program_id(0), tl.program_id(1)
-    context = tl.load(contexts + request)
-    visible = context - first_visible(context - 1, WINDOW, IS_CHUNKED)
-    used = tl.cdiv(visible, _split_length(visible, splits, MIN_SPLIT, TILE))
-    row = request.to(tl.int64) * tl.num_programs(1) + head
-    split, dims = tl.arange(0, SPLITS), tl.arange(0, DIM)
-    inside = split < used
-    share = tl.load(scales + row * splits + split, mask=inside, other=float("-inf"))
-    # With no split at all (a row without context) the result is zero.
-    share = tl.where(inside, tl.exp2(share - tl.max(share)), 0.0)
-    part = tl.load(
-        parts + (row * splits + split)[:, None] * HEAD_DIM + dims[None, :],
-        mask=inside[:, None] & (dims < HEAD_DIM)[None, :],
-        other=0.0,
-    )
-    total = tl.maximum(tl.sum(share), 1e-30)
-    values = tl.sum(part * share[:, None], axis=0) / total
-    tl.store(
-        output + row * HEAD_DIM + dims, values.to(output.dtype.element_ty), mask=dims < HEAD_DIM
-    )
+    """The mean of a row's parts, weighted by 2^scale: the share of the softmax that each one has.
+    A row of one piece is done already.
+    """
+    row, head = tl.program_id(0), tl.program_id(1)
+    length = piece_length(contexts, num_rows, per_row, WINDOW, IS_CHUNKED, TILE)
+    first, count = pieces_of_row(contexts, num_rows, row, length, WINDOW, IS_CHUNKED)
+    if count == 1:
+        return
+    dims = tl.arange(0, DIM)
+    values = tl.zeros([DIM], tl.float32)
+    largest = tl.full([], float("-inf"), tl.float32)
+    total = tl.full([], 0.0, tl.float32)
+    for begin in range(0, count, PARTS):
+        part = begin + tl.arange(0, PARTS)
+        inside = part < count
+        places = (first + part).to(tl.int64) * tl.num_programs(1) + head
+        share = tl.load(scales + places, mask=inside, other=float("-inf"))
+        highest = tl.maximum(largest, tl.max(share))
+        # Of a row that saw nothing yet, so that no difference of infinities is taken.
+        base = tl.where(highest == float("-inf"), 0.0, highest)
+        weights, shrink = tl.exp2(share - base), tl.exp2(largest - base)
+        part_values = tl.load(
+            parts + places[:, None] * HEAD_DIM + dims[None, :],
+            mask=inside[:, None] & (dims < HEAD_DIM)[None, :],
+            other=0.0,
+        )
+        values = values * shrink + tl.sum(part_values * weights[:, None], axis=0)
+        total = total * shrink + tl.sum(weights)
+        largest = highest
+    values /= tl.where(total > 0, total, 1.0)
+    place = (row.to(tl.int64) * tl.num_programs(1) + head) * HEAD_DIM + dims
+    tl.store(output + place, values.to(output.dtype.element_ty), mask=dims < HEAD_DIM)

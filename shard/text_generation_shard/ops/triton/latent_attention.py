@@ -10,18 +10,18 @@ same kind, so that decodes and chunks are one kernel:
 
 from dataclasses import dataclass
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from text_generation_shard.ops.triton.attend import LOG2_E, divided, next_weights
-from text_generation_shard.ops.triton.decode_attention import (
-    MIN_SPLIT,
-    combine_kernel,
-    num_splits,
-    split_bounds,
+from text_generation_shard.ops.triton.context_pieces import (
+    num_pieces,
+    piece_length,
+    pieces_per_row,
+    row_of_piece,
 )
+from text_generation_shard.ops.triton.decode_attention import DecodeParts
 from text_generation_shard.ops.triton.geometry import DeviceGeometry
 from text_generation_shard.ops.triton.library import num_multiprocessors
 
@@ -36,40 +36,23 @@ def latent_attention(
     """Fill output. query: [tokens, num_heads, head_dim]; output: [tokens, num_heads, latent_dim];
     cache: [num_blocks, block_size, 1, head_dim].
     """
-    count, num_heads, latent = geometry.num_decodes, query.shape[1], output.shape[2]
+    count, num_heads = geometry.num_decodes, query.shape[1]
     if count:
         programs = triton.cdiv(num_heads, _MAX_ROWS)
         multiprocessors = num_multiprocessors(query.device)
-        splits = num_splits(count, programs, geometry.max_decode_context, multiprocessors)
-        parts, scales = output, output
-        if splits > 1:
-            shape, device = (count, num_heads, splits), query.device
-            parts = torch.empty(*shape, latent, dtype=torch.float32, device=device)
-            scales = torch.empty(shape, dtype=torch.float32, device=device)
+        per_row = pieces_per_row(count, programs, geometry.max_decode_context, multiprocessors)
+        parts = DecodeParts.of(output[:count], num_pieces(count, per_row)) if per_row else None
         requests = _Requests(geometry.block_tables, geometry.contexts, None, count, num_heads)
-        _launch(query, cache, requests, parts, scales, splits, latent=latent, scale=scale)
-        if splits > 1:
-            combine_kernel[(count, num_heads)](
-                parts,
-                scales,
-                output,
-                geometry.contexts,
-                splits,
-                WINDOW=0,
-                IS_CHUNKED=False,
-                MIN_SPLIT=MIN_SPLIT,
-                TILE=_tile(query),
-                SPLITS=splits,
-                HEAD_DIM=latent,
-                DIM=triton.next_power_of_2(latent),
-                num_warps=8,
-            )
+        _launch(query, output, cache, requests, parts, per_row, scale=scale)
+        if parts is not None:
+            window = {"WINDOW": 0, "IS_CHUNKED": False}
+            parts.combine(output[:count], geometry.contexts, per_row, TILE=_tile(query), **window)
     chunks = geometry.chunks
     if chunks is not None:
         rows = chunks.max_tokens * num_heads
         where = (chunks.block_tables, chunks.contexts, chunks.first_rows)
         requests = _Requests(*where, chunks.count, rows)
-        _launch(query, cache, requests, output, output, 1, latent=latent, scale=scale)
+        _launch(query, output, cache, requests, None, 0, scale=scale)
 
 
 def _tile(query: Tensor) -> int:
@@ -92,34 +75,34 @@ class _Requests:
 
 def _launch(
     query: Tensor,
+    output: Tensor,
     cache: Tensor,
     requests: _Requests,
-    parts: Tensor,
-    scales: Tensor,
-    splits: int,
+    parts: DecodeParts | None,
+    per_row: int,
     *,
-    latent: int,
     scale: float,
 ) -> None:
-    """Fill parts and, of several splits, scales."""
-    num_heads, head_dim = query.shape[1:]
+    """Fill output, or, of rows of several pieces, parts."""
+    (num_heads, head_dim), latent = query.shape[1:], output.shape[2]
     is_narrow = query.dtype.itemsize == 2
     rows = _MIN_ROWS
     if is_narrow and num_heads > rows:
         rows = _MAX_ROWS
-    _latent_kernel[(triton.cdiv(requests.max_rows, rows), requests.count, splits)](
+    pieces = num_pieces(requests.count, per_row)
+    _latent_kernel[(triton.cdiv(requests.max_rows, rows), pieces)](
         query,
-        parts,
-        scales,
+        output,
+        None if parts is None else parts.values,
+        None if parts is None else parts.scales,
         requests.first_rows,
         requests.contexts,
-        splits,
+        requests.count,
+        per_row,
         cache,
         requests.block_tables,
         requests.block_tables.stride(0),
         scale,
-        IS_SPLIT=splits > 1,
-        MIN_LENGTH=MIN_SPLIT,
         HEADS=num_heads,
         LATENT=latent,
         TURNED=head_dim - latent,
@@ -187,22 +170,22 @@ def _tokens_of_request(first_rows, request):
 
 
 @triton.jit(
-    do_not_specialize=["splits"],
+    do_not_specialize=["num_requests", "per_row"],
     do_not_specialize_on_alignment=["first_rows", "contexts", "block_tables"],
 )
 def _latent_kernel(
     query,
+    output,
     parts,
     scales,
     first_rows,
     contexts,
-    splits,
+    num_requests,
+    per_row,
     cache,
     block_tables,
     table_stride,
     scale,
-    IS_SPLIT: tl.constexpr,
-    MIN_LENGTH: tl.constexpr,
     HEADS: tl.constexpr,
     LATENT: tl.constexpr,
     TURNED: tl.constexpr,
@@ -212,7 +195,13 @@ def _latent_kernel(
     DIM: tl.constexpr,
     TURNED_DIM: tl.constexpr,
 ):
-    request, split = tl.program_id(1), tl.program_id(2)
+    piece = tl.program_id(1)
+    request, first_piece, length = piece, piece, 0
+    if parts is not None:
+        length = piece_length(contexts, num_requests, per_row, 0, False, TILE)
+        request, first_piece = row_of_piece(contexts, num_requests, piece, length, 0, False)
+        if request >= num_requests:
+            return
     context = tl.load(contexts + request)
     first_token, tokens = _tokens_of_request(first_rows, request)
     first = tl.program_id(0) * ROWS
@@ -220,7 +209,9 @@ def _latent_kernel(
         return
     # Up to the last token of these rows.
     end = context - tokens + tl.minimum(tokens, (first + ROWS - 1) // HEADS + 1)
-    begin, end = split_bounds(split, 0, end, splits, MIN_LENGTH, TILE)
+    begin = (piece - first_piece) * length
+    if parts is not None:
+        end = tl.minimum(begin + length, end)
     rows, dims, turned_dims = (
         first + tl.arange(0, ROWS),
         tl.arange(0, DIM),
@@ -245,8 +236,14 @@ def _latent_kernel(
         BLOCK_SIZE,
         TILE,
     )
-    if IS_SPLIT:
-        row = row * splits + split
-        tl.store(scales + row, largest + tl.log2(total), mask=is_row)
+    values = divided(values, total)
+    is_whole = True
+    if parts is not None:
+        is_whole = context <= length
+        part = piece.to(tl.int64) * HEADS + rows
+        is_part = is_row & (is_whole == 0)
+        tl.store(scales + part, largest + tl.log2(total), mask=is_part)
+        part_places = part[:, None] * LATENT + dims[None, :]
+        tl.store(parts + part_places, values, mask=inside & is_part[:, None])
     places = row[:, None] * LATENT + dims[None, :]
-    tl.store(parts + places, divided(values, total).to(parts.dtype.element_ty), mask=inside)
+    tl.store(output + places, values.to(output.dtype.element_ty), mask=inside & is_whole)
