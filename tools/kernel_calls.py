@@ -34,6 +34,8 @@ class Attention:
     window: Window = None
     soft_cap: float | None = None
     has_slopes: bool = False
+    # Of a table of biases; 0: there is none.
+    num_distances: int = 0
     has_sinks: bool = False
     # Of the keys' first dimensions, which are the values; 0: they lie apart.
     latent: int = 0
@@ -51,6 +53,8 @@ ATTENTION = {
         decodes=32, head_dim=256, heads=(8, 4), window=4096, soft_cap=50.0
     ),
     "decode 32, slopes": Attention(decodes=32, heads=(32, 32), has_slopes=True),
+    "decode 32, distances": Attention(decodes=32, heads=(64, 64), num_distances=129),
+    "prefill, distances": Attention(chunk=2048, heads=(64, 64), head_dim=64, num_distances=129),
     "decode 32, float32": Attention(decodes=32, dtype=torch.float32),
     "decode 32, block 16": Attention(decodes=32, block_size=16, heads=(64, 8), head_dim=64),
     "decode 32, sinks and window": Attention(
@@ -216,6 +220,11 @@ def _attention(layer: Attention) -> Callable[[], Any]:
         scale=0.1,
         soft_cap=layer.soft_cap,
         alibi_slopes=_meta(num_heads, dtype=torch.float32) if layer.has_slopes else None,
+        distance_bias=(
+            _meta(num_heads, layer.num_distances, dtype=torch.float32)
+            if layer.num_distances
+            else None
+        ),
         sinks=_meta(num_heads, dtype=torch.float32) if layer.has_sinks else None,
     )
 

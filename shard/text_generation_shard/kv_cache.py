@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from text_generation_shard.ops.paged_attention import MAX_GROUP_TOKENS, Workspace
+from text_generation_shard.ops.paged_attention import MAX_GROUP_TOKENS, Workspace, has_kernel
 from text_generation_shard.recurrent_state import RecurrentSpec, RecurrentStates
 
 SCRAP_BLOCK = 0
@@ -53,7 +53,10 @@ class KVCacheSpec:
         return num_tensors * self.num_kv_heads * self.head_dim
 
     def workspace_tokens(self, max_total_tokens: int) -> int:
-        """Tokens that attention may gather at one time."""
+        """Tokens that attention may gather at one time: none where kernels read the blocks."""
+        is_latent = self.latent_dim is not None
+        if has_kernel(torch.empty(0, device=self.device), self.head_dim, is_latent=is_latent):
+            return 0
         return max(MAX_GROUP_TOKENS, max_total_tokens + 1)
 
     def workspace_bytes(self, max_total_tokens: int) -> int:

@@ -1,5 +1,6 @@
 """How the KV cache is sized, and what the machine has for it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,8 @@ from text_generation_shard.cache_sizing import CacheBudget, CacheSize, size_cach
 from text_generation_shard.distributed import RankGroup
 from text_generation_shard.errors import CapacityError
 from text_generation_shard.host import host_share, ranks_on_host
-from text_generation_shard.kv_cache import KVCacheSpec
+from text_generation_shard.kv_cache import KVCache, KVCacheSpec
+from text_generation_shard.ops.triton import library
 
 from tests.shard.checkpoints import Checkpoint
 from tests.shard.engines import running_shard, warmup_request
@@ -50,6 +52,17 @@ def test_never_more_than_running_sequences_and_their_prefixes_need() -> None:
         max_total_tokens=64,
         cache_bytes=16 * 16 * TOKEN_BYTES,
     )
+
+
+def test_kernels_gather_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a gigabyte for 128k tokens of eight heads, which no kernel ever touched."""
+    monkeypatch.setattr(library, "takes", lambda _: True)
+    assert SPEC.workspace_bytes(100_000) == 0
+    wide = replace(SPEC, head_dim=320)
+    assert wide.workspace_tokens(100_000) == 100_001
+    assert replace(wide, latent_dim=256).workspace_bytes(100_000) == 0
+    cache = KVCache.allocate(SPEC, num_blocks=2, block_size=16, max_total_tokens=64, num_slots=1)
+    assert cache.layers[0].workspace.keys.numel() == 0
 
 
 def test_two_tables_may_each_end_in_a_block_that_is_all_but_empty() -> None:

@@ -30,7 +30,14 @@ from text_generation_shard.ops.triton import library as triton_library
 if TYPE_CHECKING:
     from text_generation_shard.ops.triton.geometry import DeviceGeometry
 
-__all__ = ["MAX_GROUP_TOKENS", "AttentionPlan", "Workspace", "paged_attention", "plan_attention"]
+__all__ = [
+    "MAX_GROUP_TOKENS",
+    "AttentionPlan",
+    "Workspace",
+    "has_kernel",
+    "paged_attention",
+    "plan_attention",
+]
 
 _MAX_HEAD_DIM = 256
 
@@ -164,8 +171,9 @@ def paged_attention(
     """
     caches = (key_cache, value_cache)
     scores: dict[str, Any] = {"scale": scale, "soft_cap": soft_cap, "alibi_slopes": alibi_slopes}
-    scores |= {"sinks": sinks, "kv_scales": kv_scales}
-    if distance_bias is None and _has_kernel(query, *caches):
+    scores |= {"distance_bias": distance_bias, "sinks": sinks, "kv_scales": kv_scales}
+    is_latent = value_cache.shape[-1] < key_cache.shape[-1]
+    if has_kernel(query, query.shape[-1], is_latent=is_latent):
         from text_generation_shard.ops.triton import paged_attention as kernels
 
         window = plan.sliding_window
@@ -174,7 +182,6 @@ def paged_attention(
     wide = query.float() if is_widened else query
     native = None if is_eight_bit(key_cache) else native_operators(wide)
     if native is None:
-        scores["distance_bias"] = distance_bias
         return reference_attention(query, *caches, plan.reference, workspace, **scores)
     attended = native.attend(
         wide if wide[0].is_contiguous() else wide.contiguous(),
@@ -192,10 +199,8 @@ def paged_attention(
     return attended.to(query.dtype)
 
 
-def _has_kernel(query: Tensor, key_cache: Tensor, value_cache: Tensor) -> bool:
-    """Whether the Triton kernels take these: heads up to 256, values as wide as keys, or latent
-    vectors. The rest is the reference's on a GPU, as are tables of distances.
+def has_kernel(on: Tensor, head_dim: int, *, is_latent: bool) -> bool:
+    """Whether the Triton kernels attend where the tensor `on` is: to heads as wide as 256, or to
+    latent vectors. The rest is the reference's on a GPU.
     """
-    is_usual = query.shape[-1] <= _MAX_HEAD_DIM and value_cache.shape == key_cache.shape
-    is_latent = value_cache.shape[-1] < key_cache.shape[-1]
-    return (is_usual or is_latent) and triton_library.takes(query)
+    return (is_latent or head_dim <= _MAX_HEAD_DIM) and triton_library.takes(on)

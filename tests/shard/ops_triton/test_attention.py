@@ -29,6 +29,8 @@ class Case:
     window: Window = None
     soft_cap: float | None = None
     has_slopes: bool = False
+    # Of a table of biases; 0: there is none.
+    num_distances: int = 0
     has_sinks: bool = False
     cache_dtype: torch.dtype | None = None
     kv_scales: KVScales = UNSCALED
@@ -43,6 +45,8 @@ CASES = {
     "cap and window": Case(soft_cap=1.5, window=33),
     "slopes": Case(has_slopes=True),
     "slopes and window": Case(has_slopes=True, window=20),
+    "distances": Case(num_distances=9),
+    "many distances, odd dim": Case(num_distances=200, head_dim=20, heads=(3, 3)),
     "chunks of 7": Case(window=AttentionChunk(7)),
     "chunk and cap": Case(window=AttentionChunk(64), soft_cap=1.5),
     "chunk that ends": Case(window=AttentionChunk(35)),
@@ -113,6 +117,7 @@ def attend(call: Call, case: Case, inputs: Inputs) -> Tensor:
     space = torch.zeros(9000, case.heads[1], case.head_dim, device=device, dtype=case.dtype)
     generator = torch.Generator().manual_seed(3)
     slopes, sinks = torch.rand(2, case.heads[0], generator=generator).to(device)
+    table = torch.randn(case.heads[0], case.num_distances, generator=generator).to(device)
     is_latent = inputs.values.shape != inputs.keys.shape
     output: Tensor = call(
         paged_attention,
@@ -125,6 +130,7 @@ def attend(call: Call, case: Case, inputs: Inputs) -> Tensor:
         scale=case.head_dim**-0.5,
         soft_cap=case.soft_cap,
         alibi_slopes=slopes if case.has_slopes else None,
+        distance_bias=table if case.num_distances else None,
         sinks=sinks if case.has_sinks else None,
         kv_scales=case.kv_scales,
     )

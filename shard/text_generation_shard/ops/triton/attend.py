@@ -48,9 +48,11 @@ def walk_context(
     end_position,
     caches,
     slopes,
+    distance_bias,
     sinks,
     scale,
     soft_cap,
+    num_distances,
     WINDOW: tl.constexpr,
     IS_CHUNKED: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
@@ -85,6 +87,9 @@ def walk_context(
         distances = positions[None, :] - row_positions[:, None]
         if slopes is not None:
             scores += tl.load(slopes + heads)[:, None] * distances.to(tl.float32)
+        if distance_bias is not None:
+            columns = tl.minimum(tl.maximum(-distances, 0), num_distances - 1)
+            scores += tl.load(distance_bias + heads[:, None] * num_distances + columns)
         visible = inside[None, :] & (distances <= 0)
         if WINDOW > 0:
             first = first_visible(row_positions, WINDOW, IS_CHUNKED)

@@ -85,6 +85,7 @@ class AttentionCall:
     scale: float
     soft_cap: float | None
     alibi_slopes: Tensor | None
+    distance_bias: Tensor | None
     sinks: Tensor | None
 
     @property
@@ -121,13 +122,14 @@ class AttentionCall:
 
     def tensors_of(self, block_tables: Tensor) -> tuple[Tensor | None, ...]:
         """The tensors that both kernels read, with some requests' block tables."""
-        of_scores = self.alibi_slopes, self.sinks
+        of_scores = self.alibi_slopes, self.distance_bias, self.sinks
         return self.key_cache, self.value_cache, block_tables, *of_scores
 
     @property
     def numbers(self) -> tuple[float | None, ...]:
         """The step from block table to block table, and what makes scores."""
-        return self.block_tables.stride(0), self.scale, self.soft_cap
+        num_distances = None if self.distance_bias is None else self.distance_bias.shape[1]
+        return self.block_tables.stride(0), self.scale, self.soft_cap, num_distances
 
     @property
     def window_size(self) -> int:

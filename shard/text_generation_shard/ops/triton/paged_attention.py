@@ -21,6 +21,7 @@ def paged_attention(
     scale: float,
     soft_cap: float | None = None,
     alibi_slopes: Tensor | None = None,
+    distance_bias: Tensor | None = None,
     sinks: Tensor | None = None,
     kv_scales: KVScales = UNSCALED,
 ) -> Tensor:
@@ -33,7 +34,8 @@ def paged_attention(
     output = torch.empty(shape, dtype=query.dtype, device=query.device)
     if value_cache.shape != key_cache.shape:
         assert query.dtype == key_cache.dtype and key_cache.shape[2] == 1
-        assert all(each is None for each in (window, soft_cap, alibi_slopes, sinks))
+        options = (window, soft_cap, alibi_slopes, distance_bias, sinks)
+        assert all(each is None for each in options)
         latent_attention(query, output, key_cache, geometry, scale=scale)
         return output
     call = AttentionCall(
@@ -46,6 +48,7 @@ def paged_attention(
         scale=scale * kv_scales.keys,
         soft_cap=soft_cap,
         alibi_slopes=alibi_slopes,
+        distance_bias=None if distance_bias is None else distance_bias.contiguous(),
         sinks=sinks,
     )
     num_decodes = geometry.num_decodes
