@@ -22,12 +22,13 @@ from torch import Tensor
 
 from text_generation_shard.batch.scheduled_batch import ScheduledBatch, WorkItem
 from text_generation_shard.batch.slots import RefusedSequence, SequenceSlots
-from text_generation_shard.batch.upload import to_device, upload
+from text_generation_shard.batch.upload import upload
 from text_generation_shard.distributed import RankGroup
 from text_generation_shard.errors import StepRejectedError
 from text_generation_shard.grammar.table import GrammarTable
 from text_generation_shard.kv_cache import KVCache
 from text_generation_shard.models.model import Model
+from text_generation_shard.ops.to_device import to_device
 from text_generation_shard.runner.decode_graphs import DecodeGraphs
 from text_generation_shard.runner.device_work import DeviceWork
 from text_generation_shard.sampling.prompt_logprobs import prompt_logprobs

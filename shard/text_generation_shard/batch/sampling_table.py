@@ -8,9 +8,9 @@ from text_generation_proto import shard_pb2 as pb
 from torch import Tensor
 
 from text_generation_shard.batch.scheduled_batch import WorkItem
-from text_generation_shard.batch.upload import to_device, upload
+from text_generation_shard.batch.upload import upload
+from text_generation_shard.ops.to_device import to_device
 from text_generation_shard.sampling.parameters import (
-    Processor,
     SamplingFeatures,
     SamplingParameterError,
     SamplingParameters,
@@ -26,8 +26,6 @@ _FLOATS = (
     "frequency_penalty",
     "presence_penalty",
 )
-# Processors that look at the tokens before the one to be sampled.
-_READ_HISTORY = (Processor.WATERMARK, Processor.REPETITION, Processor.FREQUENCY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +80,6 @@ class SamplingTable:
             self._selection = self._select(slots)
         chosen = self._selection
         lengths = [item.end for item in items]
-        reads_history = any(chosen.features.needing(processor) for processor in _READ_HISTORY)
-        width = max(lengths) if reads_history else 0
         top_k, seeds, output_starts, draws = chosen.integers
         positions = upload(lengths, self._device)
         return SamplingRows(
@@ -94,7 +90,8 @@ class SamplingTable:
             output_starts=output_starts,
             positions=positions,
             lengths=positions,
-            history=tokens[:, :width].index_select(0, chosen.index).long(),
+            history=tokens[:, : max(lengths)],
+            history_rows=chosen.index,
             features=chosen.features,
             logit_bias=chosen.logit_bias,
         )
@@ -108,11 +105,9 @@ class SamplingTable:
     ) -> SamplingRows:
         """As `rows`, for slots and lengths (int64 [rows]) that only the device knows.
 
-        features: what the rows may ask for; the histories are as wide as `tokens`, if needed.
+        features: what the rows may ask for.
         """
         top_k, seeds, output_starts, draws = self._integers.index_select(1, slots)
-        reads_history = any(features.needing(processor) for processor in _READ_HISTORY)
-        width = tokens.shape[1] if reads_history else 0
         return SamplingRows(
             **dict(zip(_FLOATS, self._floats.index_select(1, slots), strict=True)),
             top_k=top_k,
@@ -121,7 +116,8 @@ class SamplingTable:
             output_starts=output_starts,
             positions=lengths,
             lengths=lengths,
-            history=tokens[:, :width].index_select(0, slots).long(),
+            history=tokens,
+            history_rows=slots,
             features=features,
         )
 

@@ -6,16 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from text_generation_shard.ops.to_device import to_device
+
 Numbers = Sequence[int] | Sequence[Sequence[int]] | np.ndarray[tuple[int], np.dtype[np.int64]]
-
-
-def to_device(values: Tensor, device: torch.device) -> Tensor:
-    """values, of the CPU, on the device. Nothing waits for a GPU: when it has done what it was
-    given before, it copies from pinned memory, which the allocator keeps until then.
-    """
-    if device.type == "cuda":
-        values = values.pin_memory()
-    return values.to(device, non_blocking=True)
 
 
 def upload(values: Numbers, device: torch.device) -> Tensor:

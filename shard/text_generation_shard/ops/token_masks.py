@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from text_generation_shard.ops.cpu.library import native_operators
+from text_generation_shard.ops.to_device import to_device
 
 
 def mask_scores(scores: Tensor, rows: tuple[int, ...], allowed: Tensor) -> None:
@@ -13,7 +14,7 @@ def mask_scores(scores: Tensor, rows: tuple[int, ...], allowed: Tensor) -> None:
     scores: float32 [any, vocab]. rows: without duplicates. allowed: int32
     [len(rows), ceil(vocab / 32)] on the same device, bit i % 32 of word i // 32 belongs to token i.
     """
-    index = torch.tensor(rows, device=scores.device)
+    index = to_device(torch.tensor(rows), scores.device)
     native = native_operators(scores)
     if native is not None:
         native.mask_scores(scores, index, allowed)

@@ -1,11 +1,11 @@
 """The sampler's pipeline as a few kernels, for logits on a GPU."""
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from text_generation_shard.ops.to_device import to_device
 from text_generation_shard.ops.triton import library
 from text_generation_shard.sampling.parameters import FILTERS, Processor
 from text_generation_shard.sampling.rows import SamplingRows
@@ -14,27 +14,22 @@ if TYPE_CHECKING:
     from text_generation_shard.ops.triton.sample import Filters, Penalties, TokenMask
 
 
-def can_sample(logits: Tensor, rows: SamplingRows, top_n: Sequence[int]) -> bool:
-    """Whether the kernels do all that these rows ask for. They know no watermark, and do not keep
-    the log-probabilities of other tokens.
+def can_sample(scores: Tensor) -> bool:
+    """Whether the kernels are there. They know no watermark, and do not keep the log-probabilities
+    of other tokens.
     """
-    is_known = not any(top_n) and not rows.features.needing(Processor.WATERMARK)
-    return is_known and library.takes(logits)
+    return library.takes(scores)
 
 
-def sample(logits: Tensor, rows: SamplingRows) -> tuple[Tensor, Tensor]:
+def sample(scores: Tensor, rows: SamplingRows) -> tuple[Tensor, Tensor]:
     """Token ids, int64 [rows], and their log-probabilities, float32 [rows].
 
-    logits: float32 [rows, vocab], left as they are.
+    scores: float32 [rows, vocab], after bias and watermark; left as they are.
     """
     from text_generation_shard.ops.triton import sample as kernels
 
-    if rows.logit_bias:
-        logits = logits.clone()
-        for bias in rows.logit_bias:
-            logits[bias.row].index_add_(0, bias.token_ids, bias.values)
     return kernels.sample(
-        logits,
+        scores,
         kernels.Draws(
             temperature=rows.temperature,
             is_drawn=rows.draws,
@@ -57,7 +52,7 @@ def _penalties(rows: SamplingRows) -> "Penalties | None":
         frequency=rows.frequency_penalty,
         presence=rows.presence_penalty,
         history=rows.history,
-        history_rows=torch.arange(len(rows.history), device=rows.history.device),
+        history_rows=rows.history_rows,
         output_starts=rows.output_starts,
         lengths=rows.lengths,
     )
@@ -70,7 +65,7 @@ def _mask(rows: SamplingRows) -> "TokenMask | None":
         return None
     places = {row: place for place, row in enumerate(rows.grammar.rows)}
     index = [places.get(row, -1) for row in range(len(rows.seeds))]
-    on_device = torch.tensor(index, dtype=torch.int32).to(rows.seeds.device, non_blocking=True)
+    on_device = to_device(torch.tensor(index, dtype=torch.int32), rows.seeds.device)
     return TokenMask(allowed=rows.grammar.allowed, index=on_device)
 
 

@@ -125,6 +125,14 @@ class SamplingFeatures:
         kept = {processor: found for processor, found in kept.items() if found}
         return SamplingFeatures(rows=kept, max_top_k=self.max_top_k)
 
+    def placed(self, places: Mapping[int, int]) -> "SamplingFeatures":
+        """What the rows that have a place need, by their places; ascending, as the rows are."""
+        kept = self.among(places.keys())
+        rows = {
+            processor: tuple(places[row] for row in found) for processor, found in kept.rows.items()
+        }
+        return SamplingFeatures(rows=rows, max_top_k=self.max_top_k)
+
     def needing(self, processor: Processor) -> tuple[int, ...]:
         """The rows that need a processor."""
         return self.rows.get(processor, ())

@@ -1,10 +1,31 @@
 """What the sampler is told about the rows that it samples."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
+from text_generation_shard.ops.to_device import to_device
 from text_generation_shard.sampling.parameters import SamplingFeatures
+
+# Fields of `SamplingRows` that have an entry for each row.
+_BY_ROW = (
+    "temperature",
+    "top_p",
+    "typical_p",
+    "min_p",
+    "repetition_penalty",
+    "frequency_penalty",
+    "presence_penalty",
+    "top_k",
+    "draws",
+    "seeds",
+    "positions",
+    "history_rows",
+    "lengths",
+    "output_starts",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +50,22 @@ class GrammarMask:
     rows: tuple[int, ...]
     allowed: Tensor
 
+    def among(self, places: Mapping[int, int]) -> "GrammarMask | None":
+        """Of the rows that have a place, which they are called by; None if none has one."""
+        kept = [mask for mask, row in enumerate(self.rows) if row in places]
+        if not kept:
+            return None
+        index = to_device(torch.tensor(kept), self.allowed.device)
+        rows = tuple(places[self.rows[mask]] for mask in kept)
+        return GrammarMask(rows, self.allowed.index_select(0, index))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingRows:
     """What is known of each sampled row; all tensors on the device of the logits.
 
-    Sequence positions of one row: the prompt is history[:output_starts], the output so far
-    history[output_starts:lengths], and the token to be sampled comes at `positions`.
+    Sequence positions of one row, in its part of the history: the prompt is [:output_starts], the
+    output so far [output_starts:lengths], and the token to be sampled comes at `positions`.
     """
 
     # float32 [rows]
@@ -54,8 +84,10 @@ class SamplingRows:
     seeds: Tensor
     # int64 [rows], index in the sequence of the token to be sampled
     positions: Tensor
-    # int64 [rows, width], known tokens; valid in [0, lengths), anything beyond
+    # integer [sequences, width], known tokens; of a row in [0, lengths), anything beyond
     history: Tensor
+    # int64 [rows]: each one's place in the history
+    history_rows: Tensor
     # int64 [rows], at least 1
     lengths: Tensor
     # int64 [rows]
@@ -65,3 +97,24 @@ class SamplingRows:
     features: SamplingFeatures
     logit_bias: tuple[RowBias, ...] = ()
     grammar: GrammarMask | None = None
+
+    def histories(self, index: Tensor) -> Tensor:
+        """Those of some rows, int64 [len(index), width]; index: int64."""
+        return self.history.index_select(0, self.history_rows[index]).long()
+
+    def among(self, chosen: Sequence[int]) -> "SamplingRows":
+        """Some of the rows, in their order, as if there were no others."""
+        index = to_device(torch.tensor(chosen), self.seeds.device)
+        places = {row: place for place, row in enumerate(chosen)}
+        grammar = None if self.grammar is None else self.grammar.among(places)
+        return replace(
+            self,
+            **{name: getattr(self, name).index_select(0, index) for name in _BY_ROW},
+            features=self.features.placed(places),
+            logit_bias=tuple(
+                replace(bias, row=places[bias.row])
+                for bias in self.logit_bias
+                if bias.row in places
+            ),
+            grammar=grammar,
+        )

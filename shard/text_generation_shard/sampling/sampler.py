@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from text_generation_shard.ops.choose_best import choose_best
+from text_generation_shard.ops.to_device import to_device
 from text_generation_shard.ops.token_masks import mask_scores
 from text_generation_shard.sampling import filters, fused, native, penalties, philox
 from text_generation_shard.sampling.parameters import FILTERS, Processor
@@ -57,10 +58,11 @@ class Sampler:
         none for all rows.
         """
         assert logits.dtype == torch.float32 and logits.shape[1] == self._vocab_size
-        if fused.can_sample(logits, rows, top_n):
-            token_ids, chosen = fused.sample(logits, rows)
-            return SampledTokens(token_ids=token_ids, logprobs=chosen, top_tokens=None)
-        scores = self._change(logits, rows)
+        change = _RowChanges(logits)
+        self._mark(change, rows)
+        if fused.can_sample(change.scores):
+            return self._by_kernels(change.scores, rows, top_n)
+        scores = self._change(change, rows)
         by_torch = native.rows_left(scores, rows, top_n)
         if len(by_torch) == len(scores):
             return _sample(scores, rows, top_n)
@@ -74,41 +76,67 @@ class Sampler:
             top_tokens = others.top_tokens
         return SampledTokens(token_ids=token_ids, logprobs=logprobs, top_tokens=top_tokens)
 
-    def _change(self, logits: Tensor, rows: SamplingRows) -> Tensor:
-        """All that changes single scores, in the contract's order: bias, penalties, grammar."""
-        change = _RowChanges(logits)
+    def _by_kernels(
+        self, scores: Tensor, rows: SamplingRows, top_n: Sequence[int]
+    ) -> SampledTokens:
+        """By the kernels, and rows whose other tokens are reported by torch once more.
+
+        scores: after bias and watermark.
+        """
+        token_ids, logprobs = fused.sample(scores, rows)
+        listed = [row for row, count in enumerate(top_n) if count]
+        if not listed:
+            return SampledTokens(token_ids=token_ids, logprobs=logprobs, top_tokens=None)
+        index = to_device(torch.tensor(listed), scores.device)
+        own = rows.among(listed)
+        changed = self._change(_RowChanges(scores.index_select(0, index)), own)
+        others = _sample(changed, own, [top_n[row] for row in listed])
+        assert others.top_tokens is not None
+        return SampledTokens(
+            token_ids=token_ids.index_copy(0, index, others.token_ids),
+            logprobs=logprobs.index_copy(0, index, others.logprobs),
+            top_tokens=others.top_tokens.of_rows(index, len(scores)),
+        )
+
+    def _mark(self, change: "_RowChanges", rows: SamplingRows) -> None:
+        """Bias and watermark."""
+
+        def watermark(scores: Tensor, index: Tensor) -> Tensor:
+            last = rows.lengths[index, None] - 1
+            previous = rows.histories(index).gather(1, last).squeeze(1)
+            green = penalties.green_list(previous, vocab_size=self._vocab_size, gamma=self._gamma)
+            return scores + green * self._delta
+
         for bias in rows.logit_bias:
             change.scores[bias.row].index_add_(0, bias.token_ids, bias.values)
+        change.apply(rows.features.needing(Processor.WATERMARK), watermark)
+
+    def _change(self, change: "_RowChanges", rows: SamplingRows) -> Tensor:
+        """What else changes single scores, in the contract's order: penalties, grammar."""
         self._penalise(change, rows)
         if rows.grammar is not None:
             mask_scores(change.scores, rows.grammar.rows, rows.grammar.allowed)
         return change.scores
 
     def _penalise(self, change: "_RowChanges", rows: SamplingRows) -> None:
-        """Watermark, repetition, frequency and presence."""
+        """Repetition, frequency and presence."""
         features, vocab_size = rows.features, self._vocab_size
-
-        def watermark(scores: Tensor, index: Tensor) -> Tensor:
-            last = rows.lengths[index, None] - 1
-            previous = rows.history[index].gather(1, last).squeeze(1)
-            green = penalties.green_list(previous, vocab_size=vocab_size, gamma=self._gamma)
-            return scores + green * self._delta
 
         def repetition(scores: Tensor, index: Tensor) -> Tensor:
             ends = rows.lengths[index]
             seen = penalties.seen_counts(
-                rows.history[index], torch.zeros_like(ends), ends, vocab_size=vocab_size
+                rows.histories(index), torch.zeros_like(ends), ends, vocab_size=vocab_size
             )
             return penalties.penalise_repetition(scores, seen, rows.repetition_penalty[index])
 
         def frequency(scores: Tensor, index: Tensor) -> Tensor:
             starts, ends = rows.output_starts[index], rows.lengths[index]
-            counts = penalties.seen_counts(rows.history[index], starts, ends, vocab_size=vocab_size)
+            history = rows.histories(index)
+            counts = penalties.seen_counts(history, starts, ends, vocab_size=vocab_size)
             return penalties.penalise_frequency(
                 scores, counts, rows.frequency_penalty[index], rows.presence_penalty[index]
             )
 
-        change.apply(features.needing(Processor.WATERMARK), watermark)
         change.apply(features.needing(Processor.REPETITION), repetition)
         change.apply(features.needing(Processor.FREQUENCY), frequency)
 
@@ -123,7 +151,7 @@ def _sample(scores: Tensor, rows: SamplingRows, top_n: Sequence[int]) -> Sampled
     others = sorted({*rows.features.needing(Processor.DRAW), *listed})
     top_tokens = None
     if others:
-        index = torch.tensor(others, device=scores.device)
+        index = to_device(torch.tensor(others), scores.device)
         all_logprobs = scores.log_softmax(dim=1) if listed else scores[index].log_softmax(dim=1)
         chosen = all_logprobs[index] if listed else all_logprobs
         logprobs[index] = chosen.gather(1, token_ids[index, None]).squeeze(1)
@@ -141,7 +169,7 @@ class _RowChanges:
         """Replace some rows by change(their scores, their indices int64 [len(rows)])."""
         if not rows:
             return
-        index = torch.tensor(rows, device=self.scores.device)
+        index = to_device(torch.tensor(rows), self.scores.device)
         if len(rows) == len(self.scores):
             self.scores = change(self.scores, index)
         else:
@@ -190,7 +218,7 @@ def _draw_rows(token_ids: Tensor, scores: Tensor, rows: SamplingRows) -> None:
     drawing = rows.features.needing(Processor.DRAW)
     if not drawing:
         return
-    index = torch.tensor(drawing, device=scores.device)
+    index = to_device(torch.tensor(drawing), scores.device)
     drawn = _draw(scores[index], rows.seeds[index], rows.positions[index], _are_few(rows, drawing))
     token_ids.index_copy_(0, index, drawn)
 

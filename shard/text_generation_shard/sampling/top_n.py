@@ -19,6 +19,11 @@ class TopTokens:
     token_ids: Tensor
     logprobs: Tensor
 
+    def of_rows(self, index: Tensor, num_rows: int) -> "TopTokens":
+        """The same, where these rows are those of the index, int64 ascending, among num_rows."""
+        counts = self.counts.new_zeros(num_rows).index_copy_(0, index, self.counts)
+        return TopTokens(counts=counts, token_ids=self.token_ids, logprobs=self.logprobs)
+
 
 def most_likely(logprobs: Tensor, top_n: Sequence[int]) -> TopTokens:
     """The top_n[i] most likely tokens of each row i, and all that equal the last of them.

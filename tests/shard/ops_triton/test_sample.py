@@ -11,6 +11,7 @@ import triton.language as tl
 from text_generation_shard.ops.triton import sample as kernels
 from text_generation_shard.ops.triton.sample_draw import random_words
 from text_generation_shard.sampling import philox
+from text_generation_shard.sampling import sampler as sampler_module
 from text_generation_shard.sampling.parameters import SamplingParameters
 from text_generation_shard.sampling.rows import GrammarMask, SamplingRows
 from text_generation_shard.sampling.sampler import SampledTokens, Sampler
@@ -84,10 +85,9 @@ def both(
     by_kernel: Call, by_reference: Call, logits: Tensor, rows: SamplingRows
 ) -> tuple[SampledTokens, SampledTokens]:
     sampler = Sampler(vocab_size=logits.shape[1], watermark_gamma=0.5, watermark_delta=2.0)
-    before = logits.clone()
-    actual = by_kernel(sampler, logits, rows)
-    assert torch.equal(logits, before)
-    return actual, by_reference(sampler, logits, rows)
+    # Each changes what it is given.
+    actual = by_kernel(sampler, logits.clone(), rows)
+    return actual, by_reference(sampler, logits.clone(), rows)
 
 
 def moved(rows: SamplingRows, device: torch.device) -> SamplingRows:
@@ -131,6 +131,47 @@ def test_same_tokens(
     rows = moved(make_rows(parameters, prompts=prompts, outputs=outputs), device)
     logits = torch.randn(len(parameters), vocab_size, device=device) * 3
     check_same(*both(by_kernel, by_reference, logits, rows))
+
+
+def test_only_rows_that_list_others_are_sampled_by_torch(
+    by_kernel: Call, by_reference: Call, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Top-n of rows with penalties, a bias, a mask and a watermark, beside rows without; one of
+    these rows used to send all of them to torch's sorts.
+    """
+    vocab_size = 700
+    drawn = {"do_sample": True, "top_k": 30}
+    parameters = [
+        SamplingParameters(**drawn, seed=1, watermark=True),
+        SamplingParameters(**drawn, seed=2, watermark=True, repetition_penalty=1.7),
+        SamplingParameters(**drawn, seed=3, frequency_penalty=0.9, logit_bias=((5, 4.0),)),
+        SamplingParameters(do_sample=True, seed=4, logit_bias=((6, 2.0),), top_p=0.7),
+        SamplingParameters(seed=5),
+    ]
+    top_n = [0, 3, 2, 0, 4]
+    allowed = [[token for token in range(vocab_size) if random.random() < 0.5] for _ in range(2)]
+    mask = GrammarMask((2, 3), pack_allowed(allowed, vocab_size))
+    prompts = [[random.randrange(33) for _ in range(9)] for _ in parameters]
+    rows = moved(make_rows(parameters, prompts=prompts, grammar=mask), device)
+    logits = torch.randn(len(parameters), vocab_size, device=device) * 3
+    sampler = Sampler(vocab_size=vocab_size, watermark_gamma=0.5, watermark_delta=2.0)
+    expected = by_reference(sampler, logits.clone(), rows, top_n)
+    by_torch = sampler_module._sample
+    seen = []
+
+    def note(scores: Tensor, *args: Any) -> SampledTokens:
+        seen.append(len(scores))
+        return by_torch(scores, *args)
+
+    monkeypatch.setattr(sampler_module, "_sample", note)
+    actual = by_kernel(sampler, logits.clone(), rows, top_n)
+    assert seen == [3]
+    check_same(actual, expected)
+    one, other = actual.top_tokens, expected.top_tokens
+    assert one is not None and other is not None
+    assert one.counts.tolist() == other.counts.tolist() == top_n
+    assert one.token_ids.tolist() == other.token_ids.tolist()
+    torch.testing.assert_close(one.logprobs, other.logprobs, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,7 @@ def make_rows(
         seeds=torch.tensor([p.signed_seed for p in parameters]),
         positions=lengths,
         history=torch.tensor(history),
+        history_rows=torch.arange(len(history)),
         lengths=lengths,
         output_starts=torch.tensor([len(prompt) for prompt in prompts]),
         features=SamplingFeatures.of(parameters),

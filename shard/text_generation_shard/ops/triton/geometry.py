@@ -11,6 +11,7 @@ import triton
 from torch import Tensor
 
 from text_generation_shard.ops.attention_window import AttentionChunk, Window
+from text_generation_shard.ops.to_device import to_device
 
 # The smallest side of a tile that the matrix units multiply.
 _MIN_ROWS = 16
@@ -53,7 +54,7 @@ class DeviceGeometry:
         num_decodes = sum(1 for length in query_lengths if length == 1)
         first_rows = list(accumulate(query_lengths, initial=0))
         numbers = torch.tensor([*context_lengths, *first_rows], dtype=torch.int32)
-        numbers = numbers.to(block_tables.device, non_blocking=True)
+        numbers = to_device(numbers, block_tables.device)
         chunks = None
         if num_decodes < requests:
             chunks = Chunks(

@@ -42,8 +42,11 @@ def count_kernel(
     is_counted = (tl.load(frequency + row) != 0.0) | (tl.load(presence + row) != 0.0)
     if (is_repeated | is_counted) == 0:
         return
+    length = tl.load(lengths + row)
+    if tl.program_id(1) * TILE >= length:
+        return
     columns = tl.program_id(1) * TILE + tl.arange(0, TILE)
-    known = columns < tl.load(lengths + row)
+    known = columns < length
     start = tl.load(history_rows + row) * history_stride
     tokens = tl.load(history + start + columns, mask=known, other=0).to(tl.int64)
     places = counts + row * vocab_size + tokens
