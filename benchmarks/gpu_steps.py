@@ -80,6 +80,10 @@ def measure_steps(
         taken = _prefill_seconds(shard, MAX_TOTAL_TOKENS - 1)
         label = f"prefill of {MAX_TOTAL_TOKENS - 1} tokens"
         yield GpuRow(part=part, name=label, value=taken * 1000, unit="ms")
+        if shard.graphs is not None:
+            yield GpuRow(part=part, name="decode graphs", value=shard.graphs.count)
+            mib = shard.graphs.num_bytes / (1 << 20)
+            yield GpuRow(part=part, name="memory of the decode graphs", value=mib, unit="MiB")
         shard.close()
 
 

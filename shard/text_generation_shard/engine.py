@@ -79,6 +79,11 @@ class Engine:
         self._device = model.cache_spec.device
         self._last_work: DeviceWork | None = None
 
+    @property
+    def graphs(self) -> DecodeGraphs | None:
+        """Of decode steps, where the device records them."""
+        return self._graphs
+
     def reset(self) -> None:
         """Forget all sequences: a new step stream starts from nothing."""
         self._slots.retire_all()

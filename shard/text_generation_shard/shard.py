@@ -32,7 +32,7 @@ from text_generation_shard.models.config import ModelConfig
 from text_generation_shard.models.registry import LoadedModel, load_model
 from text_generation_shard.ops.threads import use_threads
 from text_generation_shard.precision import choose_cache_dtype, choose_precision
-from text_generation_shard.runner.decode_graphs import graph_buckets
+from text_generation_shard.runner.decode_graphs import DecodeGraphs, graph_buckets
 from text_generation_shard.sampling.sampler import Sampler
 from text_generation_shard.warmup import warm_up
 
@@ -179,6 +179,11 @@ class Shard:
     def work_while_idle(self) -> bool:
         """What can wait until no step is asked for; whether there is more of it."""
         return self._engine is not None and self._engine.work_while_idle()
+
+    @property
+    def graphs(self) -> DecodeGraphs | None:
+        """Of the warm engine, see `Engine.graphs`."""
+        return self._warm_engine().graphs
 
     def close(self) -> None:
         """Leave the other ranks."""

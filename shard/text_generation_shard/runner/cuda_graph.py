@@ -18,6 +18,10 @@ class StepGraph(Protocol):
 class GraphRecorder(Protocol):
     """Makes graphs of functions."""
 
+    @property
+    def num_bytes(self) -> int:
+        """Memory of the device that its graphs take, and what they compute with."""
+
     def record(self, compute: Callable[[], None]) -> StepGraph:
         """Record what a function launches; it is called more than once, and its effects are none
         or may happen any number of times.
@@ -35,6 +39,12 @@ class CudaGraphRecorder:
         self._device = device
         self._pool = torch.cuda.graph_pool_handle()
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._num_bytes = 0
+
+    @property
+    def num_bytes(self) -> int:
+        """See `GraphRecorder`; the driver's part, the launches themselves, is most of it."""
+        return self._num_bytes
 
     def record(self, compute: Callable[[], None]) -> StepGraph:
         """See `GraphRecorder`. The first call compiles kernels and chooses algorithms, which a
@@ -48,6 +58,7 @@ class CudaGraphRecorder:
                 compute()
         finally:
             here.wait_stream(self._stream)
+        before = self._free_bytes()
         graph = torch.cuda.CUDAGraph()
         # Other threads use CUDA as well: only what this one does may break the recording. One that
         # breaks off would leave its stream the current one, and all that follows would run there.
@@ -58,7 +69,14 @@ class CudaGraphRecorder:
             ),
         ):
             compute()
+        self._num_bytes += max(0, before - self._free_bytes())
         return graph
+
+    def _free_bytes(self) -> int:
+        """Of the device, if the allocator kept nothing for later: a recording gives that back."""
+        torch.cuda.synchronize(self._device)
+        torch.cuda.empty_cache()
+        return torch.cuda.mem_get_info(self._device)[0]
 
 
 @contextlib.contextmanager

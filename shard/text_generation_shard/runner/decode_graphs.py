@@ -18,6 +18,7 @@ chunks of prompts have no graph.
 
 import enum
 import logging
+import math
 import time
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -50,6 +51,9 @@ DEFAULT_BUCKETS = (1, 2, 4, *range(8, 64, 8), *range(64, 128, 16), *range(128, 2
 # have lost about as much time as that takes.
 _PATIENCE = 100
 
+# Bytes for the launches of a graph, which the driver keeps: an estimate.
+_BYTES_PER_GRAPH = 16 << 20
+
 # Bytes for every score of the largest step: for all processors' tensors, an estimate, doubled; and
 # for logits that are sampled from behind a graph.
 _BYTES_PER_SCORE = 2 * (2 + 4 + 4 + 4) + 4
@@ -78,8 +82,13 @@ def can_be_recorded(model: Model, limits: SlotLimits) -> bool:
 
 
 def graph_bytes(buckets: Sequence[int], vocab_size: int) -> int:
-    """Memory that graphs take beside the cache."""
-    return max(buckets, default=0) * vocab_size * _BYTES_PER_SCORE
+    """Memory that graphs take beside the cache: the largest, and all that may be recorded later."""
+    return max(buckets, default=0) * vocab_size * _BYTES_PER_SCORE + _launch_bytes(buckets)
+
+
+def _launch_bytes(buckets: Sequence[int]) -> int:
+    """Memory for the launches of a graph of each kind for every bucket."""
+    return len(buckets) * len(SamplingKind) * _BYTES_PER_GRAPH
 
 
 class SamplingKind(enum.Enum):
@@ -131,7 +140,19 @@ class DecodeGraphs:
         self._graphs: dict[_GraphKey, StepGraph] = {}
         # What steps would have taken, and how many of them; the last one last.
         self._wanted: dict[_GraphKey, int] = {}
-        self._is_given_up = False
+        # No more are recorded: one could not be, or all the memory that there is for them is taken.
+        self._is_closed = False
+        self._max_bytes: float = math.inf
+
+    @property
+    def count(self) -> int:
+        """Graphs that there are."""
+        return len(self._graphs)
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that they take."""
+        return self._recorder.num_bytes
 
     def record_largest(self) -> None:
         """Record the graphs that take most memory, of which one can compute any step. It also
@@ -140,6 +161,8 @@ class DecodeGraphs:
         """
         self._record(_GraphKey(self._buckets[-1], SamplingKind.PENALISED))
         self._record(_GraphKey(self._buckets[-1], SamplingKind.OUTSIDE))
+        # What these compute with is counted apart.
+        self._max_bytes = self.num_bytes + _launch_bytes(self._buckets)
 
     def record_next(self) -> bool:
         """Record what steps wanted last, else a bucket that has no graph yet; whether there was
@@ -150,7 +173,7 @@ class DecodeGraphs:
         )
         candidates = (*reversed(self._wanted), *missing)
         key = next((key for key in candidates if key not in self._graphs), None)
-        if key is None or self._is_given_up:
+        if key is None or self._is_closed:
             return False
         self._wanted.pop(key, None)
         self._record(key)
@@ -188,7 +211,7 @@ class DecodeGraphs:
         buckets = self._buckets[bisect_left(self._buckets, count) :]
         kinds = self._kinds(batch)
         wanted = _GraphKey(buckets[0], kinds[0])
-        if wanted not in self._graphs and not self._is_given_up:
+        if wanted not in self._graphs and not self._is_closed:
             self._want(wanted)
         keys = (_GraphKey(bucket, kind) for bucket in buckets for kind in kinds)
         return next((key for key in keys if key in self._graphs), None)
@@ -223,7 +246,7 @@ class DecodeGraphs:
 
         If it cannot be recorded, there will be no more than there are: better slow than not at all.
         """
-        if self._is_given_up:
+        if self._is_closed:
             return
         started = time.perf_counter()
         self._upload(key.bucket, [], [])
@@ -235,12 +258,20 @@ class DecodeGraphs:
                 len(self._graphs),
                 error,
             )
-            self._is_given_up = True
+            self._is_closed = True
             return
         self._graphs[key] = graph
-        seconds = round(time.perf_counter() - started, 3)
-        fields = {"rows": key.bucket, "sampling": key.kind.name.lower(), "seconds": seconds}
+        fields = {
+            "rows": key.bucket,
+            "sampling": key.kind.name.lower(),
+            "seconds": round(time.perf_counter() - started, 3),
+            "graphs": self.count,
+            "bytes_of_all": self.num_bytes,
+        }
         logger.info("Recorded a decode graph", extra={"fields": fields})
+        if self.num_bytes > self._max_bytes:
+            logger.warning("No CUDA graphs beside %d: their memory is taken", self.count)
+            self._is_closed = True
 
     def _upload(self, bucket: int, slots: Sequence[int], contexts: Sequence[int]) -> None:
         """Fill the packet: the rows given, and rows of the scrap slot up to the bucket."""

@@ -18,6 +18,7 @@ class FakeCuda:
         self.is_recording = False
         self.mode: int | str = 0
         self.current: object = FakeStream()
+        self.free = 1000
 
     def make_stream(self, _device: torch.device | None = None) -> "FakeStream":
         self.num_streams += 1
@@ -70,6 +71,9 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
         "graph": fake.graph,
         "get_sync_debug_mode": lambda: fake.mode,
         "set_sync_debug_mode": fake.set_mode,
+        "synchronize": lambda _: None,
+        "empty_cache": lambda: None,
+        "mem_get_info": lambda _: (fake.free, 1000),
     }
     for name, value in replaced.items():
         monkeypatch.setattr(torch.cuda, name, value)
@@ -84,6 +88,18 @@ def test_all_graphs_are_recorded_on_one_stream(cuda: FakeCuda) -> None:
         recorder.record(lambda: calls.append(cuda.is_recording))
     assert calls == [False, True] * 3
     assert cuda.num_streams == 1 and len(set(map(id, cuda.recorded_on))) == 1
+
+
+def test_a_recording_counts_the_memory_that_it_takes(cuda: FakeCuda) -> None:
+    recorder = CudaGraphRecorder(torch.device("cuda"))
+
+    def compute() -> None:
+        if cuda.is_recording:
+            cuda.free -= 30
+
+    recorder.record(compute)
+    recorder.record(compute)
+    assert recorder.num_bytes == 60
 
 
 def test_what_waits_is_not_even_tried(cuda: FakeCuda) -> None:

@@ -15,6 +15,7 @@ from text_generation_shard.runner.decode_graphs import (
     DecodeGraphs,
     buckets_for,
     graph_buckets,
+    graph_bytes,
 )
 from triton.runtime.errors import OutOfResources
 
@@ -43,6 +44,11 @@ class FakeRecorder:
     error: Exception | None = None
     # Recorded before that error.
     num_good: int = 0
+    bytes_per_graph: int = 0
+
+    @property
+    def num_bytes(self) -> int:
+        return len(self.graphs) * self.bytes_per_graph
 
     def record(self, compute: Callable[[], None]) -> FakeGraph:
         compute()
@@ -258,6 +264,25 @@ def test_graphs_that_are_there_stay_if_another_cannot_be_recorded(
     script.decode([0], 4)
     check_same(play(script, [1, 4]), play(script, None))
     assert recorder.replays == [0, 4]
+
+
+def test_no_more_graphs_than_there_is_memory_for(
+    play: Callable[..., list[pb.StepResult]],
+    recorder: FakeRecorder,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What is counted when the cache is sized is all that they take later."""
+    recorder.bytes_per_graph = graph_bytes((1, 2, 4), 0) // 2
+    script = StepScript()
+    script.admit(0, PROMPTS[0])
+    script.step({0: 6})
+    script.decode([0], 8)
+    check_same(play(script, [1, 2, 4]), play(script, None))
+    # Two for the largest bucket, whatever they take, and then what is more than the bound by one.
+    assert len(recorder.graphs) == 2 + 3
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
+        "No CUDA graphs beside 5: their memory is taken"
+    ]
 
 
 def test_default_buckets() -> None:

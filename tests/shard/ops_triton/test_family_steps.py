@@ -36,6 +36,8 @@ class Recorded:
 class StrictRecorder:
     """What a GPU's recorder refuses fails here, too; so does every replay."""
 
+    num_bytes = 0
+
     def __init__(self) -> None:
         self.graphs: list[Recorded] = []
 
