@@ -12,8 +12,9 @@ import json
 import math
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -149,17 +150,24 @@ SHAPES: dict[str, LlamaShape] = {
 }
 
 
-def write_checkpoint(folder: Path, shape: LlamaShape, *, dtype: Dtype, seed: int = 0) -> None:
-    """Write the whole model; `folder` is made if need be."""
+# The values of a tensor, by its number and dimensions, as they are stored, in pieces of whole rows.
+Draw = Callable[[int, tuple[int, ...]], Iterator[NDArray[Any]]]
+
+
+def write_checkpoint(
+    folder: Path, shape: LlamaShape, *, dtype: Dtype, seed: int = 0, draw: Draw | None = None
+) -> None:
+    """Write the whole model; `folder` is made if need be. draw: in place of NumPy's numbers."""
     folder.mkdir(parents=True, exist_ok=True)
-    _write_weights(folder / "model.safetensors", shape, dtype, seed)
+    draw = partial(_draw, seed, dtype) if draw is None else draw
+    _write_weights(folder / "model.safetensors", shape, dtype, draw)
     write_tokenizer(folder, shape.vocab_size, shape.max_position_embeddings)
     (folder / "config.json").write_text(json.dumps(shape.config(dtype), indent=2) + "\n")
     generation = {"bos_token_id": 1, "eos_token_id": 2, "do_sample": False}
     (folder / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
 
 
-def _write_weights(path: Path, shape: LlamaShape, dtype: Dtype, seed: int) -> None:
+def _write_weights(path: Path, shape: LlamaShape, dtype: Dtype, draw: Draw) -> None:
     """The safetensors layout: length of the header (8 bytes), header (JSON), the tensors."""
     item_size = 4 if dtype == "float32" else 2
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
@@ -177,21 +185,23 @@ def _write_weights(path: Path, shape: LlamaShape, dtype: Dtype, seed: int) -> No
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(encoded)) + encoded)
         for index, (_, dimensions) in enumerate(shape.tensors()):
-            for values in _draw(np.random.default_rng((seed, index)), dimensions):
-                file.write(_encode(values, dtype).tobytes())
+            for values in draw(index, dimensions):
+                file.write(values.data)
 
 
 def _draw(
-    generator: np.random.Generator, dimensions: tuple[int, ...]
-) -> Iterator[NDArray[np.float32]]:
-    """One tensor in pieces of whole rows: ones for a norm, else small normal noise."""
+    seed: int, dtype: Dtype, index: int, dimensions: tuple[int, ...]
+) -> Iterator[NDArray[Any]]:
+    """One tensor: ones for a norm, else small normal noise."""
     if len(dimensions) == 1:
-        yield np.ones(dimensions, dtype=np.float32)
+        yield _encode(np.ones(dimensions, dtype=np.float32), dtype)
         return
+    generator = np.random.default_rng((seed, index))
     rows, columns = dimensions
     for start in range(0, rows, ROWS_PER_DRAW):
         piece = (min(ROWS_PER_DRAW, rows - start), columns)
-        yield generator.standard_normal(piece, dtype=np.float32) * np.float32(INITIALIZER_RANGE)
+        noise = generator.standard_normal(piece, dtype=np.float32)
+        yield _encode(noise * np.float32(INITIALIZER_RANGE), dtype)
 
 
 def _encode(values: NDArray[np.float32], dtype: Dtype) -> NDArray[Any]:

@@ -12,9 +12,12 @@
       -flash      the same with flash attention
     families      small models of several families against transformers
 
-Each part is a process of its own with a time limit, so that one that fails takes none with it.
-Weights are random, made on the GPU. Needs no network; packages that are missing or too old are
-installed from --wheels. The table comes last; OUTPUT/gpu-check.json holds the same.
+Each part is a process of its own with a time limit, so that one that fails takes none with it. What
+a part does not use of its time serves those after it; if the run is late all the same, all that are
+left get less. Weights are random, made on the GPU, and lie in memory where there is room. Needs no
+network; packages that are missing or too old are installed from --wheels. After every part
+OUTPUT/gpu-check.json holds all that was measured, and gpu-check.log what the parts printed; the
+table comes last, also when the run is ended by SIGTERM.
 
 Written without a GPU at hand: what it measures has not been seen yet.
 """
@@ -22,14 +25,16 @@ Written without a GPU at hand: what it measures has not been seen yet.
 import argparse
 import contextlib
 import importlib.metadata
-import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import tomllib
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -37,21 +42,28 @@ from packaging.requirements import Requirement
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.gpu_rows import GpuRow, read_rows, with_aims
+from benchmarks.gpu_rows import DEADLINE, GpuRow, read_rows, with_aims
 
-# Seconds that each part may take; together less than 9 minutes.
+# Seconds that each part may take, if none is late; together they leave a part that does not heed
+# SIGTERM, and the table, their time within 9 minutes.
 PARTS = {
-    "tests": 100,
-    "parity": 40,
-    "ceilings": 15,
-    "kernels": 40,
-    "step-8b": 80,
-    "step-1b": 40,
-    "serve": 100,
-    "transformers": 45,
-    "transformers-flash": 40,
-    "families": 35,
+    "tests": 95,
+    "parity": 35,
+    "ceilings": 20,
+    "kernels": 35,
+    "step-8b": 85,
+    "step-1b": 35,
+    "serve": 95,
+    "transformers": 40,
+    "transformers-flash": 35,
+    "families": 30,
 }
+TOTAL_S = 510.0
+# Memory for the weights of the largest model, twice.
+SCRATCH_BYTES = 36 << 30
+MEMORY = Path("/dev/shm")
+# Of what a part printed: as much as goes into the log of all.
+LOG_BYTES = 200_000
 # Of the packages that tests need.
 TEST_PACKAGES = ("triton", "pytest", "pytest-asyncio", "pytest-timeout")
 NO_GPU = 2
@@ -67,18 +79,67 @@ def main() -> None:
     if not has_gpu():
         print("No GPU is visible here: gpu-check measures one, and has nothing to say without it.")
         sys.exit(NO_GPU)
-    install_missing(options.wheels)
+    deadline = time.monotonic() + TOTAL_S
+    # What ends this process ends the part that runs, and shows what the others measured.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     output: Path = options.output
     output.mkdir(parents=True, exist_ok=True)
     output = output.resolve()
-    rows: list[GpuRow] = []
-    for part in options.only or PARTS:
-        rows += run_part(part, output, is_profiled=options.profile)
-    rows = with_aims(rows)
+    install_missing(options.wheels)
     device = device_facts()
-    report = {"device": device, "rows": [asdict(row) for row in rows]}
-    (output / "gpu-check.json").write_text(json.dumps(report, indent=2) + "\n")
-    show(rows, device)
+    rows: list[GpuRow] = []
+    parts = [part for part in PARTS if part in (options.only or PARTS)]
+    try:
+        with scratch_folder(output) as scratch:
+            for index, part in enumerate(parts):
+                limit = part_limit(parts[index:], deadline - time.monotonic())
+                rows += run_part(part, scratch, limit, is_profiled=options.profile)
+                keep(scratch, part, output)
+                write_report(rows, device, output)
+    finally:
+        show(with_aims(rows), device)
+
+
+def part_limit(parts: list[str], seconds_left: float) -> float:
+    """Seconds for the first of the parts that are left: its own, with what those before it did not
+    use; its share of what there is, if that is too little for all.
+    """
+    own, needed = PARTS[parts[0]], sum(PARTS[part] for part in parts)
+    if seconds_left >= needed:
+        return own + seconds_left - needed
+    return max(0.0, own * seconds_left / needed)
+
+
+@contextlib.contextmanager
+def scratch_folder(output: Path) -> Iterator[Path]:
+    """Where models and the parts' files lie: in memory, or in the output's folder, where models
+    then stay for the next run.
+    """
+    if not MEMORY.is_dir() or shutil.disk_usage(MEMORY).free < SCRATCH_BYTES:
+        folder = output / "parts"
+        folder.mkdir(exist_ok=True)
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="gpu-check-", dir=MEMORY) as name:
+        yield Path(name)
+
+
+def keep(scratch: Path, part: str, output: Path) -> None:
+    """Copy what is worth it: the end of a part's log behind those before it, and traces."""
+    log = scratch / f"{part}.log"
+    with (output / "gpu-check.log").open("ab") as file:
+        file.write(f"\n===== {part}, {time.strftime('%H:%M:%S')} =====\n".encode())
+        file.write(log.read_bytes()[-LOG_BYTES:] if log.exists() else b"")
+    for trace in scratch.glob(f"trace-{part}-*"):
+        shutil.copy(trace, output)
+
+
+def write_report(rows: list[GpuRow], device: dict[str, str], output: Path) -> None:
+    """All rows so far, in place of the last report."""
+    report = {"device": device, "rows": [asdict(row) for row in with_aims(rows)]}
+    new = output / "gpu-check.json.new"
+    new.write_text(json.dumps(report, indent=2) + "\n")
+    new.replace(output / "gpu-check.json")
 
 
 def parse_options() -> argparse.Namespace:
@@ -104,9 +165,13 @@ def install_missing(wheels: Path | None) -> None:
     if not missing:
         return
     print("Missing or too old:", ", ".join(missing), flush=True)
-    if wheels is not None:
-        pip = [sys.executable, "-m", "pip", "install", "--no-index", "--find-links", str(wheels)]
-        subprocess.run([*pip, *missing], check=False)
+    if wheels is None:
+        return
+    pip = [sys.executable, "-m", "pip", "install", "--no-index", "--find-links", str(wheels)]
+    if subprocess.run([*pip, *missing], check=False).returncode:
+        # One that is not in the folder keeps all from being installed.
+        for requirement in missing:
+            subprocess.run([*pip, requirement], check=False)
 
 
 def missing_packages() -> list[str]:
@@ -128,14 +193,14 @@ def is_installed(requirement: Requirement) -> bool:
     return requirement.specifier.contains(version, prereleases=True)
 
 
-def run_part(part: str, output: Path, *, is_profiled: bool = False) -> list[GpuRow]:
+def run_part(part: str, folder: Path, limit: float, *, is_profiled: bool = False) -> list[GpuRow]:
     """The rows of a part; if it did not end well, one that says how."""
     started = time.monotonic()
-    result, log = output / f"{part}.json", output / f"{part}.log"
+    result, log = folder / f"{part}.json", folder / f"{part}.log"
     result.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "benchmarks.gpu_parts", part, str(result), str(output)]
+    command = [sys.executable, "-m", "benchmarks.gpu_parts", part, str(result), str(folder)]
     command += ["--profile"] if is_profiled else []
-    problem = run_limited(command, log, PARTS[part])
+    problem = run_limited(command, log, limit)
     rows = read_rows(result)
     print(f"{part}: {time.monotonic() - started:.0f} s, {len(rows)} rows {problem}", flush=True)
     return [*rows, GpuRow(part=part, name=problem, value=None)] if problem else rows
@@ -147,7 +212,11 @@ def run_limited(command: list[str], log: Path, limit: float) -> str:
     Nothing of it is left afterwards: what it started would share the GPU with the next part.
     """
     search = [*map(str, SOURCES), str(ROOT), os.environ.get("PYTHONPATH", "")]
-    environment = {"TRITON_INTERPRET": "0", "PYTHONPATH": os.pathsep.join(filter(None, search))}
+    environment = {
+        "TRITON_INTERPRET": "0",
+        "PYTHONPATH": os.pathsep.join(filter(None, search)),
+        DEADLINE: str(time.time() + limit),
+    }
     with log.open("wb") as file:
         process = subprocess.Popen(
             command,
@@ -180,19 +249,25 @@ def end_group(leader: "subprocess.Popen[bytes]") -> None:
 
 
 def device_facts() -> dict[str, str]:
-    import torch
-
-    properties = torch.cuda.get_device_properties(0)
-    triton = importlib.util.find_spec("triton")
-    version = __import__("triton").__version__ if triton else "none"
-    return {
-        "name": properties.name,
-        "multiprocessors": str(properties.multi_processor_count),
-        "torch": torch.__version__,
-        "cuda": str(torch.version.cuda),
-        "triton": version,
-        "date": time.strftime("%Y-%m-%d"),
-    }
+    """Asked in another process: this one keeps no memory of the GPU, and is not held up by it."""
+    script = (
+        "import json, torch; properties = torch.cuda.get_device_properties(0);"
+        "print(json.dumps([properties.name, properties.multi_processor_count,"
+        " properties.total_memory >> 30, torch.version.cuda]))"
+    )
+    facts: dict[str, str] = {}
+    try:
+        answer = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+        )
+        names = ("name", "multiprocessors", "GiB", "cuda")
+        facts = dict(zip(names, map(str, json.loads(answer.stdout)), strict=True))
+    except (subprocess.SubprocessError, ValueError) as error:
+        print("The GPU does not say what it is:", error, flush=True)
+    for package in ("torch", "triton", "transformers"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            facts[package] = importlib.metadata.version(package)
+    return {**facts, "date": time.strftime("%Y-%m-%d")}
 
 
 def show(rows: list[GpuRow], device: dict[str, str]) -> None:

@@ -4,8 +4,6 @@ A kernel is recorded as a CUDA graph of many calls on different memory, more tha
 and the graph is timed: so neither the launches nor the cache count.
 """
 
-import json
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import cycle, islice
@@ -20,7 +18,7 @@ from text_generation_shard.ops.paged_attention import Workspace, paged_attention
 from text_generation_shard.ops.rms_norm import add_rms_norm
 from torch import Tensor
 
-from benchmarks.gpu_rows import GpuRow
+from benchmarks.gpu_rows import GpuRow, attempt, read_rows
 
 GIGA = 1e9
 CALLS = 32
@@ -62,33 +60,59 @@ def rotated(make: Callable[[], Callable[[], Any]], num_bytes: int) -> list[Calla
 
 def measure_ceilings() -> Iterator[GpuRow]:
     """Reads, copies, and products of square bfloat16 matrices of random numbers."""
-    x = torch.randn(1 << 29, device="cuda", dtype=torch.bfloat16)
+    for name, measure in (("read", _read), ("copy", _copy), ("bfloat16 product", _product_rate)):
+        yield from attempt("ceilings", name, partial(_ceiling, name, measure))
+
+
+def _ceiling(name: str, measure: Callable[[], tuple[float, str]]) -> Iterator[GpuRow]:
+    value, unit = measure()
+    yield GpuRow(part="ceilings", name=name, value=value, unit=unit)
+
+
+def _read() -> tuple[float, str]:
+    x = _random(1 << 29)
+    return x.nbytes / seconds([lambda: x.view(torch.int32).max()] * 4) / GIGA, "GB/s"
+
+
+def _copy() -> tuple[float, str]:
+    x = _random(1 << 29)
     y = torch.empty_like(x)
-    read = x.nbytes / seconds([lambda: x.view(torch.int32).max()] * 4)
-    yield GpuRow(part="ceilings", name="read", value=read / GIGA, unit="GB/s")
-    copied = 2 * x.nbytes / seconds([lambda: y.copy_(x)] * 4)
-    yield GpuRow(part="ceilings", name="copy", value=copied / GIGA, unit="GB/s")
-    a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-    rate = 2 * 8192**3 / seconds([lambda: a @ b] * 4)
-    yield GpuRow(part="ceilings", name="bfloat16 product", value=rate / 1e12, unit="TFLOP/s")
+    return 2 * x.nbytes / seconds([lambda: y.copy_(x)] * 4) / GIGA, "GB/s"
 
 
-def read_bandwidth(folder: Path) -> float:
-    """Bytes per second, as `ceilings` measured them; the better of read and copy."""
-    measured = folder / "ceilings.json"
-    if not measured.exists():
-        sys.exit(f"{measured} is missing: run the part `ceilings` first")
-    rows = json.loads(measured.read_text())
-    return GIGA * max(float(row["value"]) for row in rows if row["name"] in ("read", "copy"))
+def _product_rate() -> tuple[float, str]:
+    a, b = _random(8192, 8192), _random(8192, 8192)
+    return 2 * 8192**3 / seconds([lambda: a @ b] * 4) / 1e12, "TFLOP/s"
+
+
+def read_bandwidth(folder: Path) -> float | None:
+    """Bytes per second, as `ceilings` measured them; the better of read and copy. None: it has not
+    been measured, and nothing is compared with it.
+    """
+    rows = read_rows(folder / "ceilings.json")
+    rates = [row.value for row in rows if row.name in ("read", "copy") and row.value]
+    return GIGA * max(rates) if rates else None
+
+
+def share_of_bandwidth(num_bytes: float, taken: float, folder: Path) -> float | None:
+    """Of the time that it takes to move these bytes in the seconds taken."""
+    bandwidth = read_bandwidth(folder)
+    return None if bandwidth is None else num_bytes / taken / bandwidth
 
 
 def measure_kernels(folder: Path) -> Iterator[GpuRow]:
     """Of the 8B shape, and experts of another, in bfloat16."""
-    bandwidth = read_bandwidth(folder)
     for name, num_bytes, make in kernel_calls():
-        taken = seconds(rotated(make, num_bytes))
-        share = num_bytes / taken / bandwidth
-        yield GpuRow(part="kernels", name=name, value=taken * 1e6, unit="us", share=share)
+        measure = partial(_kernel, name, num_bytes, make, folder)
+        yield from attempt("kernels", name, measure, needs_s=1)
+
+
+def _kernel(
+    name: str, num_bytes: int, make: Callable[[], Callable[[], Any]], folder: Path
+) -> Iterator[GpuRow]:
+    taken = seconds(rotated(make, num_bytes))
+    share = share_of_bandwidth(num_bytes, taken, folder)
+    yield GpuRow(part="kernels", name=name, value=taken * 1e6, unit="us", share=share)
 
 
 def kernel_calls() -> Iterator[tuple[str, int, Callable[[], Callable[[], Any]]]]:

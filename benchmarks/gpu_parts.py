@@ -5,11 +5,12 @@ python -m benchmarks.gpu_parts PART RESULT.json FOLDER [--profile]
 
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from benchmarks.gpu_rows import GpuRow, write_rows
+from benchmarks.gpu_rows import GpuRow, failed, write_rows
 
 
 def ceilings(_folder: Path) -> Iterator[GpuRow]:
@@ -91,12 +92,20 @@ def parts(*, is_profiled: bool) -> dict[str, Callable[[Path], Iterator[GpuRow]]]
 def main() -> None:
     part, result, folder = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
     rows: list[GpuRow] = []
-    for row in parts(is_profiled="--profile" in sys.argv)[part](folder):
-        rows.append(row)
-        write_rows(result, rows)
-        print(row, flush=True)
+    problem = False
+    try:
+        for row in parts(is_profiled="--profile" in sys.argv)[part](folder):
+            rows.append(row)
+            write_rows(result, rows)
+            print(row, flush=True)
+    except BaseException as error:  # noqa: BLE001  SystemExit, too, says why in the table
+        problem = True
+        traceback.print_exc()
+        write_rows(result, [*rows, failed(part, "ended", error)])
+    sys.stdout.flush()
+    sys.stderr.flush()
     # Not as usual: a library's thread that goes on (transformers' manager) would be waited for.
-    os._exit(0)
+    os._exit(int(problem))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,11 @@
 """Rows of the table that `gpu_check` prints, and how its parts hand them over."""
 
 import json
-from collections.abc import Iterable, Mapping
+import math
+import os
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -37,6 +41,9 @@ class GpuRow:
             return self.value <= self.at_most
         return self.at_least is not None and self.value >= self.at_least
 
+
+# In the environment of a part: when its time is up, in seconds since 1970.
+DEADLINE = "GPU_CHECK_DEADLINE"
 
 # Of one H200 with the shape of Llama 3.1 8B in bfloat16, by part and name: at most so much.
 H200_AIMS: Mapping[tuple[str, str], float] = {
@@ -79,9 +86,36 @@ def _compared(rows: list[GpuRow]) -> list[GpuRow]:
     ]
 
 
+def seconds_left() -> float:
+    """Until the part whose process this is would be ended."""
+    return float(os.environ.get(DEADLINE, math.inf)) - time.time()
+
+
+def attempt(
+    part: str, name: str, measure: Callable[[], Iterable[GpuRow]], *, needs_s: float = 0
+) -> Iterator[GpuRow]:
+    """The rows of a measurement; where it fails, or less than needs_s is left, one that says so."""
+    if seconds_left() < needs_s:
+        yield GpuRow(part=part, name=f"{name}: no time was left", value=None)
+        return
+    try:
+        yield from measure()
+    except Exception as error:  # noqa: BLE001  whatever it is, the others are measured
+        traceback.print_exc()
+        yield failed(part, name, error)
+
+
+def failed(part: str, name: str, error: BaseException) -> GpuRow:
+    """What stands in the table in place of a value."""
+    reason = next(iter(str(error).splitlines()), "")
+    return GpuRow(part=part, name=f"{name}: {type(error).__name__}: {reason}"[:200], value=None)
+
+
 def write_rows(path: Path, rows: list[GpuRow]) -> None:
-    """All rows so far: a part that is ended leaves what it has."""
-    path.write_text(json.dumps([asdict(row) for row in rows]))
+    """All rows so far: a part that is ended leaves what it has, whenever that is."""
+    new = path.with_suffix(".new")
+    new.write_text(json.dumps([asdict(row) for row in rows]))
+    new.replace(path)
 
 
 def read_rows(path: Path) -> list[GpuRow]:

@@ -2,19 +2,22 @@
 
 import importlib.util
 import json
+import math
 import re
-import shutil
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from benchmarks.gpu_rows import GpuRow
+from benchmarks.gpu_rows import GpuRow, attempt, seconds_left
 from benchmarks.processes import free_port, serve
 
 MODEL = "llama-3.1-8b"
@@ -22,6 +25,18 @@ CLIENTS = (1, 8, 32, 128, 256)
 SECONDS_PER_LOAD = 10
 PROMPT_TOKENS, OUTPUT_TOKENS = 512, 128
 BATCH = 32
+# Seconds around a load: to start it, and to end requests under way; the shortest one; and for the
+# server to end.
+_AROUND_LOAD_S, _SHORTEST_LOAD_S, _STOP_S = 3.0, 3.0, 6.0
+_SERVER_LOG_CHARS = 50_000
+# Before the time of a part is up, for tests to be counted.
+_TESTS_END_S = 6.0
+# Tests that did not end well, in the table.
+_MAX_NAMED = 20
+_OUTCOME = re.compile(
+    r"(?:\[gw\d+\] \[ *\d+%\] (?P<first>[A-Z]+) (?P<after>tests/.*?)"
+    r"|(?P<before>tests/.*?) (?P<last>PASSED|FAILED|ERROR|SKIPPED)\b.*)\s*$"
+)
 
 
 # Of every kind of attention and block one, with its logits against those of transformers.
@@ -46,20 +61,37 @@ def _run_tests(part: str, *tests: str) -> Iterator[GpuRow]:
     # What takes long is to compile, which several processes do side by side.
     if importlib.util.find_spec("xdist") is not None:
         command += ["-n", "8"]
-    # Printed line by line: if the time is up, the log holds what was done until then.
     lines = []
     with subprocess.Popen(
         [*command, *tests], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as running:
+        # Those that were done are counted, also if the time does not suffice for all.
+        if math.isfinite(seconds_left()):
+            timer = threading.Timer(seconds_left() - _TESTS_END_S, running.terminate)
+            timer.daemon = True
+            timer.start()
         assert running.stdout is not None
         for line in running.stdout:
             print(line, end="", flush=True)
             lines.append(line)
-    output = "".join(lines)
-    for outcome in ("passed", "failed", "error", "skipped"):
-        counts = re.findall(rf"(\d+) {outcome}", output)
-        if counts or outcome == "passed":
-            yield GpuRow(part=part, name=outcome, value=int(counts[-1]) if counts else 0)
+    yield from outcome_rows(part, lines)
+    if running.returncode not in (0, 1):
+        yield GpuRow(part=part, name=f"pytest ended with {running.returncode}", value=None)
+
+
+def outcome_rows(part: str, lines: Iterable[str]) -> Iterator[GpuRow]:
+    """How many tests ended how, and which ones not well; lines: of pytest -v, xdist's or not."""
+    ended: dict[str, str] = {}
+    for line in lines:
+        if match := _OUTCOME.match(line):
+            ended[match["before"] or match["after"]] = match["first"] or match["last"]
+    counts = Counter(ended.values())
+    for outcome in ("PASSED", "FAILED", "ERROR", "SKIPPED"):
+        if counts[outcome] or outcome == "PASSED":
+            yield GpuRow(part=part, name=outcome.lower(), value=counts[outcome])
+    bad = [test for test, outcome in ended.items() if outcome in ("FAILED", "ERROR")]
+    for test in bad[:_MAX_NAMED]:
+        yield GpuRow(part=part, name=test.rpartition("/")[2], value=None)
 
 
 def measure_server(folder: Path) -> Iterator[GpuRow]:
@@ -74,22 +106,28 @@ def measure_server(folder: Path) -> Iterator[GpuRow]:
     with serve([*launcher, "--port", str(port), *limits], port=port) as server:
         elapsed = time.monotonic() - started
         yield GpuRow(part="serve", name="start until healthy", value=elapsed, unit="s")
-        for clients in CLIENTS:
-            yield from _load(server.url, clients, folder)
-            # Now, for it is gone with the server, and a part whose time is up ends at once.
-            shutil.copy(server.log, folder / "serve-server.log")
+        for done, clients in enumerate(CLIENTS):
+            share = (seconds_left() - _STOP_S) / (len(CLIENTS) - done) - _AROUND_LOAD_S
+            duration = min(SECONDS_PER_LOAD, share)
+            name = f"{clients} clients"
+            load = partial(_load, server.url, clients, duration, folder)
+            yield from attempt("serve", name, load, needs_s=_STOP_S + _SHORTEST_LOAD_S)
+        # In the part's log: the server's is gone with it.
+        print(server.log.read_text(errors="replace")[-_SERVER_LOG_CHARS:], flush=True)
 
 
-def _load(url: str, clients: int, folder: Path) -> Iterator[GpuRow]:
+def _load(url: str, clients: int, duration: float, folder: Path) -> Iterator[GpuRow]:
+    duration = max(_SHORTEST_LOAD_S, duration)
     result = folder / f"load-{clients}.json"
     before = DecodeTime.read(url)
     subprocess.run(
         [
             *(sys.executable, "-m", "benchmarks.load", "--url", url, "--json", str(result)),
-            *("--clients", str(clients), "--duration", str(SECONDS_PER_LOAD)),
+            *("--clients", str(clients), "--duration", f"{duration:.1f}"),
             *("--prompt-tokens", str(PROMPT_TOKENS), "--output-tokens", str(OUTPUT_TOKENS)),
         ],
         check=True,
+        timeout=max(1.0, seconds_left() - 2) if math.isfinite(seconds_left()) else None,
     )
     summary = json.loads(result.read_text())
     name = f"{clients} clients"

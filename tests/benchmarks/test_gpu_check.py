@@ -1,8 +1,11 @@
 """What gpu-check does around its measurements, which need a GPU."""
 
+import json
 import os
+import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,8 +13,8 @@ from packaging.requirements import Requirement
 
 from benchmarks import gpu_check, gpu_parity
 from benchmarks.gpu_parts import parts
-from benchmarks.gpu_rows import GpuRow, with_aims
-from benchmarks.gpu_served import DecodeTime
+from benchmarks.gpu_rows import DEADLINE, GpuRow, attempt, read_rows, seconds_left, with_aims
+from benchmarks.gpu_served import DecodeTime, outcome_rows
 
 PARENT = """
 import subprocess, sys, time
@@ -61,7 +64,93 @@ def test_packages_that_are_not_here_or_too_old() -> None:
 
 def test_every_part_has_a_limit_and_together_they_end_in_time() -> None:
     assert list(gpu_check.PARTS) == list(parts(is_profiled=False))
-    assert sum(gpu_check.PARTS.values()) < 9 * 60
+    assert sum(gpu_check.PARTS.values()) <= gpu_check.TOTAL_S < 9 * 60 - 2 * gpu_check.GRACE_S
+
+
+def test_a_part_gets_what_others_left_and_less_if_the_run_is_late() -> None:
+    names = list(gpu_check.PARTS)
+    assert gpu_check.part_limit(names, gpu_check.TOTAL_S) >= gpu_check.PARTS["tests"]
+    last = gpu_check.PARTS["transformers-flash"], gpu_check.PARTS["families"]
+    assert gpu_check.part_limit(names[-2:], sum(last) + 7) == last[0] + 7
+    assert gpu_check.part_limit(names[-2:], sum(last) / 2) == last[0] / 2
+    assert gpu_check.part_limit(names[-1:], -3) == 0
+
+
+RUN = """
+import sys, time
+from benchmarks import gpu_check
+gpu_check.has_gpu = lambda: True
+gpu_check.device_facts = lambda: {"name": "none"}
+gpu_check.install_missing = lambda _: None
+gpu_check.MEMORY = gpu_check.Path("nowhere")
+def run(part, folder, limit, *, is_profiled):
+    if part == "parity":
+        print("now", flush=True)
+        time.sleep(60)
+    (folder / f"{part}.log").write_text(f"log of {part}")
+    return [gpu_check.GpuRow(part=part, name="one", value=1.0)]
+gpu_check.run_part = run
+gpu_check.main()
+"""
+
+
+def test_a_run_that_is_ended_shows_what_it_has(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", RUN, "--output", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == "now\n"
+        running.terminate()
+        table = running.stdout.read()
+    assert running.returncode == 143
+    assert "tests" in table and "parity" not in table
+    report = json.loads((tmp_path / "gpu-check.json").read_text())
+    assert [(row["part"], row["value"]) for row in report["rows"]] == [("tests", 1.0)]
+    assert "log of tests" in (tmp_path / "gpu-check.log").read_text()
+
+
+def test_what_fails_or_has_no_time_is_a_row_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    def measure() -> Iterator[GpuRow]:
+        yield GpuRow(part="p", name="first", value=1.0)
+        raise ValueError("no such thing\nat all")
+
+    rows = list(attempt("p", "both", measure))
+    assert [row.name for row in rows] == ["first", "both: ValueError: no such thing"]
+    monkeypatch.setenv(DEADLINE, str(time.time() + 5))
+    assert 4 < seconds_left() <= 5
+    (row,) = attempt("p", "long", measure, needs_s=10)
+    assert row.name == "long: no time was left" and row.value is None
+
+
+def test_a_part_that_fails_says_why(tmp_path: Path) -> None:
+    """And keeps its rows; the ceilings need a GPU."""
+    result = tmp_path / "ceilings.json"
+    arguments = ["-m", "benchmarks.gpu_parts", "ceilings", str(result), str(tmp_path)]
+    log = tmp_path / "log"
+    assert gpu_check.run_limited([sys.executable, *arguments], log, 60) == ""
+    assert [row.value for row in read_rows(result)] == [None] * 3
+    arguments[2:4] = "transformers", str(tmp_path / "other.json")
+    unknown = [sys.executable, *arguments[:2], "no-such-part", *arguments[3:]]
+    assert gpu_check.run_limited(unknown, log, 60) == "exit code 1, see log"
+    (row,) = read_rows(tmp_path / "other.json")
+    assert row.name.startswith("ended: KeyError")
+
+
+def test_tests_are_counted_line_by_line() -> None:
+    lines = [
+        "tests/a/test_x.py::test_one[case] PASSED                [  1%]\n",
+        "tests/a/test_x.py::test_two SKIPPED (no reason)         [  2%]\n",
+        "[gw3] [ 10%] PASSED tests/a/test_x.py::test_three \n",
+        "[gw0] [ 12%] FAILED tests/a/test_x.py::test_four[a b] \n",
+        "FAILED tests/a/test_x.py::test_four[a b] - assert 0\n",
+        "2 passed, 1 failed, 1 skipped\n",
+    ]
+    found = [(row.name, row.value) for row in outcome_rows("tests", lines)]
+    assert found == [
+        ("passed", 2),
+        ("failed", 1),
+        ("skipped", 1),
+        ("test_x.py::test_four[a b]", None),
+    ]
 
 
 def test_aims_and_the_comparison() -> None:
