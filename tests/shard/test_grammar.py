@@ -14,6 +14,7 @@ from llguidance import LLMatcher
 from text_generation_proto import shard_pb2 as pb
 from text_generation_router.grammar.marks import PLAIN_MARKS
 from text_generation_router.grammar.source import JsonSchemaGrammar, serialised
+from text_generation_shard.grammar import matchers
 from text_generation_shard.runner.device_work import DeviceWork
 from text_generation_shard.shard import Shard
 
@@ -205,6 +206,37 @@ def test_a_grammar_that_explodes_late_harms_its_own_sequence_only(shard: Shard) 
     assert failed[-1] == [1]
     assert "Too many items" in results[-1].failures[0].message
     assert text(script.tokens(results)[2]).isdigit()
+
+
+def test_a_shared_lexer_at_its_limit_costs_no_sequence(
+    shard: Shard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that share it go on as if each had always had its own; only its own limit ends one."""
+    schema = {**PERSON, "maxProperties": 3}
+
+    def play_all() -> tuple[dict[int, list[int]], set[int]]:
+        script = StepScript()
+        for slot in range(3):
+            script.admit(slot, PROMPT, sampling=noisy(slot), grammar=grammar(schema))
+        script.admit(3, PROMPT, sampling=noisy(3), grammar=regex("[ab]{50}"))
+        script.step(dict.fromkeys(range(4), len(PROMPT)))
+        script.decode(range(4), 40)
+        shard.reset()
+        results = [shard.step(request) for request in script.requests]
+        failed = {failure.slot for result in results for failure in result.failures}
+        return script.tokens(results), failed
+
+    monkeypatch.setattr(matchers, "_MAX_SHARED_LEXER_STATES", 40)
+    limited, failed = play_all()
+    assert not failed
+    monkeypatch.undo()
+    assert play_all() == (limited, set())
+    schema["maxProperties"] = 4
+    monkeypatch.setattr(matchers, "_MAX_SHARED_LEXER_STATES", 40)
+    monkeypatch.setattr(matchers, "_MAX_LEXER_STATES", 60)
+    ended, failed = play_all()
+    assert failed == {0, 1, 2}
+    assert ended[3] == limited[3]
 
 
 def test_without_end_tokens_nothing_is_prepared(model: Path) -> None:

@@ -9,7 +9,7 @@ the next step's forward pass runs; sampling waits only for what is not done then
     worker             └─ compile, replay, mask┘                   └ consume, mask┘
 
 From `admit` or `advance` until its future is done a matcher and its row of masks belong to the
-worker, otherwise to the compute thread.
+worker, otherwise to the compute thread. What matchers share has a lock (`matchers.py`).
 """
 
 import functools
@@ -23,26 +23,24 @@ import numpy as np
 import torch
 from text_generation_proto import shard_pb2 as pb
 
+from text_generation_shard.grammar.matchers import MatcherPool, SequenceMatcher
 from text_generation_shard.grammar.tokenizer import GrammarTokenizer
 from text_generation_shard.sampling.rows import GrammarMask
 
 if TYPE_CHECKING:
-    from llguidance import LLExecutor, LLMatcher, LLTokenizer
+    from llguidance import LLExecutor
 
 _NUM_COMPILERS = 2
 # Threads that walk the vocabulary for the rows of one step: many short walks, beside the model's
 # own threads. They look for work for a while before they sleep.
 _MAX_WALKERS = 4
-# A lexer state takes 1 to 2 kB. The router compiles with tighter limits than these, so what it
-# accepted compiles here; a text that leads further than this fails its own sequence.
-_MAX_LEXER_STATES = 50_000
 
 
 @dataclass(frozen=True, slots=True)
 class _Workers:
     """Threads, and the masks that they write: int32 [num_slots, ceil(vocab / 32)]."""
 
-    tokenizer: "LLTokenizer"
+    matchers: MatcherPool
     compilers: ThreadPoolExecutor
     advancer: ThreadPoolExecutor
     walkers: "LLExecutor"
@@ -53,9 +51,10 @@ class _Workers:
 class _SlotGrammar:
     """The grammar of one slot."""
 
+    slot: int
     # Done when the mask of the next token stands in the slot's row, or `error` says why not.
     ready: "Future[None] | None" = None
-    matcher: "LLMatcher | None" = None
+    sequence: SequenceMatcher | None = None
     error: str = ""
 
 
@@ -77,7 +76,7 @@ class GrammarTable:
         tokenizer = self._tokenizer.tokenizer
         assert tokenizer is not None
         return _Workers(
-            tokenizer=tokenizer,
+            matchers=MatcherPool(tokenizer),
             compilers=ThreadPoolExecutor(_NUM_COMPILERS, thread_name_prefix="grammar-compiler"),
             advancer=ThreadPoolExecutor(1, thread_name_prefix="grammar"),
             walkers=LLExecutor(_num_walkers()),
@@ -100,14 +99,13 @@ class GrammarTable:
         for admission in admissions:
             if not admission.grammar:
                 continue
-            state = self._slots[admission.slot] = _SlotGrammar()
+            state = self._slots[admission.slot] = _SlotGrammar(admission.slot)
             if self._tokenizer.tokenizer is None:
                 state.error = f"grammars cannot be enforced: {self._tokenizer.error}"
                 continue
             num_prompt_tokens = len(admission.token_ids) - admission.num_emitted
             state.ready = self._workers.compilers.submit(
                 self._compile,
-                admission.slot,
                 state,
                 admission.grammar,
                 list(admission.token_ids[num_prompt_tokens:]),
@@ -151,7 +149,7 @@ class GrammarTable:
         }
         if not states:
             return
-        ready = self._workers.advancer.submit(self._advance, states, slots, token_ids)
+        ready = self._workers.advancer.submit(self._advance, states, token_ids)
         for state in states.values():
             state.ready = ready
 
@@ -166,50 +164,52 @@ class GrammarTable:
 
     def _compile(
         self,
-        slot: int,
         state: _SlotGrammar,
         grammar: str,
         emitted: list[int],
         leaving: "Future[None] | None",
     ) -> None:
         """On a compiler thread: from a grammar to the mask of the next token."""
-        from llguidance import LLMatcher, LLParserLimits
-
-        limits = LLParserLimits(max_lexer_states=_MAX_LEXER_STATES, verbose_errors=False)
-        matcher = LLMatcher(self._workers.tokenizer, grammar, log_level=0, limits=limits)
-        if emitted:
-            matcher.consume_tokens(emitted)
-        state.matcher = matcher
+        state.sequence = self._workers.matchers.begin(grammar, emitted)
         if leaving is not None:
             wait([leaving])
-        self._fill({slot: state})
+        self._walk([state])
 
     def _advance(
-        self,
-        states: dict[int, _SlotGrammar],
-        slots: Sequence[int],
-        token_ids: Callable[[], Sequence[int]],
+        self, states: dict[int, _SlotGrammar], token_ids: Callable[[], Sequence[int]]
     ) -> None:
         """On the advancer's thread: one token further in the slots of some rows."""
         from llguidance.numpy import consume_token_par
 
         sampled = token_ids()
-        pairs = [(_matcher(state), sampled[row]) for row, state in states.items()]
+        pairs = []
+        for row, state in states.items():
+            sequence = _sequence(state)
+            sequence.token_ids.append(sampled[row])
+            pairs.append((sequence.matcher, sampled[row]))
         consume_token_par(self._workers.walkers, pairs)
-        self._fill({slots[row]: state for row, state in states.items()})
+        self._walk(list(states.values()))
 
-    def _fill(self, states: dict[int, _SlotGrammar]) -> None:
+    def _walk(self, states: list[_SlotGrammar]) -> None:
         """Write the masks of the next tokens. A matcher that failed would allow the end: it is told
         by its error alone.
         """
+        self._fill(states)
+        failed = [state for state in states if _sequence(state).matcher.is_error()]
+        if not failed:
+            return
+        for state in failed:
+            self._workers.matchers.separate(_sequence(state))
+        self._fill(failed)
+        for state in failed:
+            if error := _sequence(state).error():
+                state.error = f"the grammar failed: {error}"
+
+    def _fill(self, states: list[_SlotGrammar]) -> None:
         from llguidance.numpy import fill_next_token_bitmask_par
 
-        pairs = [(_matcher(state), slot) for slot, state in states.items()]
+        pairs = [(_sequence(state).matcher, state.slot) for state in states]
         fill_next_token_bitmask_par(self._workers.walkers, pairs, self._workers.masks)
-        for state in states.values():
-            matcher = _matcher(state)
-            if matcher.is_error():
-                state.error = f"the grammar failed: {' '.join(matcher.get_error().split())}"
 
 
 def _num_walkers() -> int:
@@ -217,6 +217,6 @@ def _num_walkers() -> int:
     return max(1, min(_MAX_WALKERS, len(os.sched_getaffinity(0)) // 2))
 
 
-def _matcher(state: _SlotGrammar) -> "LLMatcher":
-    assert state.matcher is not None
-    return state.matcher
+def _sequence(state: _SlotGrammar) -> SequenceMatcher:
+    assert state.sequence is not None
+    return state.sequence
