@@ -20,6 +20,7 @@ from text_generation_router.api.chat_types import (
     ChunkChoice,
     CustomCall,
     Delta,
+    DeltaCustom,
     DeltaFunction,
     DeltaToolCall,
     TokenLogprob,
@@ -81,6 +82,8 @@ class ChatStreamEncoder:
         self._is_plain = not (self._holds_back or wanted.logprobs)
         self._num_tokens = 0
         self._num_calls = 0
+        # Whether the last call is one of a custom tool.
+        self._is_custom = False
 
     def token(self, output: TokenOutput, finished: Finished | None) -> bytes | None:
         """The chunk of one token; None if there is nothing to tell yet."""
@@ -120,8 +123,10 @@ class ChatStreamEncoder:
     def _call(self, piece: CallPiece) -> DeltaToolCall:
         self._num_calls += bool(piece.name)
         call_id = _new_call_id() if piece.name else ""
-        if piece.name in self._wanted.custom_tools:
-            custom = CustomCall(name=piece.name, input=piece.arguments)
+        if piece.name:
+            self._is_custom = piece.name in self._wanted.custom_tools
+        if self._is_custom:
+            custom = DeltaCustom(piece.name or None, piece.arguments)
             return DeltaToolCall(self._num_calls - 1, call_id, "custom", custom=custom)
         function = DeltaFunction(piece.name or None, piece.arguments)
         return DeltaToolCall(self._num_calls - 1, call_id, "function", function)

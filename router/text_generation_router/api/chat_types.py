@@ -192,6 +192,13 @@ class DeltaFunction(Struct):
     arguments: str
 
 
+class DeltaCustom(Struct):
+    """The name, or null in a piece that goes on, and more of the text."""
+
+    name: str | None
+    input: str
+
+
 class DeltaToolCall(Struct):
     """A piece of a call; only the first has its id.
 
@@ -202,8 +209,7 @@ class DeltaToolCall(Struct):
     id: str
     type: str
     function: DeltaFunction | UnsetType = UNSET
-    # A custom tool's comes in one piece.
-    custom: CustomCall | UnsetType = UNSET
+    custom: DeltaCustom | UnsetType = UNSET
 
 
 class Delta(Struct, kw_only=True):

@@ -6,6 +6,7 @@
 A regular expression as the format is enforced as the pattern of that argument.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,13 +43,12 @@ def arguments_of(text: str) -> dict[str, str]:
 
 
 class CustomInputReader:
-    """Makes the arguments of calls to custom tools the text that they stand for: such a call comes
-    out in one piece.
-    """
+    """Makes the arguments of calls to custom tools the text that they stand for, as it comes."""
 
     def __init__(self, names: frozenset[str]) -> None:
         self._names = names
-        self._open: CallPiece | None = None
+        # Of the call that is open, if it is one of a custom tool.
+        self._input: _InputText | None = None
 
     def read(self, parts: Sequence[AnswerPart], *, is_last: bool) -> Sequence[AnswerPart]:
         """The next parts of an answer; an answer may end within a call."""
@@ -56,35 +56,81 @@ class CustomInputReader:
             return parts
         read: list[AnswerPart] = []
         for part in parts:
-            if not isinstance(part, CallPiece) or not self._is_custom(part):
+            if isinstance(part, CallPiece) and self._is_custom(part):
+                self._read_piece(part, read)
+            else:
                 read.append(part)
-                continue
-            self._open = part if self._open is None else self._open.with_more(part)
-            if part.is_last:
-                self._close(read)
-        if is_last:
-            self._close(read)
+        if is_last and self._input is not None and (rest := self._input.finish()):
+            read.append(CallPiece(arguments=rest))
         return read
 
     def _is_custom(self, piece: CallPiece) -> bool:
-        return piece.name in self._names if piece.name else self._open is not None
+        if piece.name:
+            self._input = _InputText() if piece.name in self._names else None
+        return self._input is not None
 
-    def _close(self, read: list[AnswerPart]) -> None:
-        call, self._open = self._open, None
-        if call is not None:
-            read.append(CallPiece(call.name, _input(call.arguments), is_last=call.is_last))
+    def _read_piece(self, piece: CallPiece, read: list[AnswerPart]) -> None:
+        assert self._input is not None
+        text = self._input.feed(piece.arguments)
+        if piece.is_last:
+            text += self._input.finish()
+            self._input = None
+        if piece.name or text or piece.is_last:
+            read.append(CallPiece(piece.name, text, is_last=piece.is_last))
 
 
-def _input(arguments: str) -> str:
-    """The text in the arguments, also if they were cut; all of what is something else."""
-    for written in (arguments, arguments + '"}'):
-        try:
-            found = msgspec.json.decode(written, type=dict[str, Any]).get(_ARGUMENT)
-        except (msgspec.MsgspecError, UnicodeError):
-            continue
-        if isinstance(found, str):
-            return found
-    return arguments
+_HEAD = re.compile(rf'\s*\{{\s*"{_ARGUMENT}"\s*:\s*"')
+_HEX = "[0-9a-fA-F]"
+_HIGH, _LOW = rf"[dD][89abAB]{_HEX}{{2}}", rf"[dD][c-fC-F]{_HEX}{{2}}"
+# What stands for itself, escapes, and characters beyond 16 bits as two of these.
+_WHOLE = re.compile(
+    r'(?:[^"\\\x00-\x1f]|\\["\\/bfnrt]'
+    rf"|\\u(?![dD][89a-fA-F]){_HEX}{{4}}|\\u{_HIGH}\\u{_LOW})++"
+)
+# The beginning of an escape.
+_CUT = re.compile(rf"\\(?:u(?:{_HEX}{{0,3}}|{_HIGH}(?:\\(?:u(?:[dD](?:[c-fC-F]{_HEX}?)?)?)?)?)?)?")
+
+
+class _InputText:
+    """The text in a call's arguments, read while they are written. What is no such object comes out
+    at the end, as it is.
+    """
+
+    def __init__(self) -> None:
+        self._held = ""
+        self._is_begun = False
+        self._is_closed = False
+
+    def feed(self, arguments: str) -> str:
+        """What became certain with these."""
+        self._held += arguments
+        if not self._is_begun:
+            head = _HEAD.match(self._held)
+            if head is None:
+                return ""
+            self._held = self._held[head.end() :]
+            self._is_begun = True
+        return self._decode()
+
+    def finish(self) -> str:
+        """What was held back, but for an escape that was cut."""
+        return "" if self._is_begun else self._held
+
+    def _decode(self) -> str:
+        text = ""
+        while self._held and not self._is_closed:
+            if whole := _WHOLE.match(self._held):
+                text += msgspec.json.decode(f'"{whole[0]}"', type=str)
+                self._held = self._held[whole.end() :]
+            elif self._held[0] == '"':
+                self._is_closed = True
+            elif _CUT.fullmatch(self._held):
+                break
+            else:
+                # No JSON: it stands for itself.
+                text += self._held[0]
+                self._held = self._held[1:]
+        return text
 
 
 def _pattern(wanted: dict[str, Any] | None, place: str) -> str | None:

@@ -118,33 +118,27 @@ class ResponseWriter:
         events.append(self._about(item, "output_text.delta", delta=text, logprobs=[]))
 
     def _call(self, piece: CallPiece, events: list[ResponseEvent]) -> None:
-        if piece.name in self._custom_tools:
-            self._custom_call(piece, events)
-            return
         item = self._open
-        if piece.name or not isinstance(item, OutputCall):
+        if piece.name or not isinstance(item, OutputCall | OutputCustomCall):
             self._close("completed", events)
-            item = OutputCall(
-                id=_new_id("fc"), call_id=_new_id("call"), name=piece.name, status="in_progress"
-            )
+            item = self._new_call(piece.name)
             self._add(item, events)
             self._open = item
-        item.arguments += piece.arguments
-        delta = self._about(item, "function_call_arguments.delta", delta=piece.arguments)
-        events.append(delta)
+        if isinstance(item, OutputCustomCall):
+            item.input += piece.arguments
+            step = "custom_tool_call_input.delta"
+        else:
+            item.arguments += piece.arguments
+            step = "function_call_arguments.delta"
+        events.append(self._about(item, step, delta=piece.arguments))
         if piece.is_last:
             self._close("completed", events)
 
-    def _custom_call(self, piece: CallPiece, events: list[ResponseEvent]) -> None:
-        """Such a call comes in one piece."""
-        self._close("completed", events)
-        item = OutputCustomCall(id=_new_id("ctc"), call_id=_new_id("call"), name=piece.name)
-        self._add(item, events)
-        item.input = piece.arguments
-        events.append(self._about(item, "custom_tool_call_input.delta", delta=item.input))
-        self._open = item
-        if piece.is_last:
-            self._close("completed", events)
+    def _new_call(self, name: str) -> OutputCall | OutputCustomCall:
+        call_id = _new_id("call")
+        if name in self._custom_tools:
+            return OutputCustomCall(id=_new_id("ctc"), call_id=call_id, name=name)
+        return OutputCall(id=_new_id("fc"), call_id=call_id, name=name, status="in_progress")
 
     def _add(self, item: _OutputItem, events: list[ResponseEvent]) -> None:
         """A new item, told as it is now: empty."""

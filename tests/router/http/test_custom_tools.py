@@ -51,10 +51,14 @@ async def test_chat(known: ToolFormat) -> None:
     assert call.type == "custom"
     assert (call.custom.name, call.custom.input) == ("run", TEXT)
     deltas = [part.to_dict() for chunk in chunks for part in chunk.delta.tool_calls or []]
-    (delta,) = deltas
-    assert delta["custom"] == {"name": "run", "input": TEXT}
-    assert (delta["index"], delta["type"]) == (0, "custom")
-    assert delta["id"]
+    first, *others = deltas
+    assert first["custom"]["name"] == "run"
+    assert first["id"]
+    assert {(each["index"], each["type"]) for each in deltas} == {(0, "custom")}
+    assert {(each["custom"]["name"], each["id"]) for each in others} <= {(None, "")}
+    assert "".join(each["custom"]["input"] for each in deltas) == TEXT
+    # Arguments that are tagged have to be converted as a whole.
+    assert len(deltas) > 3 or known is QWEN_CODER
     assert chunks[-1].finish_reason == "tool_calls"
     assert len(prompt) > 100
 
@@ -70,11 +74,10 @@ async def test_responses(known: ToolFormat) -> None:
     for found in (call, streamed):
         assert (found.type, found.name, found.input) == ("custom_tool_call", "run", TEXT)
     of_call = [event for event in events if getattr(event, "item_id", "") == streamed.id]
-    assert [event.type for event in of_call] == [
-        "response.custom_tool_call_input.delta",
-        "response.custom_tool_call_input.done",
-    ]
-    assert of_call[0].delta == of_call[1].input == TEXT
+    *deltas, done = of_call
+    assert {event.type for event in deltas} == {"response.custom_tool_call_input.delta"}
+    assert done.type == "response.custom_tool_call_input.done"
+    assert "".join(event.delta for event in deltas) == done.input == TEXT
 
 
 async def test_a_call_that_the_limit_cut_has_its_text_so_far() -> None:
