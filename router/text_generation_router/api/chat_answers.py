@@ -99,7 +99,7 @@ class ChatStreamEncoder:
             delta.role = "assistant"
         choice = ChunkChoice(self._index, delta)
         if self._wanted.logprobs:
-            choice.logprobs = ChoiceLogprobs([_token_logprob(output, self._wanted.top_logprobs)])
+            choice.logprobs = ChoiceLogprobs([token_logprob(output, self._wanted.top_logprobs)])
         if finished is not None:
             choice.finish_reason = _finish_reason(finished, self.reader)
         return self._encoder.encode(_chunk(self._identity, choice))
@@ -190,9 +190,7 @@ def _choice(
             reasoning_content=reasoning or UNSET,
             reasoning=reasoning or UNSET,
         ),
-        ChoiceLogprobs(
-            [_token_logprob(output, wanted.top_logprobs) for output in generation.tokens]
-        )
+        ChoiceLogprobs([token_logprob(output, wanted.top_logprobs) for output in generation.tokens])
         if wanted.logprobs
         else None,
         _finish_reason(generation.end, reader),
@@ -218,7 +216,7 @@ def _new_call_id() -> str:
     return f"{secrets.randbelow(10**9):09d}"
 
 
-def _token_logprob(output: TokenOutput, num_top: int) -> TokenLogprob:
+def token_logprob(output: TokenOutput, num_top: int) -> TokenLogprob:
     """A token and the `num_top` most likely ones, whether it is one of these or not."""
     return TokenLogprob(
         output.text,

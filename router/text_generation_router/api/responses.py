@@ -30,16 +30,17 @@ _UNSUPPORTED = (
     "context_management",
     "conversation",
     "image",
-    "include",
     "max_tool_calls",
     "moderation",
     "previous_response_id",
     "prompt",
     "store",
-    "top_logprobs",
 )
 _UNSUPPORTED_OF_ITEMS = ("async_", "namespace")
 _UNSUPPORTED_OF_TOOLS = ("async_", "defer_loading", "output_schema")
+_LOGPROBS = "message.output_text.logprobs"
+# Nothing is encrypted here: there is nothing to include, as for models that do not reason.
+_ENCRYPTED_REASONING = "reasoning.encrypted_content"
 _TEXT_PARTS = ("input_text", "output_text", "text")
 
 
@@ -52,11 +53,14 @@ def chat_body(body: ResponsesBody) -> ChatBody:
         raise ValidationError("`truncation` can only be disabled", param="truncation")
     if body.reasoning is not None:
         _check_reasoning(body.reasoning)
+    _check_include(body)
     return ChatBody(
         messages=_messages(body),
         max_completion_tokens=body.max_output_tokens,
         temperature=body.temperature,
         top_p=body.top_p,
+        logprobs=_LOGPROBS in (body.include or ()),
+        top_logprobs=body.top_logprobs,
         tools=[_tool(tool, f"tools[{i}]") for i, tool in enumerate(body.tools or [])] or None,
         tool_choice=_tool_choice(body.tool_choice),
         parallel_tool_calls=body.parallel_tool_calls,
@@ -82,6 +86,18 @@ def _check_reasoning(reasoning: Reasoning) -> None:
         if getattr(reasoning, field) not in (None, only):
             name = f"reasoning.{field}"
             raise ValidationError(f"`{name}` can only be {only}", param=name)
+
+
+def _check_include(body: ResponsesBody) -> None:
+    for wanted in body.include or ():
+        if wanted not in (_LOGPROBS, _ENCRYPTED_REASONING):
+            raise ValidationError(
+                f"`include` {wanted!r} is not supported by this server", param="include"
+            )
+    if body.top_logprobs and _LOGPROBS not in (body.include or ()):
+        raise ValidationError(
+            f"`top_logprobs` needs {_LOGPROBS!r} in `include`", param="top_logprobs"
+        )
 
 
 def _append(messages: list[Message], item: InputItem, place: str) -> None:

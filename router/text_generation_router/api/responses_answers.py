@@ -12,6 +12,7 @@ from msgspec import UNSET
 
 from text_generation_router.api.chat import ChatGeneration
 from text_generation_router.api.chat_content import ChatContentReader
+from text_generation_router.api.chat_types import TokenLogprob
 from text_generation_router.api.generation import Generation
 from text_generation_router.api.openai_answers import AnswerIdentity
 from text_generation_router.api.responses_types import (
@@ -32,6 +33,7 @@ from text_generation_router.api.responses_types import (
     ResponsesUsage,
     TextFormat,
 )
+from text_generation_router.api.text_logprobs import TextLogprobs
 from text_generation_router.engine.request import Finished, FinishReason, TokenOutput
 from text_generation_router.prompt.call_reader import CallPiece
 
@@ -50,6 +52,7 @@ class ResponseWriter:
     ) -> None:
         self._reader = ChatContentReader(wanted, special_texts)
         self._custom_tools = wanted.custom_tools
+        self._logprobs = TextLogprobs(wanted.top_logprobs) if wanted.logprobs else None
         self._num_events = 0
         # The item that may still grow: the last one, or none.
         self._open: _OutputItem | None = None
@@ -79,9 +82,12 @@ class ResponseWriter:
 
     def read(self, output: TokenOutput, finished: Finished | None) -> list[ResponseEvent]:
         """Let the answer grow by one token."""
+        if self._logprobs is not None:
+            self._logprobs.add(output)
         read = self._reader.read(output, is_last=finished is not None)
         events: list[ResponseEvent] = []
         if read.reasoning:
+            self._logprobs_of(read.reasoning)
             self._think(read.reasoning, events)
         for part in read.parts:
             if isinstance(part, CallPiece):
@@ -114,10 +120,17 @@ class ResponseWriter:
             events.append(self._about(item, "content_part.added", part=OutputText()))
             item.content = [OutputText()]
             self._open = item
+        logprobs = self._logprobs_of(text)
         item.content[0].text += text
-        events.append(self._about(item, "output_text.delta", delta=text, logprobs=[]))
+        item.content[0].logprobs += logprobs
+        events.append(self._about(item, "output_text.delta", delta=text, logprobs=logprobs))
+
+    def _logprobs_of(self, text: str) -> list[TokenLogprob]:
+        return [] if self._logprobs is None else self._logprobs.of(text)
 
     def _call(self, piece: CallPiece, events: list[ResponseEvent]) -> None:
+        if self._logprobs is not None:
+            self._logprobs.forget()
         item = self._open
         if piece.name or not isinstance(item, OutputCall | OutputCustomCall):
             self._close("completed", events)
@@ -157,16 +170,17 @@ class ResponseWriter:
         if not isinstance(item, OutputCustomCall):
             item.status = status
         if isinstance(item, OutputMessage):
-            text = item.content[0].text
-            events.append(self._about(item, "output_text.done", text=text, logprobs=[]))
-            events.append(self._about(item, "content_part.done", part=item.content[0]))
+            said = item.content[0]
+            done = {"text": said.text, "logprobs": said.logprobs}
+            events.append(self._about(item, "output_text.done", **done))
+            events.append(self._about(item, "content_part.done", part=said))
         elif isinstance(item, OutputReasoning):
             events.append(self._about(item, "reasoning_text.done", text=item.content[0].text))
         elif isinstance(item, OutputCustomCall):
             events.append(self._about(item, "custom_tool_call_input.done", input=item.input))
         else:
-            done = {"name": item.name, "arguments": item.arguments}
-            events.append(self._about(item, "function_call_arguments.done", **done))
+            made = {"name": item.name, "arguments": item.arguments}
+            events.append(self._about(item, "function_call_arguments.done", **made))
         index = len(self.answer.output) - 1
         events.append(
             ResponseEvent(type="response.output_item.done", output_index=index, item=item)
@@ -227,6 +241,7 @@ def _empty_answer(body: ResponsesBody, identity: AnswerIdentity) -> ResponsesAns
         text=body.text or TextFormat(format={"type": "text"}),
         tool_choice="auto" if body.tool_choice is None else body.tool_choice,
         tools=[_shown_tool(tool) for tool in body.tools or []],
+        top_logprobs=body.top_logprobs or 0,
         top_p=1.0 if body.top_p is None else body.top_p,
         metadata=body.metadata or {},
     )

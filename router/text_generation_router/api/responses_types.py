@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
+from text_generation_router.api.chat_types import TokenLogprob
 from text_generation_router.api.openai_types import MAX_LIST_LENGTH, ModelName, UnsignedInt32
 
 
@@ -85,6 +86,8 @@ class ResponsesBody(Struct, kw_only=True):
     reasoning: Reasoning | None = None
     metadata: dict[str, str] | None = None
     stream: bool | None = None
+    include: Annotated[list[str], Meta(max_length=MAX_LIST_LENGTH)] | None = None
+    top_logprobs: UnsignedInt32 | None = None
 
     access_programs: Any = None
     background: bool | None = None
@@ -92,13 +95,11 @@ class ResponsesBody(Struct, kw_only=True):
     context_management: Any = None
     conversation: Any = None
     image: Any = None
-    include: list[str] | None = None
     max_tool_calls: int | None = None
     moderation: Any = None
     previous_response_id: str | None = None
     prompt: Any = None
     store: bool | None = None
-    top_logprobs: int | None = None
     truncation: str | None = None
 
 
@@ -108,7 +109,7 @@ class OutputText(Struct, kw_only=True):
     type: str = "output_text"
     text: str = ""
     annotations: list[Any] = []
-    logprobs: list[Any] = []
+    logprobs: list[TokenLogprob] = []
 
 
 class OutputMessage(Struct, kw_only=True):
@@ -215,6 +216,7 @@ class ResponsesAnswer(Struct, kw_only=True):
     text: TextFormat
     tool_choice: Any
     tools: list[ResponsesTool]
+    top_logprobs: int
     top_p: float
     truncation: str = "disabled"
     usage: ResponsesUsage | None = None
@@ -237,4 +239,4 @@ class ResponseEvent(Struct, kw_only=True):
     name: str | UnsetType = UNSET
     arguments: str | UnsetType = UNSET
     input: str | UnsetType = UNSET
-    logprobs: list[Any] | UnsetType = UNSET
+    logprobs: list[TokenLogprob] | UnsetType = UNSET

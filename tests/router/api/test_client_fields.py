@@ -69,7 +69,7 @@ DIALECTS: dict[str, tuple[Any, dict[str, Any], set[str], dict[str, Any]]] = {
         {"input": "x", "temperature": 0},
         CHAT_TOOLS
         | {"input", "instructions", "max_output_tokens", "model", "reasoning", "stream"}
-        | {"stream_options", "temperature", "text", "top_p"},
+        | {"stream_options", "temperature", "text", "top_logprobs", "top_p"},
         {
             "access_programs": {"a": 1},
             "background": True,
@@ -82,7 +82,6 @@ DIALECTS: dict[str, tuple[Any, dict[str, Any], set[str], dict[str, Any]]] = {
             "moderation": {"model": "m"},
             "previous_response_id": "r",
             "prompt": {"id": "p"},
-            "top_logprobs": 2,
             "truncation": "auto",
         },
     ),

@@ -57,6 +57,8 @@ DIALECTS: dict[str, tuple[str, Any, Any, Any, set[str]]] = {
         "/v1/responses",
         {
             "input": "hi",
+            "include": ["message.output_text.logprobs", "reasoning.encrypted_content"],
+            "top_logprobs": 1,
             "tools": [
                 {"type": "function", "strict": None, **FUNCTION},
                 {"type": "custom", "name": "run"},
@@ -64,8 +66,8 @@ DIALECTS: dict[str, tuple[str, Any, Any, Any, set[str]]] = {
         },
         Response,
         ResponseStreamEvent,
-        # OpenAI's API has these, its client no longer has.
-        {"store", "name"},
+        # OpenAI's API has these, its client no longer has, or not in events.
+        {"store", "name", "bytes"},
     ),
     "messages": (
         "/v1/messages",
