@@ -10,20 +10,18 @@ from text_generation_shard.batch.model_inputs import ModelInputs
 from text_generation_shard.distributed import RankGroup
 from text_generation_shard.kv_cache import LayerCache
 from text_generation_shard.layers.linear import ColumnParallelLinear, RowParallelLinear
-from text_generation_shard.layers.norm import Norm, RMSNorm
+from text_generation_shard.layers.norm import Norm
 from text_generation_shard.layers.partition import AttentionShape
 from text_generation_shard.layers.qkv_layout import QKVLayout
-from text_generation_shard.layers.rotary import Rotation
 from text_generation_shard.ops.add_attention import ScoreOptions, add_attention
 from text_generation_shard.ops.attention_window import Window
-from text_generation_shard.ops.kv_write import UNSCALED, KVScales, write_kv
+from text_generation_shard.ops.kv_write import UNSCALED, KVScales
 from text_generation_shard.ops.paged_attention import paged_attention
-from text_generation_shard.ops.rotary import apply_rotary
-from text_generation_shard.ops.rotary_kv import HeadNorms, rotate_and_write
+from text_generation_shard.ops.project_heads import project_heads
+from text_generation_shard.ops.rotary import Rotation
+from text_generation_shard.ops.write_heads import HeadOptions
 from text_generation_shard.weights.reader import WeightScope
 
-# [tokens, heads, head_dim] to the same
-HeadNorm = Callable[[Tensor], Tensor]
 # Positions, int64 [tokens], to float32 [tokens].
 Temperature = Callable[[Tensor], Tensor]
 
@@ -32,9 +30,20 @@ class Attention(Protocol):
     """Any of the attentions."""
 
     def __call__(
-        self, x: Tensor, rotation: Rotation | None, inputs: ModelInputs, cache: LayerCache
+        self,
+        x: Tensor,
+        rotation: Rotation | None,
+        inputs: ModelInputs,
+        cache: LayerCache,
+        *,
+        norm: Norm | None = None,
+        addend: Tensor | None = None,
     ) -> Tensor:
-        """x: [tokens, hidden]; rotation: None where positions do not turn. Returns x's shape."""
+        """addend + self(norm(x)), which may overwrite the addend; norm None reads x as it is.
+
+        x, addend: [tokens, hidden], the same tensor or two; rotation: None where positions do not
+        turn. Returns x's shape.
+        """
 
 
 class SelfAttention:
@@ -57,7 +66,7 @@ class SelfAttention:
         alibi_slopes: Tensor | None = None,
         distance_bias: Tensor | None = None,
         sinks: Tensor | None = None,
-        qk_norms: tuple[HeadNorm, HeadNorm] | None = None,
+        qk_norms: tuple[Norm, Norm] | None = None,
         norms_turned: bool = False,
         temperature: Temperature | None = None,
         clip: float | None = None,
@@ -88,109 +97,69 @@ class SelfAttention:
         scale = shape.head_dim**-0.5 if scale is None else scale
         self._scores = ScoreOptions(scale, soft_cap, alibi_slopes, distance_bias, sinks)
         self._window = sliding_window
-        self._qk_norms = qk_norms
-        self._norms_turned = norms_turned
+        query_norm, key_norm = (None, None) if qk_norms is None else qk_norms
+        self._heads = HeadOptions(
+            clip or 0.0,
+            None if query_norm is None else query_norm.weights,
+            None if key_norm is None else key_norm.weights,
+            norms_turned,
+        )
         self._temperature = temperature
-        self._fused_norms = None if norms_turned else _fused_norms(qk_norms)
-        self._clip = clip
         self._kv_scales = _kv_scales(weights)
 
     def __call__(
-        self, x: Tensor, rotation: Rotation | None, inputs: ModelInputs, cache: LayerCache
-    ) -> Tensor:
-        """x: [tokens, hidden]; rotation: None where positions do not turn. Returns x's shape."""
-        query = self._write(self._project(x), rotation, inputs, cache)
-        return self._output(self._attend(query, inputs, cache))
-
-    def add_to(
         self,
-        stream: Tensor,
-        norm: Norm,
+        x: Tensor,
         rotation: Rotation | None,
         inputs: ModelInputs,
         cache: LayerCache,
+        *,
+        norm: Norm | None = None,
+        addend: Tensor | None = None,
     ) -> Tensor:
-        """stream + self(norm(stream)), which may overwrite it. stream: [tokens, hidden]."""
+        """As `Attention`."""
+        norm_weights = None if norm is None else norm.weights
+        temperature = None if self._temperature is None else self._temperature(inputs.positions)
+        keys_and_values = (cache.keys, cache.values)
+        plan = inputs.attention[self._window]
         output = self._output.projection
-        if isinstance(norm, RMSNorm) and output is not None and self._is_plain(rotation):
-            assert rotation is not None
+        if output is not None:
             return add_attention(
-                stream,
-                norm.weight,
-                norm.eps,
+                x,
+                norm_weights,
+                addend,
                 self._qkv.projection,
                 output,
-                (rotation.cos, rotation.signed_sin),
-                (cache.keys, cache.values),
+                rotation,
+                keys_and_values,
                 inputs.slot_mapping,
-                inputs.attention[self._window],
+                plan,
                 cache.workspace,
                 self._scores,
-                self._kv_scales,
+                heads=self._heads,
+                temperature=temperature,
+                kv_scales=self._kv_scales,
             )
-        query = self._write(self._project(norm(stream)), rotation, inputs, cache)
-        return self._output(self._attend(query, inputs, cache), stream)
-
-    def _project(self, x: Tensor) -> Tensor:
-        """[tokens, num_heads + 2 * num_kv_heads, head_dim]: queries, keys and values."""
-        qkv = self._qkv(x)
-        if self._clip is not None:
-            qkv = qkv.clamp_(-self._clip, self._clip)
-        return qkv.view(len(qkv), -1, self._shape.head_dim)
-
-    def _attend(self, query: Tensor, inputs: ModelInputs, cache: LayerCache) -> Tensor:
-        """query: [tokens, num_heads, head_dim]. Returns [tokens, num_heads * head_dim]."""
-        if self._temperature is not None:
-            query = query * self._temperature(inputs.positions)[:, None, None].to(query.dtype)
+        query = project_heads(
+            x,
+            norm_weights,
+            self._qkv.projection,
+            rotation,
+            keys_and_values,
+            inputs.slot_mapping,
+            options=self._heads,
+            temperature=temperature,
+            scales=self._kv_scales,
+        )
         attended = paged_attention(
             query,
-            cache.keys,
-            cache.values,
-            inputs.attention[self._window],
+            *keys_and_values,
+            plan,
             cache.workspace,
             **self._scores._asdict(),
             kv_scales=self._kv_scales,
         )
-        return attended.flatten(1)
-
-    def _is_plain(self, rotation: Rotation | None) -> bool:
-        """Whether queries, keys and values are as they were projected, but that queries and keys
-        are turned by halves.
-        """
-        is_turned = rotation is not None and not rotation.interleaved
-        is_changed = self._qk_norms is not None or self._clip is not None
-        return is_turned and not is_changed and self._temperature is None
-
-    def _write(
-        self, heads: Tensor, rotation: Rotation | None, inputs: ModelInputs, cache: LayerCache
-    ) -> Tensor:
-        """Store keys and values; returns the queries, [tokens, num_heads, head_dim].
-
-        heads: [tokens, num_heads + 2 * num_kv_heads, head_dim], queries, keys and values.
-        """
-        places = (cache.keys, cache.values, inputs.slot_mapping)
-        is_fused = self._qk_norms is None or self._fused_norms is not None
-        if rotation is not None and is_fused:
-            return rotate_and_write(
-                heads,
-                rotation.cos,
-                rotation.signed_sin,
-                *places,
-                interleaved=rotation.interleaved,
-                norms=self._fused_norms,
-                scales=self._kv_scales,
-            )
-        num_heads, num_kv_heads = self._shape.heads.num_heads, self._shape.heads.num_kv_heads
-        query, key = heads[:, :num_heads], heads[:, num_heads:-num_kv_heads]
-        if self._norms_turned:
-            query, key = _turn(query, rotation), _turn(key, rotation)
-        if self._qk_norms is not None:
-            query_norm, key_norm = self._qk_norms
-            query, key = query_norm(query), key_norm(key)
-        if not self._norms_turned:
-            query, key = _turn(query, rotation), _turn(key, rotation)
-        write_kv(key, heads[:, -num_kv_heads:], *places, self._kv_scales)
-        return query
+        return self._output(attended.flatten(1), addend)
 
 
 def _kv_scales(weights: WeightScope) -> KVScales:
@@ -201,20 +170,3 @@ def _kv_scales(weights: WeightScope) -> KVScales:
         return UNSCALED
     both = stored.get("kv_scale", 1.0)
     return KVScales(stored.get("k_scale", both), stored.get("v_scale", both))
-
-
-def _fused_norms(qk_norms: tuple[HeadNorm, HeadNorm] | None) -> HeadNorms | None:
-    """The norms as the operator that turns and writes takes them; None where it cannot."""
-    if qk_norms is None:
-        return None
-    query_norm, key_norm = qk_norms
-    if not isinstance(query_norm, RMSNorm) or not isinstance(key_norm, RMSNorm):
-        return None
-    assert query_norm.eps == key_norm.eps
-    return HeadNorms(query_norm.weight, key_norm.weight, query_norm.eps)
-
-
-def _turn(heads: Tensor, rotation: Rotation | None) -> Tensor:
-    if rotation is None:
-        return heads
-    return apply_rotary(heads, rotation.cos, rotation.signed_sin, interleaved=rotation.interleaved)

@@ -1,19 +1,24 @@
 """How the two halves of a layer are joined to the stream."""
 
-from collections.abc import Callable
+from typing import Protocol
 
 from torch import Tensor
 
 from text_generation_shard.batch.model_inputs import ModelInputs
 from text_generation_shard.kv_cache import LayerCache
 from text_generation_shard.layers.attention import SelfAttention
-from text_generation_shard.layers.mixture import MixtureOfExperts
-from text_generation_shard.layers.mlp import MLP, GatedMLP
 from text_generation_shard.layers.norm import Norm
-from text_generation_shard.layers.rotary import Rotation
+from text_generation_shard.ops.rotary import Rotation
 
-# [tokens, hidden] to the same
-Transform = Callable[[Tensor], Tensor]
+
+class FeedForward(Protocol):
+    """What a layer does with each token alone: an MLP, or a mixture of them."""
+
+    def __call__(self, x: Tensor, addend: Tensor | None = None, norm: Norm | None = None) -> Tensor:
+        """addend + self(norm(x)), which may overwrite the addend; norm None reads x as it is.
+
+        x, addend: [tokens, hidden], the same tensor or two. Returns x's shape.
+        """
 
 
 class SequentialBlock:
@@ -22,10 +27,10 @@ class SequentialBlock:
     def __init__(
         self,
         *,
-        attention_norm: Transform,
+        attention_norm: Norm,
         attention: SelfAttention,
-        mlp_norm: Transform,
-        mlp: Transform,
+        mlp_norm: Norm,
+        mlp: FeedForward,
     ) -> None:
         self._attention_norm = attention_norm
         self._attention = attention
@@ -36,15 +41,8 @@ class SequentialBlock:
         self, x: Tensor, rotation: Rotation | None, inputs: ModelInputs, cache: LayerCache
     ) -> Tensor:
         """x: [tokens, hidden]. Returns the same shape."""
-        x = self._attention.add_to(x, self._attention_norm, rotation, inputs, cache)
-        return add_mlp(x, self._mlp_norm, self._mlp)
-
-
-def add_mlp(stream: Tensor, norm: Norm, mlp: Transform) -> Tensor:
-    """stream + mlp(norm(stream)), which may overwrite it. stream: [tokens, hidden]."""
-    if isinstance(mlp, GatedMLP | MLP | MixtureOfExperts):
-        return mlp.add_to(stream, norm)
-    return stream + mlp(norm(stream))
+        x = self._attention(x, rotation, inputs, cache, norm=self._attention_norm, addend=x)
+        return self._mlp(x, addend=x, norm=self._mlp_norm)
 
 
 class ParallelBlock:
@@ -53,10 +51,10 @@ class ParallelBlock:
     def __init__(
         self,
         *,
-        attention_norm: Transform,
+        attention_norm: Norm,
         attention: SelfAttention,
-        mlp: Transform,
-        mlp_norm: Transform | None = None,
+        mlp: FeedForward,
+        mlp_norm: Norm | None = None,
     ) -> None:
         """mlp_norm: None where both halves read the same."""
         self._attention_norm = attention_norm
@@ -70,7 +68,8 @@ class ParallelBlock:
         """x: [tokens, hidden]. Returns the same shape."""
         normed = self._attention_norm(x)
         for_mlp = normed if self._mlp_norm is None else self._mlp_norm(x)
-        return x + self._attention(normed, rotation, inputs, cache) + self._mlp(for_mlp)
+        x = self._attention(normed, rotation, inputs, cache, addend=x)
+        return self._mlp(for_mlp, addend=x)
 
 
 class PostNormBlock:
@@ -79,10 +78,10 @@ class PostNormBlock:
     def __init__(
         self,
         *,
-        attention_norm: Transform,
+        attention_norm: Norm,
         attention: SelfAttention,
-        mlp_norm: Transform,
-        mlp: Transform,
+        mlp_norm: Norm,
+        mlp: FeedForward,
     ) -> None:
         self._attention_norm = attention_norm
         self._attention = attention
@@ -93,5 +92,5 @@ class PostNormBlock:
         self, x: Tensor, rotation: Rotation | None, inputs: ModelInputs, cache: LayerCache
     ) -> Tensor:
         """x: [tokens, hidden]. Returns the same shape."""
-        x = self._attention_norm(x + self._attention(x, rotation, inputs, cache))
-        return self._mlp_norm(x + self._mlp(x))
+        x = self._attention_norm(self._attention(x, rotation, inputs, cache, addend=x))
+        return self._mlp_norm(self._mlp(x, addend=x))

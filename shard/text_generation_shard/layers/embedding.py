@@ -1,10 +1,11 @@
 """Token embedding and output head, cut over the vocabulary."""
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from text_generation_shard.distributed import RankGroup
+from text_generation_shard.ops.add import add_rows
+from text_generation_shard.ops.scale import scaled
 from text_generation_shard.weights.reader import WeightScope
 
 
@@ -30,8 +31,13 @@ class VocabParallelEmbedding:
 
         self.weight = weights.matrix(self._rows, hidden_size, fill, is_table=True)
 
-    def __call__(self, token_ids: Tensor) -> Tensor:
-        """token_ids: [tokens], integer. Returns [tokens, hidden], equal on all ranks."""
+    def __call__(self, token_ids: Tensor, *, scale: float = 1.0) -> Tensor:
+        """scale: what the rows are multiplied by; token_ids: [tokens], integer. Returns [tokens,
+        hidden], equal on all ranks.
+        """
+        return scaled(self._rows_of(token_ids), scale)
+
+    def _rows_of(self, token_ids: Tensor) -> Tensor:
         if self._ranks.world_size == 1:
             return self.weight.rows(token_ids)
         local = token_ids - self._start
@@ -49,9 +55,11 @@ class PositionEmbedding:
         """offset: rows of the table before the one of position 0."""
         self._weight = weights.read("weight", (num_positions + offset, hidden_size))[offset:]
 
-    def __call__(self, positions: Tensor) -> Tensor:
-        """positions: [tokens], integer. Returns [tokens, hidden]."""
-        return F.embedding(positions, self._weight)
+    def add_to(self, x: Tensor, positions: Tensor) -> Tensor:
+        """x: [tokens, hidden], which may be overwritten; positions: int64 [tokens]. Returns x's
+        shape.
+        """
+        return add_rows(x, self._weight, positions)
 
 
 class ParallelHead:
@@ -79,13 +87,7 @@ class ParallelHead:
         """hidden: [rows, hidden]. Returns float32 [rows, vocab] on rank 0, None elsewhere."""
         part = self._weight(hidden).to(torch.float32)
         logits = self._ranks.gather_columns(part)
-        return None if logits is None else self._finish(logits[:, : self._vocab_size])
-
-    def _finish(self, logits: Tensor) -> Tensor:
-        if self._bias is not None:
-            logits = logits + self._bias
-        if self._scale != 1:
-            logits = logits * self._scale
-        if self._soft_cap is not None:
-            logits = (logits / self._soft_cap).tanh() * self._soft_cap
-        return logits
+        if logits is None:
+            return None
+        logits = logits[:, : self._vocab_size]
+        return scaled(logits, self._scale, bias=self._bias, soft_cap=self._soft_cap)

@@ -98,8 +98,13 @@ class CrossAttention:
         heads = self._key_value(encoded).view(len(encoded), 2, -1, self._shape.head_dim)
         write_kv(heads[:, 0], heads[:, 1], cache.keys, cache.values, inputs.slot_mapping)
 
-    def __call__(self, x: Tensor, inputs: EncoderInputs, cache: LayerCache) -> Tensor:
-        """x: [tokens, hidden], of the decoder. Returns x's shape."""
+    def __call__(
+        self, x: Tensor, inputs: EncoderInputs, cache: LayerCache, *, addend: Tensor | None = None
+    ) -> Tensor:
+        """What is seen of x, plus the addend, which may be overwritten.
+
+        x, addend: [tokens, hidden], of the decoder. Returns x's shape.
+        """
         attended = paged_attention(
             self._query(x).view(len(x), -1, self._shape.head_dim),
             cache.keys,
@@ -108,7 +113,7 @@ class CrossAttention:
             cache.workspace,
             scale=self._scale,
         )
-        return self._output(attended.flatten(1))
+        return self._output(attended.flatten(1), addend)
 
 
 def _projection(

@@ -26,11 +26,10 @@ from text_generation_shard.layers.linear import (
     RowParallelLinear,
     whole_linear,
 )
-from text_generation_shard.layers.norm import RMSNorm
-from text_generation_shard.layers.rotary import Rotation
+from text_generation_shard.layers.norm import Norm, RMSNorm
 from text_generation_shard.ops.kv_write import write_keys
 from text_generation_shard.ops.paged_attention import paged_attention
-from text_generation_shard.ops.rotary import apply_rotary
+from text_generation_shard.ops.rotary import Rotation, turn
 from text_generation_shard.weights.reader import WeightScope
 
 # Of the norms between two projections, whatever the model's other norms have.
@@ -104,25 +103,33 @@ class LatentAttention:
         )
 
     def __call__(
-        self, x: Tensor, rotation: Rotation | None, inputs: ModelInputs, cache: LayerCache
+        self,
+        x: Tensor,
+        rotation: Rotation | None,
+        inputs: ModelInputs,
+        cache: LayerCache,
+        *,
+        norm: Norm | None = None,
+        addend: Tensor | None = None,
     ) -> Tensor:
-        """x: [tokens, hidden]. Returns the same shape."""
+        """As `layers.attention.Attention`."""
         assert rotation is not None
+        x = x if norm is None else norm(x)
         shape = self._shape
         key, query = self._key(x).unsqueeze(1), self._query(x).view(len(x), len(shape.heads), -1)
         latent, turning = key[..., : shape.latent_dim], key[..., shape.latent_dim :]
-        key = torch.cat((self._latent_norm(latent), _turn(turning, rotation)), dim=-1)
+        key = torch.cat((self._latent_norm(latent), turn(turning, rotation)), dim=-1)
         write_keys(key, cache.keys, inputs.slot_mapping)
         plain, turning = query[..., : shape.plain_dim], query[..., shape.plain_dim :]
         attended = paged_attention(
-            torch.cat((self._to_latent(plain), _turn(turning, rotation)), dim=-1),
+            torch.cat((self._to_latent(plain), turn(turning, rotation)), dim=-1),
             cache.keys,
             cache.values,
             inputs.attention[None],
             cache.workspace,
             scale=self._scale,
         )
-        return self._output(self._from_latent(attended).flatten(1))
+        return self._output(self._from_latent(attended).flatten(1), addend)
 
 
 def _query_projection(
@@ -173,7 +180,3 @@ def _expansion(
         )
 
     return read
-
-
-def _turn(heads: Tensor, rotation: Rotation) -> Tensor:
-    return apply_rotary(heads, rotation.cos, rotation.signed_sin, interleaved=rotation.interleaved)

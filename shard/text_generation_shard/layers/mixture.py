@@ -12,6 +12,7 @@ from torch import Tensor
 from text_generation_shard.distributed import RankGroup
 from text_generation_shard.layers.mlp import GatedMLP
 from text_generation_shard.layers.norm import Norm
+from text_generation_shard.ops.add import add_scaled
 from text_generation_shard.ops.mix_experts import Experts, Routing, mix_experts
 from text_generation_shard.weights.reader import WeightScope
 
@@ -85,17 +86,19 @@ class MixtureOfExperts:
         self._shared = shared
         self._weighs_inputs = weighs_inputs
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """x: [tokens, hidden]. Returns the same shape."""
-        addend = None if self._shared is None else self._shared(x)
-        return self._ranks.all_reduce(self._mix(x, addend))
+    def __call__(self, x: Tensor, addend: Tensor | None = None, norm: Norm | None = None) -> Tensor:
+        """addend + self(norm(x)); without a norm x is read as it is.
 
-    def add_to(self, stream: Tensor, norm: Norm) -> Tensor:
-        """stream + self(norm(stream)). stream: [tokens, hidden]."""
-        x = norm(stream)
-        if self._shared is None and self._ranks.world_size == 1:
-            return self._mix(x, stream)
-        return stream + self(x)
+        x, addend: [tokens, hidden], the same tensor or two. Returns x's shape.
+        """
+        x = x if norm is None else norm(x)
+        shared = None if self._shared is None else self._shared(x)
+        if self._ranks.world_size > 1:
+            total = self._ranks.all_reduce(self._mix(x, shared))
+            return total if addend is None else addend + total
+        if shared is not None and addend is not None:
+            shared = add_scaled(shared, addend, 1.0)
+        return self._mix(x, addend if shared is None else shared)
 
     def _mix(self, x: Tensor, addend: Tensor | None) -> Tensor:
         routing = self._router(x)

@@ -11,10 +11,11 @@ from text_generation_shard.layers.linear import (
     RowParallelLinear,
     even_parts,
 )
-from text_generation_shard.layers.norm import Norm, RMSNorm
+from text_generation_shard.layers.norm import Norm
 from text_generation_shard.layers.partition import even_range
-from text_generation_shard.ops.activation import Activation, activate, gated_activation
-from text_generation_shard.ops.gated_mlp import add_silu_mlp
+from text_generation_shard.ops.activation import Activation
+from text_generation_shard.ops.add_mlp import activated, add_mlp
+from text_generation_shard.ops.norm import normed
 from text_generation_shard.weights.reader import WeightScope
 
 
@@ -25,8 +26,31 @@ class StackedGateUp:
     name: str
 
 
-class GatedMLP:
+class _FeedForward:
+    """down(activation(up(x))), where `up` may be a gate and what it is multiplied by."""
+
+    _is_gated: bool
+    _activation: Activation
+    _up: ColumnParallelLinear
+    _down: RowParallelLinear
+
+    def __call__(self, x: Tensor, addend: Tensor | None = None, norm: Norm | None = None) -> Tensor:
+        """addend + self(norm(x)), which may overwrite the addend; norm None reads x as it is.
+
+        x, addend: [tokens, hidden], the same tensor or two. Returns x's shape.
+        """
+        weights, down = None if norm is None else norm.weights, self._down.projection
+        up, options = self._up.projection, {"is_gated": self._is_gated}
+        if down is not None:
+            return add_mlp(x, weights, addend, up, self._activation, down, **options)
+        projected = up(x if weights is None else normed(x, weights))
+        return self._down(activated(projected, self._activation, **options), addend)
+
+
+class GatedMLP(_FeedForward):
     """down(activation(gate(x)) * up(x))."""
+
+    _is_gated = True
 
     def __init__(
         self,
@@ -45,7 +69,7 @@ class GatedMLP:
         `RowParallelLinear`.
         """
         self._activation = activation
-        self._gate_up = ColumnParallelLinear(
+        self._up = ColumnParallelLinear(
             weights,
             _gate_up_parts(gate_up, intermediate_size, ranks),
             num_inputs=hidden_size,
@@ -61,20 +85,11 @@ class GatedMLP:
             is_summed=is_summed,
         )
 
-    def __call__(self, x: Tensor, addend: Tensor | None = None) -> Tensor:
-        """x, addend: [tokens, hidden]; the addend may be overwritten. Returns the same shape."""
-        return self._down(gated_activation(self._gate_up(x), self._activation), addend)
 
-    def add_to(self, stream: Tensor, norm: Norm) -> Tensor:
-        """stream + self(norm(stream)), which may overwrite it. stream: [tokens, hidden]."""
-        down = self._down.projection
-        if isinstance(norm, RMSNorm) and self._activation == "silu" and down is not None:
-            return add_silu_mlp(stream, norm.weight, norm.eps, self._gate_up.projection, down)
-        return self(norm(stream), stream)
-
-
-class MLP:
+class MLP(_FeedForward):
     """down(activation(up(x)))."""
+
+    _is_gated = False
 
     def __init__(
         self,
@@ -107,14 +122,6 @@ class MLP:
             bias=bias,
             transposed=transposed,
         )
-
-    def __call__(self, x: Tensor, addend: Tensor | None = None) -> Tensor:
-        """x, addend: [tokens, hidden]; the addend may be overwritten. Returns the same shape."""
-        return self._down(activate(self._up(x), self._activation), addend)
-
-    def add_to(self, stream: Tensor, norm: Norm) -> Tensor:
-        """stream + self(norm(stream)), which may overwrite it. stream: [tokens, hidden]."""
-        return self(norm(stream), stream)
 
 
 def _gate_up_parts(

@@ -1,25 +1,13 @@
 """Rotary embedding: how far each position turns queries and keys."""
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from text_generation_shard.batch.model_inputs import ModelInputs
 from text_generation_shard.models.rope_config import RopeConfig
-
-
-@dataclass(frozen=True, slots=True)
-class Rotation:
-    """The rotations of one step's tokens, shared by all layers.
-
-    cos, signed_sin: [tokens, 1, rotary_dim], see `ops.rotary`.
-    """
-
-    cos: Tensor
-    signed_sin: Tensor
-    interleaved: bool = False
+from text_generation_shard.ops.rotary import Rotation, rotation
 
 
 class RotaryEmbedding:
@@ -57,26 +45,20 @@ class RotaryEmbedding:
 
     def __call__(self, inputs: ModelInputs) -> Rotation:
         """The rotation of every token of a step."""
-        angles = inputs.positions[:, None].float() * self._frequencies_at(inputs)
-        cos, sin = angles.cos(), angles.sin()
         factor = self._config.attention_factor
         if self._is_long(inputs) and self._config.long_attention_factor is not None:
             factor = self._config.long_attention_factor
-        if factor != 1:
-            cos, sin = cos * factor, sin * factor
-        return Rotation(self._pairs(cos, cos), self._pairs(-sin, sin), self._interleaved)
+        return rotation(
+            inputs.positions,
+            self._frequencies_at(inputs),
+            factor=factor,
+            is_interleaved=self._interleaved,
+            dtype=self._dtype,
+        )
 
     def _is_long(self, inputs: ModelInputs) -> bool:
         is_longer = inputs.max_total_tokens > self._config.original_max_positions
         return self._config.kind == "longrope" and is_longer
-
-    def _pairs(self, first: Tensor, second: Tensor) -> Tensor:
-        """[tokens, rotary_dim / 2] each, as [tokens, 1, rotary_dim]."""
-        if self._interleaved:
-            both = torch.stack((first, second), dim=-1).flatten(1)
-        else:
-            both = torch.cat((first, second), dim=-1)
-        return both.unsqueeze(1).to(self._dtype)
 
     def _frequencies_at(self, inputs: ModelInputs) -> Tensor:
         """[rotary_dim / 2], or [tokens, rotary_dim / 2] where the position decides."""

@@ -10,8 +10,9 @@ from text_generation_shard.distributed import RankGroup
 from text_generation_shard.kv_cache import KVCache, KVCacheSpec, LayerCache
 from text_generation_shard.layers.embedding import ParallelHead, VocabParallelEmbedding
 from text_generation_shard.layers.partition import AttentionShape, HeadPartition
-from text_generation_shard.layers.rotary import RotaryEmbedding, Rotation
+from text_generation_shard.layers.rotary import RotaryEmbedding
 from text_generation_shard.models.config import ModelConfig
+from text_generation_shard.ops.rotary import Rotation
 from text_generation_shard.weights.reader import WeightScope
 
 

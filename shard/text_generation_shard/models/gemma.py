@@ -16,7 +16,7 @@ from text_generation_shard.layers.mlp import GatedMLP
 from text_generation_shard.layers.norm import RMSNorm
 from text_generation_shard.layers.partition import AttentionShape
 from text_generation_shard.layers.qkv_layout import SeparateQKV
-from text_generation_shard.layers.rotary import RotaryEmbedding, Rotation
+from text_generation_shard.layers.rotary import RotaryEmbedding
 from text_generation_shard.models.decoder import (
     Decoder,
     attention_shape,
@@ -26,6 +26,7 @@ from text_generation_shard.models.decoder import (
     token_embedding,
 )
 from text_generation_shard.models.gemma_config import GemmaConfig
+from text_generation_shard.ops.rotary import Rotation
 from text_generation_shard.weights.reader import WeightScope
 
 
@@ -63,10 +64,13 @@ class GemmaLayer:
         self, x: Tensor, rotation: Rotation | None, inputs: ModelInputs, cache: LayerCache
     ) -> Tensor:
         """x: [tokens, hidden]. Returns the same shape."""
-        attended = self.attention(self.attention_norm(x), rotation, inputs, cache)
-        x = x + (self.post_attention_norm(attended) if self.post_attention_norm else attended)
-        made = self.mlp(self.mlp_norm(x))
-        return x + (self.post_mlp_norm(made) if self.post_mlp_norm else made)
+        norm = self.attention_norm
+        if self.post_attention_norm is None or self.post_mlp_norm is None:
+            x = self.attention(x, rotation, inputs, cache, norm=norm, addend=x)
+            return self.mlp(x, addend=x, norm=self.mlp_norm)
+        attended = self.attention(x, rotation, inputs, cache, norm=norm)
+        x = self.post_attention_norm(attended, addend=x)
+        return self.post_mlp_norm(self.mlp(x, norm=self.mlp_norm), addend=x)
 
 
 def gemma_norm(config: GemmaConfig, weights: WeightScope, size: int | None = None) -> RMSNorm:
@@ -116,7 +120,7 @@ def gemma(config: GemmaConfig, weights: WeightScope, ranks: RankGroup) -> Decode
     return Decoder(
         config,
         cache_spec(config, shape, weights),
-        embed=lambda inputs: embedding(inputs.token_ids) * scale,
+        embed=lambda inputs: embedding(inputs.token_ids, scale=scale),
         layers=[
             GemmaLayer(config, index, shape, body.scope(f"layers.{index}"), ranks)
             for index in range(config.num_layers)

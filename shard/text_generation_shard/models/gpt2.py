@@ -125,7 +125,7 @@ def gpt2(config: GPT2Config, weights: WeightScope, ranks: RankGroup) -> Decoder:
     return Decoder(
         config,
         cache_spec(config, shape, weights),
-        embed=lambda inputs: embedding(inputs.token_ids) + positions(inputs.positions),
+        embed=lambda inputs: positions.add_to(embedding(inputs.token_ids), inputs.positions),
         layers=[
             gpt2_layer(config, index, shape, body.scope(f"h.{index}"), ranks)
             for index in range(config.num_layers)

@@ -7,19 +7,17 @@ factors on the embedding, the branches, the scores and the logits (Granite).
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from text_generation_shard.batch.model_inputs import ModelInputs
 from text_generation_shard.distributed import RankGroup
 from text_generation_shard.kv_cache import LayerCache
 from text_generation_shard.layers.attention import Attention, SelfAttention
-from text_generation_shard.layers.block import add_mlp
+from text_generation_shard.layers.block import FeedForward
 from text_generation_shard.layers.mlp import GatedMLP, StackedGateUp
 from text_generation_shard.layers.norm import RMSNorm
 from text_generation_shard.layers.partition import AttentionShape
 from text_generation_shard.layers.qkv_layout import SeparateQKV, StackedQKV
-from text_generation_shard.layers.rotary import Rotation
 from text_generation_shard.models.decoder import (
     Decoder,
     attention_shape,
@@ -29,6 +27,8 @@ from text_generation_shard.models.decoder import (
     token_embedding,
 )
 from text_generation_shard.models.llama_config import LlamaConfig
+from text_generation_shard.ops.add import add_scaled
+from text_generation_shard.ops.rotary import Rotation
 from text_generation_shard.weights.reader import WeightScope
 
 
@@ -63,10 +63,6 @@ def llama_attention(
         sinks=sinks,
         qk_norms=norms,
     )
-
-
-# What a layer does with each token alone: [tokens, hidden] to the same.
-FeedForward = Callable[[Tensor], Tensor]
 
 
 def llama_mlp(
@@ -107,12 +103,12 @@ class LlamaLayer:
         self, x: Tensor, rotation: Rotation | None, inputs: ModelInputs, cache: LayerCache
     ) -> Tensor:
         """x: [tokens, hidden]. Returns the same shape."""
-        if self.residual_scale == 1 and isinstance(self.attention, SelfAttention):
-            x = self.attention.add_to(x, self.input_norm, rotation, inputs, cache)
-            return add_mlp(x, self.mlp_norm, self.mlp)
-        attended = self.attention(self.input_norm(x), rotation, inputs, cache)
+        if self.residual_scale == 1:
+            x = self.attention(x, rotation, inputs, cache, norm=self.input_norm, addend=x)
+            return self.mlp(x, addend=x, norm=self.mlp_norm)
+        attended = self.attention(x, rotation, inputs, cache, norm=self.input_norm)
         normed = self.mlp_norm.after_adding(x, attended, scale=self.residual_scale)
-        return torch.add(x, self.mlp(normed), alpha=self.residual_scale)
+        return add_scaled(x, self.mlp(normed), self.residual_scale)
 
 
 def llama(
@@ -132,15 +128,10 @@ def llama(
         mlp = make_mlp(config, index, layer, ranks)
         layers.append(LlamaLayer(config, layer, attention=attention, mlp=mlp))
     scale = config.embedding_scale
-
-    def embed(inputs: ModelInputs) -> Tensor:
-        x = embedding(inputs.token_ids)
-        return x if scale == 1 else x * scale
-
     return Decoder(
         config,
         cache_spec(config, shape, weights),
-        embed=embed,
+        embed=lambda inputs: embedding(inputs.token_ids, scale=scale),
         layers=layers,
         rotaries=[rotary_embedding(config, weights)] * config.num_layers,
         norm=RMSNorm(body.scope("norm"), size=config.hidden_size, eps=config.rms_norm_eps),

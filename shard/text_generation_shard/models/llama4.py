@@ -5,6 +5,7 @@ from torch import Tensor
 
 from text_generation_shard.distributed import RankGroup
 from text_generation_shard.layers.attention import SelfAttention
+from text_generation_shard.layers.block import FeedForward
 from text_generation_shard.layers.mixture import MixtureOfExperts
 from text_generation_shard.layers.mlp import GatedMLP
 from text_generation_shard.layers.norm import RMSNorm, UnitNorm
@@ -19,7 +20,7 @@ from text_generation_shard.models.decoder import (
     output_head,
     token_embedding,
 )
-from text_generation_shard.models.llama import FeedForward, LlamaLayer
+from text_generation_shard.models.llama import LlamaLayer
 from text_generation_shard.models.llama4_config import Llama4TextConfig
 from text_generation_shard.ops.mix_experts import Routing
 from text_generation_shard.weights.reader import WeightScope

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from text_generation_shard.distributed import RankGroup
+from text_generation_shard.layers.block import FeedForward
 from text_generation_shard.layers.mixture import (
     GatedExpert,
     MixtureOfExperts,
@@ -19,7 +20,7 @@ from text_generation_shard.layers.stacked_experts import (
     stacked_experts,
 )
 from text_generation_shard.models.decoder import Decoder
-from text_generation_shard.models.llama import FeedForward, llama, llama_mlp
+from text_generation_shard.models.llama import llama, llama_mlp
 from text_generation_shard.models.mixture_config import MixtureConfig
 from text_generation_shard.weights.reader import WeightScope
 

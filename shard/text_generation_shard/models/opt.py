@@ -102,7 +102,7 @@ class OPTEmbedding:
         x = self.tokens(inputs.token_ids)
         if self.widen is not None:
             x = self.widen(x)
-        return x + self.positions(inputs.positions)
+        return self.positions.add_to(x, inputs.positions)
 
 
 class OPTNorm:

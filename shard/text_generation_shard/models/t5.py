@@ -17,7 +17,6 @@ from text_generation_shard.layers.embedding import ParallelHead
 from text_generation_shard.layers.encoder_attention import CrossAttention
 from text_generation_shard.layers.partition import AttentionShape
 from text_generation_shard.layers.relative_bias import Buckets, read_bias
-from text_generation_shard.layers.rotary import Rotation
 from text_generation_shard.models.decoder import (
     Decoder,
     attention_shape,
@@ -26,6 +25,7 @@ from text_generation_shard.models.decoder import (
 )
 from text_generation_shard.models.t5_config import T5Config
 from text_generation_shard.models.t5_encoder import QKV, T5Encoder, t5_mlp, t5_norm
+from text_generation_shard.ops.rotary import Rotation
 from text_generation_shard.weights.reader import WeightScope
 
 
@@ -63,9 +63,9 @@ class T5DecoderLayer:
     ) -> Tensor:
         """x: [tokens, hidden]. Returns the same shape."""
         assert inputs.encoder is not None
-        x = x + self._attention(self._attention_norm(x), rotation, inputs, cache)
-        x = x + self.cross_attention(self._cross_norm(x), inputs.encoder, cache)
-        return x + self._mlp(self._mlp_norm(x))
+        x = self._attention(x, rotation, inputs, cache, norm=self._attention_norm, addend=x)
+        x = self.cross_attention(self._cross_norm(x), inputs.encoder, cache, addend=x)
+        return self._mlp(x, addend=x, norm=self._mlp_norm)
 
 
 class T5:

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from text_generation_shard.batch.encoder_slots import EncoderInputs
 from text_generation_shard.distributed import RankGroup
-from text_generation_shard.layers.block import Transform
+from text_generation_shard.layers.block import FeedForward
 from text_generation_shard.layers.embedding import VocabParallelEmbedding
 from text_generation_shard.layers.encoder_attention import EncoderAttention
 from text_generation_shard.layers.mlp import MLP, GatedMLP
@@ -23,7 +23,7 @@ def t5_norm(config: T5Config, weights: WeightScope) -> RMSNorm:
     return RMSNorm(weights, size=config.hidden_size, eps=config.rms_norm_eps)
 
 
-def t5_mlp(config: T5Config, weights: WeightScope, ranks: RankGroup) -> Transform:
+def t5_mlp(config: T5Config, weights: WeightScope, ranks: RankGroup) -> FeedForward:
     """The feed-forward layer, with a gate or without."""
     if config.is_gated:
         return GatedMLP(
@@ -64,7 +64,7 @@ class T5EncoderLayer:
     def __call__(self, x: Tensor, inputs: EncoderInputs, diagonals: list[Tensor]) -> Tensor:
         """x: [encoder tokens, hidden]. Returns the same shape."""
         x = x + self._attention(self._attention_norm(x), inputs.lengths, diagonals)
-        return x + self._mlp(self._mlp_norm(x))
+        return self._mlp(x, addend=x, norm=self._mlp_norm)
 
 
 class T5Encoder:

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from text_generation_shard.ops.silu_mul import silu_mul
+from text_generation_shard.ops.cpu.library import ActivationFields, native_operators
 from text_generation_shard.ops.triton import library as triton_library
 
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
@@ -36,7 +36,10 @@ GatedActivation = Activation | ClampedSwiGLU
 
 
 def activate(x: Tensor, activation: Activation) -> Tensor:
-    """The activation of every element; any shape and dtype, returned as they are."""
+    """The activation of every element. x: [tokens, size]. Returns the same shape and dtype."""
+    native = native_operators(x)
+    if native is not None:
+        return native.activate(x, native_activation(activation, is_gated=False))
     match activation:
         case "silu":
             return F.silu(x)
@@ -49,7 +52,7 @@ def activate(x: Tensor, activation: Activation) -> Tensor:
 
 
 def gated_activation(gate_up: Tensor, activation: GatedActivation) -> Tensor:
-    """The last dimension holds gate and then up.
+    """The last dimension holds gate and then up (Shazeer, 2020).
 
     gate_up: [tokens, 2 * intermediate]. Returns [tokens, intermediate].
     """
@@ -57,11 +60,19 @@ def gated_activation(gate_up: Tensor, activation: GatedActivation) -> Tensor:
         from text_generation_shard.ops.triton import activation as kernels
 
         return kernels.gated_activation(gate_up, activation)
-    if activation == "silu":
-        return silu_mul(gate_up)
+    native = native_operators(gate_up)
+    if native is not None:
+        return native.activate(gate_up, native_activation(activation, is_gated=True))
     gate, up = gate_up.chunk(2, dim=-1)
     if isinstance(activation, ClampedSwiGLU):
         gate = gate.clamp(max=activation.limit)
         up = up.clamp(-activation.limit, activation.limit)
         return (up + 1) * gate * (gate * activation.alpha).sigmoid()
     return activate(gate, activation).mul_(up)
+
+
+def native_activation(activation: GatedActivation, *, is_gated: bool) -> ActivationFields:
+    """As the C++ operators take it."""
+    if isinstance(activation, ClampedSwiGLU):
+        return "clamped_swiglu", is_gated, activation.limit, activation.alpha
+    return activation, is_gated, 0.0, 0.0

@@ -1,4 +1,4 @@
-"""Self-attention on the normed stream, added to it, in one operator."""
+"""Self-attention in one operator, from the stream to what is added to it."""
 
 from typing import NamedTuple
 
@@ -7,8 +7,11 @@ from torch import Tensor
 from text_generation_shard.ops.cpu.library import native_operators
 from text_generation_shard.ops.kv_write import UNSCALED, KVScales, is_eight_bit
 from text_generation_shard.ops.linear import PackedWeight, Projection
-from text_generation_shard.ops.normed_qkv import project_and_write
+from text_generation_shard.ops.norm import NormWeights
 from text_generation_shard.ops.paged_attention import AttentionPlan, Workspace, paged_attention
+from text_generation_shard.ops.project_heads import project_heads
+from text_generation_shard.ops.rotary import Rotation
+from text_generation_shard.ops.write_heads import PLAIN_HEADS, HeadOptions
 
 
 class ScoreOptions(NamedTuple):
@@ -22,56 +25,61 @@ class ScoreOptions(NamedTuple):
 
 
 def add_attention(
-    stream: Tensor,
-    norm_weight: Tensor,
-    eps: float,
+    x: Tensor,
+    norm: NormWeights | None,
+    addend: Tensor | None,
     qkv: Projection,
     output: Projection,
-    rotation: tuple[Tensor, Tensor],
+    rotation: Rotation | None,
     cache: tuple[Tensor, Tensor],
     slot_mapping: Tensor,
     plan: AttentionPlan,
     workspace: Workspace,
     scores: ScoreOptions,
+    *,
+    heads: HeadOptions = PLAIN_HEADS,
+    temperature: Tensor | None = None,
     kv_scales: KVScales = UNSCALED,
 ) -> Tensor:
-    """stream + output(attention of the turned queries of rms_norm(stream)).
+    """addend + output(attention of the queries of norm(x)).
 
-    stream: [tokens, hidden], which may be overwritten; output: of all heads' values, one after the
-    other; rotation: cos and signed_sin; cache: of keys and of values; the rest as
-    `project_and_write` and `paged_attention` have it. Returns [tokens, hidden].
+    x, addend: [tokens, hidden], the same tensor or two; the addend may be overwritten; output: of
+    all heads' values, one after the other; the rest as `project_heads` and `paged_attention` have
+    it. Returns [tokens, hidden].
     """
     is_known = plan.device_contexts is None and not is_eight_bit(cache[0])
-    native = native_operators(stream) if is_known else None
+    native = native_operators(x) if is_known else None
     if (
         native is not None
         and isinstance(qkv.weight, PackedWeight)
         and isinstance(output.weight, PackedWeight)
     ):
-        return native.add_attention(
-            stream,
-            norm_weight,
-            eps,
-            qkv.weight.matrix,
-            qkv.bias,
-            output.weight.matrix,
-            output.bias,
-            *rotation,
-            *cache,
+        return native.attention(
+            x,
+            norm,
+            (qkv.weight.matrix, qkv.bias),
+            heads,
+            rotation,
+            temperature,
+            cache,
             slot_mapping,
-            plan.block_tables,
-            plan.first_rows,
-            plan.contexts,
-            *plan.native_window,
-            scores.scale,
-            scores.soft_cap or 0.0,
-            scores.alibi_slopes,
-            scores.distance_bias,
-            scores.sinks,
+            plan.native,
+            scores,
+            (output.weight.matrix, output.bias),
+            addend,
         )
-    places = (*cache, slot_mapping)
-    query = project_and_write(stream, norm_weight, eps, qkv, *rotation, *places, kv_scales)
+    query = project_heads(
+        x,
+        norm,
+        qkv,
+        rotation,
+        cache,
+        slot_mapping,
+        options=heads,
+        temperature=temperature,
+        scales=kv_scales,
+    )
     attended = paged_attention(
         query, *cache, plan, workspace, kv_scales=kv_scales, **scores._asdict()
     )
-    return output.weight(attended.flatten(1), output.bias, stream)
+    return output.weight(attended.flatten(1), output.bias, addend)

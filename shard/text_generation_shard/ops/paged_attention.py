@@ -101,6 +101,11 @@ class AttentionPlan:
             case window:
                 return window or 0, 0
 
+    @cached_property
+    def native(self) -> tuple[Tensor, Tensor, Tensor, int, int]:
+        """All that the C++ operators want to know of it."""
+        return self.block_tables, self.first_rows, self.contexts, *self.native_window
+
     def _require_contexts(self) -> None:
         """RuntimeError where context_lengths are only what the contexts may be at most."""
         if self.device_contexts is not None:

@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor
 
-from text_generation_shard.ops.cpu.library import native_operators
 from text_generation_shard.ops.triton import library as triton_library
 
 
@@ -17,10 +16,6 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
         from text_generation_shard.ops.triton import norm
 
         return norm.rms_norm(x, weight, eps)
-    native = native_operators(x)
-    if native is not None:
-        rows = x.reshape(-1, x.shape[-1]).contiguous()
-        return native.rms_norm(rows, None, weight, eps).view(x.shape)
     wide = x.float()
     scale = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True).add_(eps))
     if weight.dtype != x.dtype:
@@ -39,7 +34,4 @@ def add_rms_norm(
         from text_generation_shard.ops.triton import norm
 
         return norm.add_rms_norm(stream, update, weight, eps, alpha)
-    native = native_operators(stream)
-    if native is not None and alpha == 1 and weight.dtype == stream.dtype:
-        return native.rms_norm(stream, update, weight, eps)
     return rms_norm(stream.add_(update, alpha=alpha), weight, eps)

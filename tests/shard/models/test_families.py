@@ -1,5 +1,6 @@
 """Every family against transformers: logits, greedy text, chunks, company, preemption, ranks."""
 
+import re
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
@@ -23,6 +24,7 @@ from tests.shard.models.families import (
     write_model,
 )
 from tests.shard.models.rank_groups import play_models_on_ranks
+from tests.shard.models.torch_operators import torch_operators
 from tests.shard.step_script import StepScript
 
 CHUNKS = (100, 7, 2)
@@ -68,6 +70,21 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Refer
 @pytest.mark.parametrize("name", MODELS)
 def test_parity(name: str, reference: Callable[[str], Reference]) -> None:
     check_parity(reference(name))
+
+
+# Models in whose decode steps torch computes something beside the C++ operators: routing, latent
+# vectors, states.
+TORCH_COMPUTES = re.compile("mixtral|.*moe|deepseek|llama4|gpt_oss|dbrx|.*mamba")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_decode_steps_are_our_operators(name: str, reference: Callable[[str], Reference]) -> None:
+    """No operator of torch computes between embedding and logits: such steps can be replayed."""
+    if library.operators() is None:
+        pytest.skip("no C++ operators here")
+    with running_shard(reference(name).checkpoint.path) as shard:
+        left = torch_operators(shard)
+    assert bool(left) == bool(TORCH_COMPUTES.match(name)), left
 
 
 @pytest.mark.parametrize(

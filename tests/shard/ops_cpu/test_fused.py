@@ -2,10 +2,15 @@
 
 import pytest
 import torch
+from text_generation_shard.ops.activation import native_activation
+from text_generation_shard.ops.add_attention import ScoreOptions
 from text_generation_shard.ops.cpu.library import Operators, PackedMatrix
+from text_generation_shard.ops.norm import NormWeights
+from text_generation_shard.ops.rotary import Rotation
+from text_generation_shard.ops.write_heads import HeadOptions
 from torch import Tensor
 
-EPS = 1e-5
+HIDDEN = 75
 FORMATS = ("float32", "bfloat16", "int8", "int4")
 
 
@@ -19,71 +24,68 @@ def pack(operators: Operators, outputs: int, inputs: int, name: str) -> PackedMa
     return operators.pack(weight.bfloat16() if name == "bfloat16" else weight, name)
 
 
+@pytest.fixture(params=["rms", "layer", "none"])
+def norm(request: pytest.FixtureRequest) -> NormWeights | None:
+    if request.param == "none":
+        return None
+    bias = torch.randn(HIDDEN) if request.param == "layer" else None
+    return NormWeights(torch.randn(HIDDEN), 1e-5, bias, is_centred=bias is not None)
+
+
+def read(operators: Operators, x: Tensor, norm: NormWeights | None) -> Tensor:
+    return x if norm is None else operators.norm(x, norm, None)
+
+
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("rows", [1, 7, 20])
-@pytest.mark.parametrize("has_bias", [True, False])
-def test_add_gated_mlp(operators: Operators, name: str, rows: int, has_bias: bool) -> None:
-    hidden, intermediate = 75, 130
-    stream, norm = torch.randn(rows, hidden), torch.randn(hidden)
-    gate_up = pack(operators, 2 * intermediate, hidden, name)
-    down = pack(operators, hidden, intermediate, name)
-    biases = [torch.randn(2 * intermediate), torch.randn(hidden)] if has_bias else [None, None]
-    before = stream.clone()
-    actual = operators.add_gated_mlp(stream, norm, EPS, gate_up, biases[0], down, biases[1])
-    assert torch.equal(stream, before)
-    normed = operators.rms_norm(stream, None, norm, EPS)
-    gated = operators.silu_mul(gate_up.multiply(normed, biases[0]))
-    assert torch.equal(actual, down.multiply(gated, biases[1], stream))
-
-
-@pytest.mark.parametrize("name", FORMATS)
-@pytest.mark.parametrize("rows", [1, 7])
-@pytest.mark.parametrize("cache_dtype", [torch.float32, torch.bfloat16])
-def test_project_and_store(
-    operators: Operators, name: str, rows: int, cache_dtype: torch.dtype
+@pytest.mark.parametrize("is_gated", [True, False])
+def test_mlp(
+    operators: Operators, name: str, rows: int, is_gated: bool, norm: NormWeights | None
 ) -> None:
-    hidden, num_heads, num_kv_heads, head_dim = 75, 6, 2, 20
-    stream, norm = torch.randn(rows, hidden), torch.randn(hidden)
-    outputs = (num_heads + 2 * num_kv_heads) * head_dim
-    qkv, bias = pack(operators, outputs, hidden, name), torch.randn(outputs)
-    cos, sin = torch.randn(rows, 1, head_dim), torch.randn(rows, 1, head_dim)
-    slots = torch.randperm(3 * 16)[:rows]
-
-    def new_cache() -> tuple[Tensor, Tensor]:
-        shape = (3, 16, num_kv_heads, head_dim)
-        return torch.zeros(shape, dtype=cache_dtype), torch.zeros(shape, dtype=cache_dtype)
-
-    keys, values = new_cache()
-    query = operators.project_and_store(stream, norm, EPS, qkv, bias, cos, sin, keys, values, slots)
-    expected_keys, expected_values = new_cache()
-    projected = qkv.multiply(operators.rms_norm(stream, None, norm, EPS), bias)
-    operators.rotate_and_store(projected, cos, sin, expected_keys, expected_values, slots)
-    assert torch.equal(query, projected.view(rows, -1, head_dim)[:, :num_heads])
-    assert torch.equal(keys, expected_keys)
-    assert torch.equal(values, expected_values)
+    size, width = 130, 130 * (1 + is_gated)
+    x, addend = torch.randn(2, rows, HIDDEN)
+    up, down = pack(operators, width, HIDDEN, name), pack(operators, HIDDEN, size, name)
+    up_bias = torch.randn(width) if rows > 1 else None
+    down_bias = torch.randn(HIDDEN) if rows > 1 else None
+    activation = native_activation("gelu_tanh", is_gated=is_gated)
+    for added in (x, addend, None):
+        before = x.clone(), addend.clone()
+        actual = operators.mlp(x, norm, (up, up_bias), activation, (down, down_bias), added)
+        assert torch.equal(x, before[0]) and torch.equal(addend, before[1])
+        made = operators.activate(up.multiply(read(operators, x, norm), up_bias), activation)
+        assert torch.equal(actual, down.multiply(made, down_bias, added))
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_add_attention(operators: Operators, name: str) -> None:
-    hidden, num_heads, num_kv_heads, head_dim, rows = 75, 6, 2, 20, 5
+@pytest.mark.parametrize("cache_dtype", [torch.float32, torch.bfloat16])
+def test_attention(
+    operators: Operators, name: str, cache_dtype: torch.dtype, norm: NormWeights | None
+) -> None:
+    num_heads, num_kv_heads, head_dim, rows = 6, 2, 20, 5
     width = num_heads * head_dim
-    stream, norm = torch.randn(rows, hidden), torch.randn(hidden)
-    qkv = pack(operators, width + 2 * num_kv_heads * head_dim, hidden, name)
-    output, bias = pack(operators, hidden, width, name), torch.randn(hidden)
-    cos, sin = torch.randn(rows, 1, head_dim), torch.randn(rows, 1, head_dim)
+    x, addend = torch.randn(2, rows, HIDDEN)
+    outputs = width + 2 * num_kv_heads * head_dim
+    qkv = pack(operators, outputs, HIDDEN, name), torch.randn(outputs)
+    output = pack(operators, HIDDEN, width, name), torch.randn(HIDDEN)
+    cos, sin = torch.randn(2, rows, 1, head_dim)
+    head_norm = NormWeights(torch.randn(head_dim), 1e-6)
+    heads = (HeadOptions(1.5, head_norm, head_norm), Rotation(cos, sin), torch.rand(rows))
     # Two decode rows and a chunk of three.
     contexts, first_rows = torch.tensor([5, 16, 20]), torch.tensor([0, 1, 2, 5])
     tables = torch.arange(1, 7, dtype=torch.int32).view(3, 2)
     slots = torch.tensor([16 + 4, 3 * 16 + 15, 6 * 16 + 1, 6 * 16 + 2, 6 * 16 + 3])
-    caches = torch.randn(2, 7, 16, num_kv_heads, head_dim)
-    others = caches.clone()
-    where = (tables, first_rows, contexts, 0, 0, 0.3, 0.0, None, None, None)
-    before = stream.clone()
-    actual = operators.add_attention(
-        stream, norm, EPS, qkv, None, output, bias, cos, sin, *caches, slots, *where
-    )
-    assert torch.equal(stream, before)
-    query = operators.project_and_store(stream, norm, EPS, qkv, None, cos, sin, *others, slots)
-    attended = operators.attend(query, *others, *where)
-    assert torch.equal(caches, others)
-    assert torch.equal(actual, output.multiply(attended.flatten(1), bias, stream))
+    plan, scores = (tables, first_rows, contexts, 0, 0), ScoreOptions(0.3, 2.0)
+    caches = torch.randn(2, 7, 16, num_kv_heads, head_dim).to(cache_dtype)
+    own, others = ((keys, values) for keys, values in caches.repeat(2, 1, 1, 1, 1, 1))
+    for added in (x, addend, None):
+        before = x.clone(), addend.clone()
+        actual = operators.attention(x, norm, qkv, *heads, own, slots, plan, scores, output, added)
+        assert torch.equal(x, before[0]) and torch.equal(addend, before[1])
+        query = operators.project_and_store(x, norm, qkv, *heads, others, slots)
+        assert torch.equal(own[0], others[0]) and torch.equal(own[1], others[1])
+        projected = qkv[0].multiply(read(operators, x, norm), qkv[1])
+        operators.store_heads(projected, *heads, others, slots)
+        assert torch.equal(query, projected.view(rows, -1, head_dim)[:, :num_heads])
+        attended = operators.attend(query, *others, *plan, 0.3, 2.0, None, None, None)
+        expected = output[0].multiply(attended.flatten(1), output[1], added)
+        assert torch.equal(actual, expected)

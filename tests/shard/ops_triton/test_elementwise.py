@@ -11,13 +11,15 @@ from text_generation_shard.ops.activation import (
     GatedActivation,
     gated_activation,
 )
-from text_generation_shard.ops.gated_mlp import add_silu_mlp
+from text_generation_shard.ops.add_mlp import add_mlp
 from text_generation_shard.ops.kv_write import UNSCALED, KVScales
 from text_generation_shard.ops.layer_norm import layer_norm
 from text_generation_shard.ops.linear import DenseWeight, Projection
+from text_generation_shard.ops.norm import NormWeights
 from text_generation_shard.ops.rms_norm import add_rms_norm, rms_norm
-from text_generation_shard.ops.rotary_kv import HeadNorms, rotate_and_write
+from text_generation_shard.ops.rotary import Rotation
 from text_generation_shard.ops.triton import activation
+from text_generation_shard.ops.write_heads import PLAIN_HEADS, HeadOptions, write_heads
 
 Call = Callable[..., Any]
 SIZES = [(0, 8), (1, 1), (3, 17), (2, 600)]
@@ -158,7 +160,7 @@ def test_rotation_and_write(
     if interleaved:
         cos = angles.cos().repeat_interleave(2, -1).to(dtype)
         signed_sin = torch.stack((-angles.sin(), angles.sin()), -1).flatten(-2).to(dtype)
-    norms, scales = None, UNSCALED
+    options, scales = PLAIN_HEADS, UNSCALED
     if norm == "8 bits":
         # Nothing turns, and 8 bits hold every number but the largest: the interpreter rounds
         # upwards to the wrong power of two.
@@ -168,8 +170,9 @@ def test_rotation_and_write(
         heads = (heads.sign() * heads.abs().clamp(0.25)).to(torch.float8_e5m2).to(dtype)
         heads[1] = 1e6 * heads[1].sign()
     elif norm != "none":
-        weights = torch.randn(2, head_dim, device=device)
-        norms = HeadNorms(*(weights if norm == "wide" else weights.to(dtype)), 1e-6)
+        wide = torch.float32 if norm == "wide" else dtype
+        weights = torch.randn(2, head_dim, device=device).to(wide)
+        options = HeadOptions(0.0, *(NormWeights(weight, 1e-6) for weight in weights))
     shape = (num_blocks, block_size, num_kv_heads, head_dim)
     before = [torch.randn(shape, device=device).to(cache_dtype) for _ in range(2)]
     places = torch.randperm(num_blocks * block_size, device=device)[:tokens]
@@ -177,14 +180,12 @@ def test_rotation_and_write(
     for call in (by_kernel, by_reference):
         caches = [cache.clone() for cache in before]
         query = call(
-            rotate_and_write,
+            write_heads,
             heads.clone(),
-            cos,
-            signed_sin,
+            Rotation(cos, signed_sin, interleaved),
             *caches,
             places,
-            interleaved=interleaved,
-            norms=norms,
+            options=options,
             scales=scales,
         )
         results.append((query, *(cache.float() for cache in caches)))
@@ -208,7 +209,8 @@ def test_gated_mlp(
         Projection(DenseWeight(torch.randn(size, device=device).to(dtype) / 4), None)
         for size in ((48, 16), (16, 24))
     )
-    expected = by_reference(add_silu_mlp, stream, weight, 1e-5, gate_up, down)
+    arguments = (NormWeights(weight, 1e-5), stream, gate_up, "silu", down)
+    expected = by_reference(add_mlp, stream.clone(), *arguments, is_gated=True)
     launched: list[str] = []
     kernel = activation.gated_activation
 
@@ -217,7 +219,7 @@ def test_gated_mlp(
         return kernel(x, name)
 
     monkeypatch.setattr(activation, "gated_activation", launch)
-    actual = by_kernel(add_silu_mlp, stream, weight, 1e-5, gate_up, down)
+    actual = by_kernel(add_mlp, stream.clone(), *arguments, is_gated=True)
     assert launched == ["silu"]
     tolerance = {name: 8 * value for name, value in TOLERANCES[dtype].items()}
     torch.testing.assert_close(actual, expected, **tolerance)

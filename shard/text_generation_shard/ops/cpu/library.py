@@ -32,6 +32,22 @@ class PackedMatrix(Protocol):
         """Float32 [len(ids), inputs]; ids: int64, each less than `outputs`."""
 
 
+# What belongs together goes to C++ as one tuple: `ops.norm.NormWeights`,
+NormFields = tuple[Tensor, float, Tensor | None, bool]
+# a matrix and its bias,
+ProjectionFields = tuple[PackedMatrix, Tensor | None]
+# name, is_gated, and limit and alpha of `ops.activation.ClampedSwiGLU`,
+ActivationFields = tuple[str, bool, float, float]
+# `ops.rotary.Rotation`,
+RotationFields = tuple[Tensor, Tensor, bool]
+# `ops.write_heads.HeadOptions`,
+HeadFields = tuple[float, NormFields | None, NormFields | None, bool]
+# block tables, first rows, contexts, sliding window, attention chunk (see `attend`),
+PlanFields = tuple[Tensor, Tensor, Tensor, int, int]
+# and `ops.add_attention.ScoreOptions`.
+ScoreFields = tuple[float, float | None, Tensor | None, Tensor | None, Tensor | None]
+
+
 class Operators(Protocol):
     """The operators of one instruction set; all tensors float32 unless said otherwise."""
 
@@ -42,11 +58,27 @@ class Operators(Protocol):
     def pack(self, source: Tensor, weight_format: str) -> PackedMatrix:
         """source: [outputs, inputs], bfloat16 for the format "bfloat16", else float32."""
 
-    def rms_norm(self, stream: Tensor, update: Tensor | None, weight: Tensor, eps: float) -> Tensor:
-        """Add update to stream, in place; return its norm. [rows, size] each."""
+    def norm(self, x: Tensor, norm: NormFields, addend: Tensor | None) -> Tensor:
+        """As `ops.norm.normed`; x, addend: [rows, size]."""
 
-    def silu_mul(self, gate_up: Tensor) -> Tensor:
-        """[rows, 2 * size] to [rows, size]."""
+    def add_and_norm(
+        self, stream: Tensor, update: Tensor, scale: float, norm: NormFields
+    ) -> Tensor:
+        """As `ops.norm.add_and_norm`; changes the stream."""
+
+    def activate(self, x: Tensor, activation: ActivationFields) -> Tensor:
+        """As `ops.activation` has it; [rows, size], gated from [rows, 2 * size]."""
+
+    def add(self, x: Tensor, table: Tensor, ids: Tensor | None, scale: float) -> None:
+        """x += scale * table[ids]; ids: int64 [rows], or None: each row of x its own."""
+
+    def scale(self, x: Tensor, bias: Tensor | None, scale: float, cap: float) -> None:
+        """As `ops.scale.scaled`, in place; cap: 0: none."""
+
+    def rotation(
+        self, positions: Tensor, frequencies: Tensor, factor: float, is_interleaved: bool
+    ) -> tuple[Tensor, Tensor]:
+        """cos and signed_sin, as `ops.rotary.rotation`; positions: int64."""
 
     def choose_best(self, scores: Tensor) -> tuple[Tensor, Tensor, list[int]]:
         """Ids, int64 [rows], and log-softmax of the greatest of each row, the lowest id of equal
@@ -71,70 +103,59 @@ class Operators(Protocol):
         `SampleCall` in `csrc/kernels.h`. top_k, seeds, positions: int64 [rows]; draws: bool [rows].
         """
 
-    def add_gated_mlp(
+    def mlp(
         self,
-        stream: Tensor,
-        norm_weight: Tensor,
-        eps: float,
-        gate_up: PackedMatrix,
-        gate_up_bias: Tensor | None,
-        down: PackedMatrix,
-        down_bias: Tensor | None,
+        x: Tensor,
+        norm: NormFields | None,
+        up: ProjectionFields,
+        activation: ActivationFields,
+        down: ProjectionFields,
+        addend: Tensor | None,
     ) -> Tensor:
-        """rms_norm, product, silu_mul and product, added to the stream, which stays as it is."""
+        """As `ops.add_mlp`; the addend stays as it is."""
 
     def project_and_store(
         self,
-        stream: Tensor,
-        norm_weight: Tensor,
-        eps: float,
-        qkv: PackedMatrix,
-        qkv_bias: Tensor | None,
-        cos: Tensor,
-        signed_sin: Tensor,
-        keys: Tensor,
-        values: Tensor,
+        x: Tensor,
+        norm: NormFields | None,
+        qkv: ProjectionFields,
+        heads: HeadFields,
+        rotation: RotationFields | None,
+        temperature: Tensor | None,
+        cache: tuple[Tensor, Tensor],
         slots: Tensor,
     ) -> Tensor:
-        """rms_norm, product and rotate_and_store; returns [rows, num_heads, head_dim]."""
+        """norm, product and store_heads; returns the queries, [rows, num_heads, head_dim]."""
 
-    def add_attention(
+    def attention(
         self,
-        stream: Tensor,
-        norm_weight: Tensor,
-        eps: float,
-        qkv: PackedMatrix,
-        qkv_bias: Tensor | None,
-        output: PackedMatrix,
-        output_bias: Tensor | None,
-        cos: Tensor,
-        signed_sin: Tensor,
-        keys: Tensor,
-        values: Tensor,
+        x: Tensor,
+        norm: NormFields | None,
+        qkv: ProjectionFields,
+        heads: HeadFields,
+        rotation: RotationFields | None,
+        temperature: Tensor | None,
+        cache: tuple[Tensor, Tensor],
         slots: Tensor,
-        block_tables: Tensor,
-        first_rows: Tensor,
-        contexts: Tensor,
-        sliding_window: int,
-        attention_chunk: int,
-        scale: float,
-        soft_cap: float,
-        alibi_slopes: Tensor | None,
-        distance_bias: Tensor | None,
-        sinks: Tensor | None,
+        plan: PlanFields,
+        scores: ScoreFields,
+        output: ProjectionFields,
+        addend: Tensor | None,
     ) -> Tensor:
-        """project_and_store, attend and product, added to the stream, which stays as it is."""
+        """project_and_store, attend, product and the addend, which stays as it is."""
 
-    def rotate_and_store(
+    def store_heads(
         self,
         qkv: Tensor,
-        cos: Tensor,
-        signed_sin: Tensor,
-        keys: Tensor,
-        values: Tensor,
+        heads: HeadFields,
+        rotation: RotationFields | None,
+        temperature: Tensor | None,
+        cache: tuple[Tensor, Tensor],
         slots: Tensor,
     ) -> None:
-        """Turn queries and keys in place, store keys and values (float32 or bfloat16) at slots."""
+        """As `ops.write_heads`: queries in place, keys and values (float32 or bfloat16) at slots.
+        qkv: [rows, (num_heads + 2 * num_kv_heads) * head_dim].
+        """
 
     def attend(
         self,

@@ -90,11 +90,6 @@ inline void store_some(float* p, Float16x x, int64_t count) {
   }
 }
 
-inline Float16x hyperbolic_tangent(Float16x x) {
-  const Float16x one = broadcast(1.0f);
-  return one - broadcast(2.0f) / (exponential(x + x) + one);
-}
-
 // What some models do to scores. scores: [count], count a multiple of sixteen, of one query head;
 // `distance`: position of the first key less that of the query.
 inline void adjust_scores(const AttentionCall& call, int64_t query_head, int64_t distance,

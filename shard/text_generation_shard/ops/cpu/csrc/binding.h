@@ -49,6 +49,24 @@ class PackedMatrix {
   Tensor memory_;
 };
 
+// What belongs together comes from Python as one tuple, with these fields.
+using NormFields = std::tuple<Tensor, double, OptionalTensor, bool>;  // weight, eps, bias, is_centred
+using ProjectionFields = std::tuple<const PackedMatrix*, OptionalTensor>;  // weight, bias
+using ActivationFields = std::tuple<std::string, bool, double, double>;  // name, is_gated, limit, alpha
+using RotationFields = std::tuple<Tensor, Tensor, bool>;  // cos, signed_sin, is_interleaved
+using CacheFields = std::tuple<Tensor, Tensor>;           // keys, values
+// clip, norms of queries and of keys, norms_turned
+using HeadFields =
+    std::tuple<double, std::optional<NormFields>, std::optional<NormFields>, bool>;
+// block_tables, first_rows, contexts, sliding_window, attention_chunk
+using PlanFields = std::tuple<Tensor, Tensor, Tensor, int64_t, int64_t>;
+// scale, soft_cap, alibi_slopes, distance_bias, sinks
+using ScoreFields = std::tuple<double, std::optional<double>, OptionalTensor, OptionalTensor,
+                               OptionalTensor>;
+
+// The norm of rows of this size, checked.
+Norm norm_of(const NormFields& fields, int64_t size);
+
 // The operators of one instruction set.
 class Operators {
  public:
@@ -60,10 +78,21 @@ class Operators {
     return PackedMatrix(kernels_, source, format);
   }
 
-  Tensor rms_norm(const Tensor& stream, const OptionalTensor& update, const Tensor& weight,
-                  double eps) const;
+  Tensor norm(const Tensor& x, const NormFields& norm, const OptionalTensor& addend) const;
 
-  Tensor silu_mul(const Tensor& gate_up) const;
+  // Adds scale * update to the stream in place; returns the stream's norm.
+  Tensor add_and_norm(const Tensor& stream, const Tensor& update, double scale,
+                      const NormFields& norm) const;
+
+  Tensor activate(const Tensor& x, const ActivationFields& activation) const;
+
+  // Both change x.
+  void add(const Tensor& x, const Tensor& table, const OptionalTensor& ids, double scale) const;
+  void scale(const Tensor& x, const OptionalTensor& bias, double scale, double cap) const;
+
+  // cos and signed_sin.
+  std::tuple<Tensor, Tensor> rotation(const Tensor& positions, const Tensor& frequencies,
+                                      double factor, bool is_interleaved) const;
 
   // Ids and log-softmax of the greatest scores, and the rows where there is no such thing.
   std::tuple<Tensor, Tensor, std::vector<int64_t>> choose_best(const Tensor& scores) const;
@@ -76,20 +105,22 @@ class Operators {
   // Remove what masks do not allow from some rows of the scores.
   void mask_scores(const Tensor& scores, const Tensor& rows, const Tensor& allowed) const;
 
-  // What a feed-forward layer adds to the stream, and the stream.
-  Tensor add_gated_mlp(const Tensor& stream, const Tensor& norm_weight, double eps,
-                       const PackedMatrix& gate_up, const OptionalTensor& gate_up_bias,
-                       const PackedMatrix& down, const OptionalTensor& down_bias) const;
+  // addend + down(activation(up(norm(x))))
+  Tensor mlp(const Tensor& x, const std::optional<NormFields>& norm, const ProjectionFields& up,
+             const ActivationFields& activation, const ProjectionFields& down,
+             const OptionalTensor& addend) const;
 
-  // The first half of attention: queries, turned; keys and values go to the cache.
-  Tensor project_and_store(const Tensor& stream, const Tensor& norm_weight, double eps,
-                           const PackedMatrix& qkv, const OptionalTensor& qkv_bias,
-                           const Tensor& cos, const Tensor& signed_sin, const Tensor& keys,
-                           const Tensor& values, const Tensor& slots) const;
+  // The first half of attention: queries; keys and values go to the cache.
+  Tensor project_and_store(const Tensor& x, const std::optional<NormFields>& norm,
+                           const ProjectionFields& qkv, const HeadFields& heads,
+                           const std::optional<RotationFields>& rotation,
+                           const OptionalTensor& temperature, const CacheFields& cache,
+                           const Tensor& slots) const;
 
   // Changes qkv, keys and values.
-  void rotate_and_store(const Tensor& qkv, const Tensor& cos, const Tensor& signed_sin,
-                        const Tensor& keys, const Tensor& values, const Tensor& slots) const;
+  void store_heads(const Tensor& qkv, const HeadFields& heads,
+                   const std::optional<RotationFields>& rotation, const OptionalTensor& temperature,
+                   const CacheFields& cache, const Tensor& slots) const;
 
   Tensor attend(const Tensor& query, const Tensor& keys, const Tensor& values,
                 const Tensor& block_tables, const Tensor& first_rows, const Tensor& contexts,
@@ -97,16 +128,13 @@ class Operators {
                 const OptionalTensor& alibi_slopes, const OptionalTensor& distance_bias,
                 const OptionalTensor& sinks) const;
 
-  // What a layer of attention adds to the stream, and the stream. Changes keys and values.
-  Tensor add_attention(const Tensor& stream, const Tensor& norm_weight, double eps,
-                       const PackedMatrix& qkv, const OptionalTensor& qkv_bias,
-                       const PackedMatrix& output, const OptionalTensor& output_bias,
-                       const Tensor& cos, const Tensor& signed_sin, const Tensor& keys,
-                       const Tensor& values, const Tensor& slots, const Tensor& block_tables,
-                       const Tensor& first_rows, const Tensor& contexts, int64_t sliding_window,
-                       int64_t attention_chunk, double scale, double soft_cap,
-                       const OptionalTensor& alibi_slopes, const OptionalTensor& distance_bias,
-                       const OptionalTensor& sinks) const;
+  // addend + output(attention of norm(x)). Changes keys and values.
+  Tensor attention(const Tensor& x, const std::optional<NormFields>& norm,
+                   const ProjectionFields& qkv, const HeadFields& heads,
+                   const std::optional<RotationFields>& rotation, const OptionalTensor& temperature,
+                   const CacheFields& cache, const Tensor& slots, const PlanFields& plan,
+                   const ScoreFields& scores, const ProjectionFields& output,
+                   const OptionalTensor& addend) const;
 
   // Changes past.
   Tensor causal_conv(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,

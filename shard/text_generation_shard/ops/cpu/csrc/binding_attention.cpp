@@ -22,23 +22,37 @@ Cache cache_of(const Tensor& keys, const Tensor& values) {
           num_kv_heads,    keys.size(3),      values.size(3),        value_stride};
 }
 
-}  // namespace
-
-Tensor Operators::project_and_store(const Tensor& stream, const Tensor& norm_weight, double eps,
-                                    const PackedMatrix& qkv, const OptionalTensor& qkv_bias,
-                                    const Tensor& cos, const Tensor& signed_sin, const Tensor& keys,
-                                    const Tensor& values, const Tensor& slots) const {
-  const Tensor normed = rms_norm(stream, std::nullopt, norm_weight, eps);
-  const Tensor projected = qkv.multiply(normed, qkv_bias, std::nullopt);
-  rotate_and_store(projected, cos, signed_sin, keys, values, slots);
-  const int64_t head_dim = keys.size(3), num_heads = projected.size(1) / head_dim;
-  return projected.view({projected.size(0), num_heads, head_dim})
-      .narrow(1, 0, num_heads - 2 * keys.size(2));
+// From a head's weight to the next one's: all have one, or each its own.
+int64_t head_norm_stride(const NormFields& norm, int64_t num_heads) {
+  const Tensor& weight = std::get<0>(norm);
+  if (weight.dim() == 1) return 0;
+  TORCH_CHECK(weight.dim() == 2 && weight.size(0) == num_heads, "weights must be of ", num_heads,
+              " heads, got ", weight.sizes());
+  return weight.size(1);
 }
 
-void Operators::rotate_and_store(const Tensor& qkv, const Tensor& cos, const Tensor& signed_sin,
-                                 const Tensor& keys, const Tensor& values,
-                                 const Tensor& slots) const {
+void set_rotation(const RotationFields& rotation, int64_t rows, int64_t head_dim,
+                  HeadsCall& call) {
+  const auto& [cos, signed_sin, is_interleaved] = rotation;
+  const int64_t rotary_dim = cos.size(-1);
+  TORCH_CHECK(rotary_dim <= head_dim && rotary_dim % 2 == 0, rotary_dim,
+              " turning dimensions of ", head_dim);
+  check_dense(cos, "cos", at::kFloat, rows * rotary_dim);
+  check_dense(signed_sin, "signed_sin", at::kFloat, rows * rotary_dim);
+  call.cos = cos.const_data_ptr<float>();
+  call.signed_sin = signed_sin.const_data_ptr<float>();
+  call.rotary_dim = rotary_dim;
+  call.is_interleaved = is_interleaved;
+}
+
+}  // namespace
+
+void Operators::store_heads(const Tensor& qkv, const HeadFields& heads,
+                            const std::optional<RotationFields>& rotation,
+                            const OptionalTensor& temperature, const CacheFields& stored,
+                            const Tensor& slots) const {
+  const auto& [clip, query_norm, key_norm, norms_turned] = heads;
+  const auto& [keys, values] = stored;
   const Cache cache = cache_of(keys, values);
   const int64_t rows = slots.numel(), head_dim = cache.head_dim;
   TORCH_CHECK(cache.value_dim == head_dim && cache.value_stride == head_dim,
@@ -46,18 +60,30 @@ void Operators::rotate_and_store(const Tensor& qkv, const Tensor& cos, const Ten
   check_rows(qkv, "qkv", -1);
   check_dense(qkv, "qkv", at::kFloat, -1);
   const int64_t num_heads = qkv.size(1) / head_dim - 2 * cache.num_kv_heads;
-  const int64_t rotary_dim = cos.size(-1);
-  TORCH_CHECK(qkv.size(0) == rows && num_heads > 0 && qkv.size(1) % head_dim == 0 &&
-                  rotary_dim <= head_dim && rotary_dim % 2 == 0,
-              "qkv ", qkv.sizes(), " does not fit ", rows, " slots, ", rotary_dim,
-              " turning dimensions and a cache ", keys.sizes());
-  check_dense(cos, "cos", at::kFloat, rows * rotary_dim);
-  check_dense(signed_sin, "signed_sin", at::kFloat, rows * rotary_dim);
+  TORCH_CHECK(qkv.size(0) == rows && num_heads > 0 && qkv.size(1) % head_dim == 0, "qkv ",
+              qkv.sizes(), " does not fit ", rows, " slots and a cache ", keys.sizes());
   check_dense(slots, "slots", at::kLong, rows);
   check_slots(slots, keys.size(0) * cache.block_size);
-  kernels_.rotate_and_store(
-      {qkv.data_ptr<float>(), cos.const_data_ptr<float>(), signed_sin.const_data_ptr<float>(),
-       rotary_dim, slots.const_data_ptr<int64_t>(), rows, num_heads, cache, num_threads()});
+  HeadsCall call = {.qkv = qkv.data_ptr<float>(),
+                    .clip = static_cast<float>(clip),
+                    .norms_turned = norms_turned,
+                    .temperature = data_of<float>(temperature),
+                    .slots = slots.const_data_ptr<int64_t>(),
+                    .rows = rows,
+                    .num_heads = num_heads,
+                    .cache = cache,
+                    .num_threads = num_threads()};
+  if (temperature.has_value()) check_dense(*temperature, "temperature", at::kFloat, rows);
+  if (query_norm.has_value()) {
+    call.query_norm_stride = head_norm_stride(*query_norm, num_heads);
+    call.query_norm = norm_of(*query_norm, head_dim);
+  }
+  if (key_norm.has_value()) {
+    call.key_norm_stride = head_norm_stride(*key_norm, cache.num_kv_heads);
+    call.key_norm = norm_of(*key_norm, head_dim);
+  }
+  if (rotation.has_value()) set_rotation(*rotation, rows, head_dim, call);
+  kernels_.store_heads(call);
 }
 
 Tensor Operators::attend(const Tensor& query, const Tensor& keys, const Tensor& values,
@@ -97,22 +123,6 @@ Tensor Operators::attend(const Tensor& query, const Tensor& keys, const Tensor& 
                    distance_bias.has_value() ? distance_bias->size(1) : 0, data_of<float>(sinks),
                    out.mutable_data_ptr<float>(), num_threads()});
   return out;
-}
-
-Tensor Operators::add_attention(
-    const Tensor& stream, const Tensor& norm_weight, double eps, const PackedMatrix& qkv,
-    const OptionalTensor& qkv_bias, const PackedMatrix& output, const OptionalTensor& output_bias,
-    const Tensor& cos, const Tensor& signed_sin, const Tensor& keys, const Tensor& values,
-    const Tensor& slots, const Tensor& block_tables, const Tensor& first_rows,
-    const Tensor& contexts, int64_t sliding_window, int64_t attention_chunk, double scale,
-    double soft_cap, const OptionalTensor& alibi_slopes, const OptionalTensor& distance_bias,
-    const OptionalTensor& sinks) const {
-  const Tensor query = project_and_store(stream, norm_weight, eps, qkv, qkv_bias, cos, signed_sin,
-                                         keys, values, slots);
-  const Tensor attended =
-      attend(query, keys, values, block_tables, first_rows, contexts, sliding_window,
-             attention_chunk, scale, soft_cap, alibi_slopes, distance_bias, sinks);
-  return output.multiply(attended.flatten(1), output_bias, stream);
 }
 
 }  // namespace cpu_operators::CPU_OPERATORS_ISA

@@ -55,22 +55,70 @@ struct RowsCall {
   int num_threads;
 };
 
-// stream[row] += update[row] (null: nothing); out[row] = stream[row] / rms(stream[row]) * weight.
+// How a row x is normed: x / rms(x) * weight, or centred: (x - mean(x)) / sqrt(var(x) + eps) *
+// weight. A bias, if there is one, is added.
+struct Norm {
+  const float* weight;  // [size]; null: the row stays as it is
+  const float* bias;    // [size], or null
+  float eps;
+  bool is_centred;
+};
+
+// stream[row] += scale * update[row] (null: nothing); out[row] = norm(stream[row]) + addend[row]
+// (null: nothing).
 struct NormCall {
   float* stream;        // [rows, size]
   const float* update;  // [rows, size]
-  const float* weight;  // [size]
-  float eps;
+  float scale;
+  Norm norm;
+  const float* addend;  // [rows, size]
   int64_t rows, size;
   float* out;  // [rows, size]
   int num_threads;
 };
 
-// out = silu(gate) * up; a row of gate_up is its gate and then its up.
-struct GateCall {
-  const float* gate_up;  // [rows, 2 * size]
+enum class Activation { kSilu, kGelu, kGeluTanh, kRelu, kClampedSwiGLU };
+
+// out = activation(x), or gated: activation(gate) * up, where a row of x is its gate and then its
+// up. kClampedSwiGLU is gated: (up + 1) * gate * sigmoid(alpha * gate), of gates up to `limit` and ups
+// of no larger magnitude.
+struct ActivationCall {
+  const float* x;      // [rows, size], or gated [rows, 2 * size]
   int64_t rows, size;
-  float* out;  // [rows, size]
+  Activation activation;
+  bool is_gated;
+  float limit, alpha;
+  float* out;  // [rows, size]; without a gate it may be x
+  int num_threads;
+};
+
+// x[row] += scale * table[ids[row]]; null: the row of the same number.
+struct AddCall {
+  float* x;            // [rows, size]
+  const float* table;  // [any, size]
+  const int64_t* ids;  // [rows]
+  float scale;
+  int64_t rows, size;
+  int num_threads;
+};
+
+// x = (x + bias) * scale, and then cap * tanh(x / cap); without a cap where it is 0.
+struct ScaleCall {
+  float* x;           // [rows, size]
+  const float* bias;  // [size], or null
+  float scale, cap;
+  int64_t rows, size;
+  int num_threads;
+};
+
+// cos and signed_sin of positions[row] * frequencies, times `factor`, as HeadsCall takes them.
+struct RotationCall {
+  const int64_t* positions;  // [rows]
+  const float* frequencies;  // [half], of this stride between rows, which may be 0
+  int64_t frequencies_stride, rows, half;
+  float factor;
+  bool is_interleaved;
+  float *cos, *signed_sin;  // [rows, 2 * half]
   int num_threads;
 };
 
@@ -116,14 +164,24 @@ struct Cache {
   int64_t block_size, num_kv_heads, head_dim, value_dim, value_stride;
 };
 
-// Turn queries and keys by their positions, the queries in place; keys and values go to the cache,
-// where both are head_dim wide.
-struct RotaryCall {
+// What becomes of projected queries, keys and values, in this order: all are clipped, queries and
+// keys normed, turned by their positions and, if norms come later, normed; queries are multiplied by
+// their row's temperature. The queries stay in place; keys and values go to the cache, where both are
+// head_dim wide.
+struct HeadsCall {
   float* qkv;               // [rows, num_heads + 2 * num_kv_heads, head_dim]
-  const float* cos;         // [rows, rotary_dim], both halves equal
-  const float* signed_sin;  // [rows, rotary_dim], the first half negative
-  int64_t rotary_dim;       // dimensions from here on stay as they are
-  const int64_t* slots;     // [rows], block id * block_size + offset
+  float clip;               // largest magnitude; 0: any
+  Norm query_norm, key_norm;
+  int64_t query_norm_stride, key_norm_stride;  // from the weight of a head to the next one's, or 0
+  bool norms_turned;
+  // Dimension i turns with i + rotary_dim / 2: both halves of cos are equal, the first half of
+  // signed_sin is negative. Interleaved, 2i turns with 2i + 1, whose values stand side by side.
+  const float* cos;         // [rows, rotary_dim]
+  const float* signed_sin;  // [rows, rotary_dim]
+  int64_t rotary_dim;       // dimensions from here on stay as they are; 0: all
+  bool is_interleaved;
+  const float* temperature;  // [rows], or null
+  const int64_t* slots;      // [rows], block id * block_size + offset
   int64_t rows, num_heads;
   Cache cache;
   int num_threads;
@@ -193,12 +251,15 @@ struct Kernels {
   void (*pack)(const PackCall&);
   void (*linear)(const LinearCall&);
   void (*rows)(const RowsCall&);
-  void (*rms_norm)(const NormCall&);
-  void (*silu_mul)(const GateCall&);
+  void (*norm)(const NormCall&);
+  void (*activate)(const ActivationCall&);
+  void (*add)(const AddCall&);
+  void (*scale)(const ScaleCall&);
+  void (*rotation)(const RotationCall&);
   void (*choose_best)(const BestCall&);
   void (*mask_scores)(const MaskCall&);
   void (*sample)(const SampleCall&);
-  void (*rotate_and_store)(const RotaryCall&);
+  void (*store_heads)(const HeadsCall&);
   void (*attend)(const AttentionCall&);
   void (*causal_conv)(const ConvCall&);
   void (*selective_scan)(const ScanCall&);

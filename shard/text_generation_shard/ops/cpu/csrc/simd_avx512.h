@@ -47,6 +47,8 @@ inline Float16x fma(Float16x a, Float16x b, Float16x c) {
 inline Float16x maximum(Float16x a, Float16x b) { return {_mm512_max_ps(a.v, b.v)}; }
 inline Float16x minimum(Float16x a, Float16x b) { return {_mm512_min_ps(a.v, b.v)}; }
 inline Float16x absolute(Float16x a) { return {_mm512_abs_ps(a.v)}; }
+// Lanes 2i and 2i + 1 in each other's place.
+inline Float16x swap_pairs(Float16x a) { return {_mm512_permute_ps(a.v, 0xb1)}; }
 inline Float16x round_to_even(Float16x a) {
   return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
 }

@@ -6,12 +6,15 @@ namespace cpu_operators::CPU_OPERATORS_ISA {
 int64_t packed_bytes(const Weights& weights);
 void pack(const PackCall& call);
 void read_rows(const RowsCall& call);
-void rms_norm(const NormCall& call);
-void silu_mul(const GateCall& call);
+void norm(const NormCall& call);
+void activate(const ActivationCall& call);
+void add(const AddCall& call);
+void scale(const ScaleCall& call);
+void rotation(const RotationCall& call);
 void choose_best(const BestCall& call);
 void mask_scores(const MaskCall& call);
 void sample(const SampleCall& call);
-void rotate_and_store(const RotaryCall& call);
+void store_heads(const HeadsCall& call);
 void attend(const AttentionCall& call);
 void causal_conv(const ConvCall& call);
 void selective_scan(const ScanCall& call);
@@ -33,12 +36,15 @@ const Kernels kernels = {
     .pack = pack,
     .linear = linear,
     .rows = read_rows,
-    .rms_norm = rms_norm,
-    .silu_mul = silu_mul,
+    .norm = norm,
+    .activate = activate,
+    .add = add,
+    .scale = scale,
+    .rotation = rotation,
     .choose_best = choose_best,
     .mask_scores = mask_scores,
     .sample = sample,
-    .rotate_and_store = rotate_and_store,
+    .store_heads = store_heads,
     .attend = attend,
     .causal_conv = causal_conv,
     .selective_scan = selective_scan,
