@@ -25,6 +25,8 @@ CLIENTS = (1, 8, 32, 128, 256)
 SECONDS_PER_LOAD = 10
 PROMPT_TOKENS, OUTPUT_TOKENS = 512, 128
 BATCH = 32
+# Of the words that a load is made of, in this shape's vocabulary.
+TOKENS_PER_WORD = 1.93
 # Seconds around a load: to start it, and to end requests under way; the shortest one; and for the
 # server to end.
 _AROUND_LOAD_S, _SHORTEST_LOAD_S, _STOP_S = 3.0, 3.0, 6.0
@@ -125,6 +127,7 @@ def _load(url: str, clients: int, duration: float, folder: Path) -> Iterator[Gpu
             *(sys.executable, "-m", "benchmarks.load", "--url", url, "--json", str(result)),
             *("--clients", str(clients), "--duration", f"{duration:.1f}"),
             *("--prompt-tokens", str(PROMPT_TOKENS), "--output-tokens", str(OUTPUT_TOKENS)),
+            *("--tokens-per-word", str(TOKENS_PER_WORD)),
         ],
         check=True,
         timeout=max(1.0, seconds_left() - 2) if math.isfinite(seconds_left()) else None,

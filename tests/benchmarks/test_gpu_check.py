@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import subprocess
 import sys
 import time
@@ -10,11 +11,15 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from tokenizers import Tokenizer
 
-from benchmarks import gpu_check, gpu_parity
+from benchmarks import gpu_check, gpu_parity, gpu_served
+from benchmarks.checkpoint import SHAPES
 from benchmarks.gpu_parts import parts
 from benchmarks.gpu_rows import DEADLINE, GpuRow, attempt, read_rows, seconds_left, with_aims
 from benchmarks.gpu_served import DecodeTime, outcome_rows
+from benchmarks.vocabulary import write_tokenizer
+from benchmarks.workload import Lengths, Workload
 
 PARENT = """
 import subprocess, sys, time
@@ -133,6 +138,21 @@ def test_a_part_that_fails_says_why(tmp_path: Path) -> None:
     assert gpu_check.run_limited(unknown, log, 60) == "exit code 1, see log"
     (row,) = read_rows(tmp_path / "other.json")
     assert row.name.startswith("ended: KeyError")
+
+
+def test_clients_send_prompts_as_long_as_those_of_transformers(tmp_path: Path) -> None:
+    """They were nearly twice as long: a word is more than a token of a vocabulary without a corpus."""
+    write_tokenizer(tmp_path, SHAPES[gpu_served.MODEL].vocab_size, 8192)
+    tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    workload = Workload(
+        dialect="generate",
+        prompt_tokens=Lengths.parse(str(gpu_served.PROMPT_TOKENS)),
+        output_tokens=Lengths.parse("1"),
+        tokens_per_word=gpu_served.TOKENS_PER_WORD,
+    )
+    texts = [workload.payload(random.Random(seed))["inputs"] for seed in range(20)]
+    counts = [len(tokenizer.encode(text).ids) for text in texts]
+    assert sum(counts) / 20 == pytest.approx(gpu_served.PROMPT_TOKENS, rel=0.02)
 
 
 def test_tests_are_counted_line_by_line() -> None:
