@@ -42,7 +42,6 @@ class Attention:
     block_size: int = 64
     decodes: int = 0
     chunk: int = 0
-    max_context: int = 8192
 
 
 ATTENTION = {
@@ -215,7 +214,7 @@ def _attention(layer: Attention) -> Callable[[], Any]:
         _meta(rows, num_heads, layer.head_dim, dtype=layer.dtype),
         cache,
         cache[..., : layer.latent or layer.head_dim],
-        DeviceGeometry(tables, contexts, layer.decodes, layer.max_context, chunks),
+        DeviceGeometry(tables, contexts, layer.decodes, chunks),
         window=layer.window,
         scale=0.1,
         soft_cap=layer.soft_cap,

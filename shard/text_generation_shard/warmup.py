@@ -286,6 +286,8 @@ def make_engine(
         num_slots=request.max_slots,
     )
     slots = SequenceSlots(limits, model.cache_spec.device)
+    if ranks.rank == 0:
+        sampler.compile_kernels(slots.scrap_rows())
     grammars = GrammarTable(grammar_tokenizer, request.max_slots)
     graphs = None
     if graph_buckets and can_be_recorded(model, limits):

@@ -141,7 +141,7 @@ def test_a_part_that_fails_says_why(tmp_path: Path) -> None:
 
 
 def test_clients_send_prompts_as_long_as_those_of_transformers(tmp_path: Path) -> None:
-    """They were nearly twice as long: a word is more than a token of a vocabulary without a corpus."""
+    """They were nearly twice as long: a word is two tokens of a vocabulary without a corpus."""
     write_tokenizer(tmp_path, SHAPES[gpu_served.MODEL].vocab_size, 8192)
     tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     workload = Workload(

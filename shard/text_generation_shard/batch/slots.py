@@ -32,6 +32,7 @@ from text_generation_shard.ops.attention_window import Window
 from text_generation_shard.ops.paged_attention import plan_attention, plan_decode
 from text_generation_shard.ops.sequence_rows import SequenceRows
 from text_generation_shard.sampling.parameters import (
+    NO_FEATURES,
     SamplingFeatures,
     SamplingParameterError,
     SamplingParameters,
@@ -236,6 +237,11 @@ class SequenceSlots:
     ) -> SamplingRows:
         """What the sampler needs to know of such a step."""
         return self._sampling.device_rows(slots, contexts, self._tokens, features)
+
+    def scrap_rows(self) -> SamplingRows:
+        """Of one row that fills up a step, and asks for nothing."""
+        slots, contexts = self._on_device([[self.scrap_slot], [1]])
+        return self.decode_rows(slots, contexts, NO_FEATURES)
 
     def append_tokens(self, slots: Tensor, contexts: Tensor, token_ids: Tensor) -> None:
         """Write a token behind each slot's context; int64 [rows] each."""

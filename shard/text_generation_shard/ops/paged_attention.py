@@ -75,10 +75,8 @@ class AttentionPlan:
         from text_generation_shard.ops.triton.geometry import DeviceGeometry
 
         if self.device_contexts is not None:
-            longest = self.context_lengths[0]
-            return DeviceGeometry(
-                self.block_tables, self.device_contexts, len(self.query_lengths), longest, None
-            )
+            count = len(self.query_lengths)
+            return DeviceGeometry(self.block_tables, self.device_contexts, count, None)
         return DeviceGeometry.of(self.block_tables, self.query_lengths, self.context_lengths)
 
     @cached_property

@@ -1,5 +1,7 @@
 """The sampler's pipeline as a few kernels, for logits on a GPU."""
 
+import itertools
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -7,8 +9,8 @@ from torch import Tensor
 
 from text_generation_shard.ops.to_device import to_device
 from text_generation_shard.ops.triton import library
-from text_generation_shard.sampling.parameters import FILTERS, Processor
-from text_generation_shard.sampling.rows import SamplingRows
+from text_generation_shard.sampling.parameters import FILTERS, Processor, SamplingFeatures
+from text_generation_shard.sampling.rows import GrammarMask, SamplingRows
 
 if TYPE_CHECKING:
     from text_generation_shard.ops.triton.sample import Filters, Penalties, TokenMask
@@ -40,6 +42,20 @@ def sample(scores: Tensor, rows: SamplingRows) -> tuple[Tensor, Tensor]:
         mask=_mask(rows),
         filters=_filters(rows),
     )
+
+
+def compile_all(rows: SamplingRows, vocab_size: int) -> None:
+    """Launch all variants of the kernels: one that is compiled while serving makes every sequence
+    wait, for seconds. rows: one, that asks for nothing.
+    """
+    device = rows.seeds.device
+    scores = torch.zeros(1, vocab_size, device=device)
+    allowed = torch.full((1, -(-vocab_size // 32)), -1, dtype=torch.int32, device=device)
+    for is_penalised, is_filtered, is_masked in itertools.product((False, True), repeat=3):
+        asked = [Processor.REPETITION] * is_penalised + [Processor.TOP_P] * is_filtered
+        features = SamplingFeatures(rows=dict.fromkeys(asked, (0,)))
+        mask = GrammarMask((0,), allowed) if is_masked else None
+        sample(scores, replace(rows, features=features, grammar=mask))
 
 
 def _penalties(rows: SamplingRows) -> "Penalties | None":

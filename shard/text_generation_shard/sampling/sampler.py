@@ -76,6 +76,13 @@ class Sampler:
             top_tokens = others.top_tokens
         return SampledTokens(token_ids=token_ids, logprobs=logprobs, top_tokens=top_tokens)
 
+    def compile_kernels(self, rows: SamplingRows) -> None:
+        """Where kernels sample, compile all that serving may need. rows: one, which asks for
+        nothing.
+        """
+        if fused.can_sample(rows.seeds):
+            fused.compile_all(rows, self._vocab_size)
+
     def _by_kernels(
         self, scores: Tensor, rows: SamplingRows, top_n: Sequence[int]
     ) -> SampledTokens:

@@ -262,8 +262,8 @@ def test_pieces_per_row() -> None:
     assert per_row(1, 8, 1000, 132) == 4
     assert per_row(1, 8, 256, 132) == 0
     assert per_row(8, 8, 32_768, 132) == 5
-    assert per_row(256, 8, 1024, 132) == 0
+    assert per_row(256, 8, 256, 132) == 0
     # A long context among short ones is worth more than one piece.
-    assert per_row(256, 8, 100_000, 132) == 1
+    assert per_row(256, 8, 100_000, 132) == per_row(256, 8, 1024, 132) == 1
     assert context_pieces.num_pieces(256, 1) == 512 and context_pieces.num_pieces(256, 0) == 256
     assert library.num_multiprocessors(torch.device("cpu")) == 132

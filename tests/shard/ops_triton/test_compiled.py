@@ -55,14 +55,20 @@ def test_one_variant_serves_steps_of_all_sizes() -> None:
         cwd=ROOT,
         env={**os.environ, "TRITON_INTERPRET": "0"},
     ).stdout
-    variants = json.loads(output)
+    found = json.loads(output)
+    variants = found["variants"]
     assert variants.keys() >= {
-        "_prefill_kernel",
         "_gate_up_kernel",
         "cut_kernel",
         "count_kernel",
-        "draw_kernel",
     }
     # The first, those in between and the last of a sampler's rounds.
     assert variants.pop("narrow_kernel") == 3
+    # With and without penalties, mask and filters, and with and without these.
+    assert (variants.pop("adjust_kernel"), variants.pop("draw_kernel")) == (8, 2)
+    # All of them before serving.
+    assert found["late"] == []
+    # Layers with a window, and without; latent ones, of decodes and of chunks.
+    kinds = {"_decode_kernel": 2, "_prefill_kernel": 2, "_latent_kernel": 2, "_combine_kernel": 3}
+    assert {name: variants.pop(name) for name in kinds} == kinds
     assert {name for name, count in variants.items() if count > 1} == set()

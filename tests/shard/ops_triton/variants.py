@@ -1,11 +1,14 @@
-"""Prints how many variants of every kernel steps of different sizes would compile, as JSON.
+"""Prints how many variants of every kernel steps of different sizes would compile, as JSON; of
+the sampler's those that warmup compiles, and under "late" any other that a step asks for.
 
 A process of its own, for the kernels must not be the interpreter's. Nothing is compiled: what a
 launch asks for is compared.
 """
 
+import itertools
 import json
 from collections import defaultdict
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,7 +20,8 @@ from text_generation_shard.ops.triton.geometry import DeviceGeometry
 from text_generation_shard.ops.triton.paged_attention import paged_attention
 from text_generation_shard.runner.decode_graphs import SamplingKind
 from text_generation_shard.sampling import fused
-from text_generation_shard.sampling.parameters import SamplingFeatures
+from text_generation_shard.sampling.parameters import NO_FEATURES, SamplingFeatures
+from text_generation_shard.sampling.rows import GrammarMask
 
 import tools.compile_kernels as compiler
 
@@ -27,24 +31,39 @@ SIZES = range(1, 9)
 
 
 def sample(num_rows: int) -> None:
-    """With all filters and penalties; histories are as wide as there are rows."""
+    """What a graph of each kind samples, and behind a graph rows with masks; histories are as wide
+    as there are rows.
+    """
     table = SamplingTable(max(SIZES), VOCAB_SIZE, CPU)
-    features = SamplingFeatures(
-        rows=dict.fromkeys(SamplingKind.PENALISED.value, tuple(range(num_rows)))
-    )
     slots = torch.arange(num_rows)
     tokens = torch.zeros(max(SIZES), 15 + num_rows, dtype=torch.int32)
-    rows = table.device_rows(slots, slots + 1, tokens, features)
-    fused.sample(torch.zeros(num_rows, VOCAB_SIZE), rows)
+    mask = GrammarMask((0,), torch.zeros(1, -(-VOCAB_SIZE // 32), dtype=torch.int32))
+    for kind, grammar in itertools.product(SamplingKind, (None, mask)):
+        features = SamplingFeatures(rows=dict.fromkeys(kind.value, tuple(range(num_rows))))
+        rows = table.device_rows(slots, slots + 1, tokens, features)
+        fused.sample(torch.zeros(num_rows, VOCAB_SIZE), replace(rows, grammar=grammar))
+
+
+def compile_sampler() -> None:
+    table = SamplingTable(max(SIZES), VOCAB_SIZE, CPU)
+    one, tokens = torch.ones(1).long(), torch.zeros(max(SIZES), 15, dtype=torch.int32)
+    fused.compile_all(table.device_rows(one, one, tokens, NO_FEATURES), VOCAB_SIZE)
 
 
 def attend(num_decodes: int) -> None:
-    """Decodes, and two chunks of three tokens."""
+    """Decodes of short and long contexts, and two chunks of three tokens; the block tables are
+    wider with every size, as a serving engine's are than those of its warmup. Also of latent
+    vectors.
+    """
     lengths = [1] * num_decodes + [3, 3]
     cache, query = torch.zeros(3, 16, 2, 16), torch.zeros(sum(lengths), 4, 16)
-    tables = torch.zeros(len(lengths), 7, dtype=torch.int32)
-    geometry = DeviceGeometry.of(tables, lengths, [300] * len(lengths))
-    paged_attention(query, cache, cache, geometry, window=None, scale=1.0)
+    latent, wide_query = torch.zeros(3, 16, 1, 48), torch.zeros(sum(lengths), 4, 48)
+    for context in (20, 280):
+        tables = torch.zeros(len(lengths), 8 * (num_decodes + 3), dtype=torch.int32)
+        geometry = DeviceGeometry.of(tables, lengths, [context] * len(lengths))
+        for window in (None, 300):
+            paged_attention(query, cache, cache, geometry, window=window, scale=1.0)
+        paged_attention(wide_query, latent, latent[..., :32], geometry, window=None, scale=1.0)
 
 
 def mix(num_tokens: int) -> None:
@@ -67,11 +86,16 @@ def main() -> None:
         variants[kernel.__name__].add(str(bind(*args, **options)[1:]))
 
     compiler.JITFunction.run = note
+    compile_sampler()
+    compiled = {name: set(found) for name, found in variants.items()}
     for size in SIZES:
         sample(size)
+    late = [name for name, found in variants.items() if found != compiled[name]]
+    for size in SIZES:
         attend(size)
         mix(size)
-    print(json.dumps({name: len(found) for name, found in variants.items()}))
+    counts = {name: len(found) for name, found in variants.items()}
+    print(json.dumps({"variants": counts, "late": late}))
 
 
 if __name__ == "__main__":

@@ -17,9 +17,6 @@ from text_generation_shard.ops.triton.attend import first_visible
 # Context tokens that are worth a program of their own.
 MIN_PIECE = 256
 _MIN_LENGTH = tl.constexpr(MIN_PIECE)
-# Where single rows fill the device: up to this context, to wait for the longest of them costs less
-# than to put pieces together.
-_MAX_WHOLE = 4 * MIN_PIECE
 # Programs per multiprocessor that hide each other's latency.
 _PROGRAMS_PER_MULTIPROCESSOR = 2
 # Contexts that are looked at in one pass.
@@ -29,16 +26,15 @@ _MANY_ROWS = tl.constexpr(256)
 def pieces_per_row(
     num_rows: int, programs_per_piece: int, max_context: int, num_multiprocessors: int
 ) -> int:
-    """Pieces of a row, were all contexts equal: enough to fill the device, where the context allows
-    it. 0: a program per row takes all of its context.
+    """Pieces of a row, were all contexts equal: enough to fill the device, where contexts may be
+    that long. 0: no context is worth two, and a program per row takes all of it.
 
-    max_context: none of which more can be seen; the device finds out what they are.
+    max_context: of a layer, in any step, so that all of its steps are one kernel: what a step's
+    contexts are, the device finds out.
     """
     programs = num_rows * programs_per_piece
     wanted = triton.cdiv(_PROGRAMS_PER_MULTIPROCESSOR * num_multiprocessors, programs)
     useful = triton.cdiv(max_context, MIN_PIECE)
-    if wanted == 1 and max_context <= _MAX_WHOLE:
-        return 0
     return 0 if useful <= 1 else min(wanted, useful)
 
 

@@ -32,17 +32,14 @@ from text_generation_shard.ops.triton.library import num_multiprocessors
 _PARTS = 16
 
 
-def decode_attention(
-    query: Tensor, output: Tensor, contexts: Tensor, max_context: int, call: AttentionCall
-) -> None:
+def decode_attention(query: Tensor, output: Tensor, contexts: Tensor, call: AttentionCall) -> None:
     """Fill output for rows of one token each.
 
-    query, output: [rows, num_heads, head_dim]; contexts: int32 [rows], about as long as max_context
-    at most.
+    query, output: [rows, num_heads, head_dim]; contexts: int32 [rows].
     """
     rows, num_kv_heads = len(query), call.num_kv_heads
-    visible = min(max_context, call.window_size or max_context)
-    per_row = pieces_per_row(rows, num_kv_heads, visible, num_multiprocessors(query.device))
+    multiprocessors = num_multiprocessors(query.device)
+    per_row = pieces_per_row(rows, num_kv_heads, call.max_visible, multiprocessors)
     programs = num_pieces(rows, per_row)
     parts = DecodeParts.of(output, programs) if per_row else None
     tile = call.tile(call.group_rows)
@@ -117,7 +114,7 @@ class DecodeParts:
 
 
 @triton.jit(
-    do_not_specialize=["num_rows", "per_row"],
+    do_not_specialize=["num_rows", "per_row", "table_stride"],
     do_not_specialize_on_alignment=["contexts", "block_tables"],
 )
 def _decode_kernel(

@@ -35,14 +35,12 @@ class Chunks:
 class DeviceGeometry:
     """The geometry of a step's attention; see `ops.paged_attention.plan_attention`.
 
-    contexts: int32 [requests]; the first num_decodes requests have one query token each, and none
-    of them a context above max_decode_context.
+    contexts: int32 [requests]; the first num_decodes requests have one query token each.
     """
 
     block_tables: Tensor
     contexts: Tensor
     num_decodes: int
-    max_decode_context: int
     chunks: Chunks | None
 
     @classmethod
@@ -64,13 +62,7 @@ class DeviceGeometry:
                 contexts=numbers[num_decodes:requests],
                 block_tables=block_tables[num_decodes:],
             )
-        return cls(
-            block_tables,
-            numbers[:requests],
-            num_decodes,
-            max(context_lengths[:num_decodes], default=0),
-            chunks,
-        )
+        return cls(block_tables, numbers[:requests], num_decodes, chunks)
 
 
 @dataclass(frozen=True)
@@ -136,6 +128,12 @@ class AttentionCall:
     def window_size(self) -> int:
         """Tokens that a query sees at most; 0: all before it."""
         return self.window.size if isinstance(self.window, AttentionChunk) else self.window or 0
+
+    @property
+    def max_visible(self) -> int:
+        """The same, and no more than a block table holds."""
+        most = self.block_tables.shape[1] * self.key_cache.shape[1]
+        return min(most, self.window_size or most)
 
     @cached_property
     def constants(self) -> dict[str, Any]:

@@ -40,7 +40,8 @@ def latent_attention(
     if count:
         programs = triton.cdiv(num_heads, _MAX_ROWS)
         multiprocessors = num_multiprocessors(query.device)
-        per_row = pieces_per_row(count, programs, geometry.max_decode_context, multiprocessors)
+        max_context = geometry.block_tables.shape[1] * cache.shape[1]
+        per_row = pieces_per_row(count, programs, max_context, multiprocessors)
         parts = DecodeParts.of(output[:count], num_pieces(count, per_row)) if per_row else None
         requests = _Requests(geometry.block_tables, geometry.contexts, None, count, num_heads)
         _launch(query, output, cache, requests, parts, per_row, scale=scale)
@@ -170,7 +171,7 @@ def _tokens_of_request(first_rows, request):
 
 
 @triton.jit(
-    do_not_specialize=["num_requests", "per_row"],
+    do_not_specialize=["num_requests", "per_row", "table_stride"],
     do_not_specialize_on_alignment=["first_rows", "contexts", "block_tables"],
 )
 def _latent_kernel(

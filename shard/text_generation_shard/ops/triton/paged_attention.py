@@ -53,13 +53,7 @@ def paged_attention(
     )
     num_decodes = geometry.num_decodes
     if num_decodes:
-        decode_attention(
-            query[:num_decodes],
-            output[:num_decodes],
-            geometry.contexts,
-            geometry.max_decode_context,
-            call,
-        )
+        decode_attention(query[:num_decodes], output[:num_decodes], geometry.contexts, call)
     if geometry.chunks is not None:
         prefill_attention(query, output, geometry.chunks, call)
     return output if kv_scales.values == 1 else output.mul_(kv_scales.values)

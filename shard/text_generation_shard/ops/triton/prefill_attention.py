@@ -42,8 +42,12 @@ def prefill_attention(query: Tensor, output: Tensor, chunks: Chunks, call: Atten
     )
 
 
-# Slices, which begin anywhere: a variant for every alignment would be compiled while serving.
-@triton.jit(do_not_specialize_on_alignment=["first_rows", "contexts", "block_tables"])
+# Slices, which begin anywhere: a variant for every alignment would be compiled while serving. So
+# would one for tables of another width than those of the steps before it.
+@triton.jit(
+    do_not_specialize=["table_stride"],
+    do_not_specialize_on_alignment=["first_rows", "contexts", "block_tables"],
+)
 def _prefill_kernel(
     query,
     output,
