@@ -63,6 +63,8 @@ class ChatGeneration:
     tool_format: ToolFormat | None = None
     functions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     max_tool_calls: int | None = None
+    # Whether what is no call follows a format, and may look like one without arguments.
+    has_format: bool = False
     # Those functions that stand for custom tools.
     custom_tools: frozenset[str] = frozenset()
     # How reasoning at the answer's beginning is told apart; None if it is not.
@@ -122,6 +124,7 @@ async def prepare(
         functions={each.name: parameters_schema(each) for each in choice.functions},
         custom_tools=choice.custom,
         max_tool_calls=None if choice.allows_several else 1,
+        has_format=shape.asked is not None,
         reasoning=templates.reasoning,
         has_recipients=templates.has_recipients,
     )

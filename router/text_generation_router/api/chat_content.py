@@ -62,7 +62,10 @@ class ChatContentReader:
             marks |= {wanted.reasoning.opens, wanted.reasoning.closes}
         if wanted.tool_format is not None:
             self._parser = ToolCallParser(
-                wanted.tool_format, wanted.functions, wanted.max_tool_calls
+                wanted.tool_format,
+                wanted.functions,
+                wanted.max_tool_calls,
+                needs_arguments=wanted.has_format,
             )
             marks |= set(wanted.tool_format.marks())
         self._marks = frozenset(marks)

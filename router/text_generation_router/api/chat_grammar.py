@@ -20,7 +20,7 @@ from text_generation_router.grammar.compiler import GrammarCompiler
 from text_generation_router.grammar.errors import GrammarError
 from text_generation_router.grammar.harmony import HarmonyGrammar
 from text_generation_router.grammar.recipients import RecipientGrammar
-from text_generation_router.grammar.source import GrammarSource
+from text_generation_router.grammar.source import GrammarSource, JsonSchemaGrammar
 from text_generation_router.grammar.tool_calls import ToolCallGrammar
 from text_generation_router.prompt import tool_formats
 from text_generation_router.prompt.harmony import opens_turn
@@ -61,15 +61,26 @@ async def compile_answer(shape: AnswerShape, grammars: GrammarCompiler) -> str:
     answer: GrammarSource = asked.source
     if calls is not None:
         if calls.format.is_bare:
-            # Both are JSON objects, told apart too late.
-            raise ToolError(
-                f"`tools` and `{asked.field}` exclude each other with the tool call format of "
-                "this model, unless `tool_choice` is required or none",
-                param=asked.field,
-            )
-        answer = CallsOrAnswer(calls=replace(calls, is_optional=False), answer=answer)
+            _check_beside(calls, asked, shape.choice)
+        calls = replace(calls, is_optional=False, is_beside_json=calls.format.is_bare)
+        answer = CallsOrAnswer(calls=calls, answer=answer)
     whole = AskedGrammar(asked.field, _reasoned(answer, shape))
     return await compile_asked(whole, grammars, ignore_eos=False)
+
+
+def _check_beside(calls: ToolCallGrammar, asked: AskedGrammar, choice: ToolChoice) -> None:
+    """Bare calls are told from an answer by nothing but their beginning, as JSON."""
+    source, reason = asked.source, ""
+    if not isinstance(source, JsonSchemaGrammar):
+        reason = "is not JSON"
+    elif any(each.strict for each in choice.functions) and calls.may_begin(source.schema):
+        reason = "allows an answer that begins like a call of a `strict` function"
+    if reason:
+        raise ToolError(
+            f"`{asked.field}` {reason}: it excludes `tools` with the tool call format of this "
+            "model, unless `tool_choice` is required or none",
+            param=asked.field,
+        )
 
 
 def _reasoned(answer: GrammarSource, shape: AnswerShape) -> GrammarSource:

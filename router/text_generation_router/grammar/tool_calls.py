@@ -9,6 +9,7 @@ from text_generation_router.grammar.json_schema import schema_document
 from text_generation_router.grammar.marks import MarkSpelling, quoted, sequence
 from text_generation_router.grammar.source import Grammar
 from text_generation_router.grammar.tagged_arguments import tagged_arguments
+from text_generation_router.prompt.call_reader import argument_keys
 from text_generation_router.prompt.tool_formats import (
     NamedBody,
     ObjectBody,
@@ -26,19 +27,24 @@ class ToolCallGrammar:
     """The answer consists of tool calls: one, or several with `allows_several`.
 
     `functions`: a JSON Schema for the arguments by name. With `is_optional` the model writes what
-    it likes, and only what it begins as a call must become one.
+    it likes, and only what it begins as a call must become one. With `is_beside_json` what else the
+    answer may be is JSON, too: bare calls are written in JSON's own lexemes then, one by one. A
+    lexer that had begun a longer one would have ruled out the rest.
     """
 
     format: ToolFormat
     functions: Sequence[tuple[str, Mapping[str, Any]]]
     allows_several: bool
     is_optional: bool = False
+    is_beside_json: bool = False
 
     def grammars(self, marks: MarkSpelling) -> list[Grammar]:
         """See `GrammarSource`."""
         if len(self.functions) > _MAX_FUNCTIONS:
             raise GrammarError(f"more than {_MAX_FUNCTIONS} functions")
         rules = [*self._frame(marks), *self._section(marks), *marks.common_rules()]
+        if self.is_beside_json:
+            rules.append('SPACE: " "')
         arguments: list[Grammar] = []
         for i, (name, schema) in enumerate(self.functions):
             document = _arguments_document(name, schema)
@@ -111,11 +117,31 @@ class ToolCallGrammar:
         body = self.format.body
         if isinstance(body, NamedBody):
             return f"{quoted(name)} {marks.text(''.join(body.between))} {arguments}"
+        if self.is_beside_json and isinstance(body, ObjectBody):
+            return self._json_body(name, arguments, body)
         beginning = self._beginning(name)
         if isinstance(body, ObjectBody) and body.number_key:
             head, rest = quoted(f'{{"{body.number_key}": "'), quoted(f'", {beginning[1:]}')
             return f'{head} /[0-9]{{1,2}}/ {rest} {arguments} "}}"'
         return f'{quoted(beginning)} {arguments} "}}"'
+
+    def _json_body(self, name: str, arguments: str, body: ObjectBody) -> str:
+        texts = [f'"{body.name_key}"', ":", quoted(name), ",", f'"{body.arguments_key}"', ":"]
+        lexemes = ["{", *texts]
+        return " SPACE? ".join([*map(quoted, lexemes), arguments, quoted("}")])
+
+    def may_begin(self, schema: Any) -> bool:
+        """Whether JSON that follows a schema may begin as a bare call does."""
+        body = self.format.body
+        if not isinstance(schema, dict) or not isinstance(body, ObjectBody):
+            return True
+        if isinstance(kind := schema.get("type"), str) and kind != "object":
+            return False
+        document = schema_document(schema)
+        if document.get("additionalProperties") is not False:
+            return True
+        names = document.get("properties", {})
+        return body.name_key in names and any(key in names for key in argument_keys(body))
 
 
 def _arguments_document(name: str, schema: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,8 +18,9 @@ from text_generation_router.prompt.tool_formats import (
 
 _SPACE = re.compile(r"\s*")
 _NAME = re.compile(r'[^\s<>\[\]{}"=]+')
-# The beginning of an object up to the first member that is an object itself; its key is a group.
 _STRING = r'"(?:[^"\\]|\\.)*+"'
+_WHOLE_STRING = re.compile(_STRING, re.DOTALL)
+# The beginning of an object up to the first member that is an object itself; its key is a group.
 _HEAD = re.compile(
     rf"\{{\s*(?:{_STRING}\s*:\s*(?:{_STRING}|[-+.\w]++)\s*,\s*)*+({_STRING})\s*:\s*(?=\{{)",
     re.DOTALL,
@@ -66,12 +67,19 @@ class CallReader:
 
     Every method moves `at` behind what it read, or raises and leaves `at` anywhere. A longer text
     with the same beginning never changes what was read. functions: the parameters' JSON Schemas by
-    name, of the functions that the model was shown.
+    name, of the functions that the model was shown. needs_arguments: a bare body has to have some.
     """
 
-    def __init__(self, wanted: ToolFormat, functions: Mapping[str, Mapping[str, Any]]) -> None:
+    def __init__(
+        self,
+        wanted: ToolFormat,
+        functions: Mapping[str, Mapping[str, Any]],
+        *,
+        needs_arguments: bool = False,
+    ) -> None:
         self._format = wanted
         self._functions = functions
+        self._needs_arguments = needs_arguments
         # Of the object that was not whole when it was last read, where it starts and how much of
         # the text was looked at.
         self._extent = JsonExtent()
@@ -121,11 +129,20 @@ class CallReader:
         Known as none as soon as it begins differently.
         """
         self.marks(("{", f'"{body.name_key}"', ":"))
+        self._skip_space()
+        if (name := _WHOLE_STRING.match(self.text, self.at)) and not self._is_known(name[0]):
+            raise NoCallError
         self.at = 0
-        call = self._object(body)
+        call = self._object(body, needs_arguments=self._needs_arguments)
         if call.name not in self._functions:
             raise NoCallError
         return call
+
+    def _is_known(self, written: str) -> bool:
+        try:
+            return msgspec.json.decode(written, type=str) in self._functions
+        except (msgspec.MsgspecError, UnicodeError):
+            return False
 
     def rest_of_object(self) -> None:
         """What follows the arguments in an `ObjectBody`."""
@@ -147,7 +164,7 @@ class CallReader:
         except (msgspec.MsgspecError, UnicodeError) as error:
             raise NoCallError from error
 
-    def _object(self, body: ObjectBody) -> CallPiece:
+    def _object(self, body: ObjectBody, *, needs_arguments: bool = False) -> CallPiece:
         begun = self._head_of_object(body)
         if begun is not None:
             return begun
@@ -156,8 +173,10 @@ class CallReader:
             name = msgspec.json.decode(members.get(body.name_key, b""), type=str)
         except (msgspec.MsgspecError, UnicodeError) as error:
             raise NoCallError from error
-        keys = _argument_keys(body)
+        keys = argument_keys(body)
         written = next((bytes(members[key]) for key in keys if key in members), b"")
+        if needs_arguments and not written:
+            raise NoCallError
         return _whole_call(name, written)
 
     def _head_of_object(self, body: ObjectBody) -> CallPiece | None:
@@ -172,7 +191,7 @@ class CallReader:
             name = msgspec.json.decode(members.get(body.name_key, b""), type=str)
         except (msgspec.MsgspecError, UnicodeError):
             return None
-        if not name or key not in _argument_keys(body):
+        if not name or key not in argument_keys(body):
             return None
         self.at = found.end()
         return CallPiece(name)
@@ -244,7 +263,7 @@ class CallReader:
         self.at = found.end()
 
 
-def _argument_keys(body: ObjectBody) -> tuple[str, ...]:
+def argument_keys(body: ObjectBody) -> tuple[str, ...]:
     """The key as the model knows it, and those that models of other kinds use."""
     return (body.arguments_key, "arguments", "parameters")
 

@@ -55,7 +55,8 @@ class ToolCallParser:
     as the text that it was; what was begun stays a call, whatever its arguments turn out to be. So
     nothing of an answer is lost. White space before a call belongs to the format, not to the text.
     Models forget marks, and may end without them. With `max_calls`, later calls are left out: the
-    client asked for no more. functions: the parameters' JSON Schemas by name.
+    client asked for no more. functions: the parameters' JSON Schemas by name. needs_arguments: a
+    bare object without any is no call.
     """
 
     def __init__(
@@ -63,9 +64,11 @@ class ToolCallParser:
         wanted: ToolFormat,
         functions: Mapping[str, Mapping[str, Any]],
         max_calls: int | None = None,
+        *,
+        needs_arguments: bool = False,
     ) -> None:
         self._format = wanted
-        self._reader = CallReader(wanted, functions)
+        self._reader = CallReader(wanted, functions, needs_arguments=needs_arguments)
         self._extent = JsonExtent()
         self._state = _State.START if wanted.is_bare else _State.TEXT
         self._held = ""

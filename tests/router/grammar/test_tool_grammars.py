@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
@@ -199,16 +201,49 @@ def test_calls_after_reasoning(checker: Checker) -> None:
         assert checker.accepts(source, thoughts + "No.") is optional
 
 
-@pytest.mark.parametrize(
-    "written", [w for w in CANONICAL if not w.format.is_bare], ids=lambda w: w.format.name
-)
+@every_format
 def test_calls_or_an_answer(checker: Checker, written: Written) -> None:
-    source = CallsOrAnswer(calls=calls(written.format), answer=ANSWER)
+    wanted = replace(calls(written.format), is_beside_json=written.format.is_bare)
+    source = CallsOrAnswer(calls=wanted, answer=ANSWER)
     assert checker.accepts(source, written.text)
     assert checker.accepts(source, '{"a": 1}')
     assert not checker.accepts(source, spoiled(written))
     assert not checker.accepts(source, '{"a": "b"}')
     assert not checker.accepts(source, "text")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        '{"name": "Bob", "age": 3}',
+        '{"name": "get_weather", "age": 3}',
+        '{"name": "get_w", "age": 3}',
+        '{"n": 1, "age": 3}',
+        '{"age": 3}',
+        "{}",
+    ],
+)
+def test_an_answer_may_begin_like_a_bare_call(checker: Checker, answer: str) -> None:
+    (written,) = (w for w in CANONICAL if w.format is LLAMA)
+    schema: Any = {
+        "type": "object",
+        "properties": {
+            "name": {"type": "string"},
+            "n": {"type": "integer"},
+            "age": {"type": "integer"},
+        },
+    }
+    source = CallsOrAnswer(
+        calls=replace(calls(LLAMA), is_beside_json=True), answer=JsonSchemaGrammar(schema)
+    )
+    assert checker.accepts(source, answer)
+    assert checker.accepts(source, written.text)
+    assert checker.accepts(source, written.text.replace(": ", ":").replace(", ", ","))
+    assert not checker.accepts(source, spoiled(written))
+    assert not checker.accepts(source, '{"name": "other", "parameters": {}}')
+    assert not checker.accepts(source, '{"name": "get_weather", "age": "x"}')
+    # No endless white space.
+    assert not checker.accepts(source, answer.replace("{", "{" + " " * 4))
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import anthropic
 import openai
 import pytest
 from text_generation_router.engine.request import FinishReason
-from text_generation_router.prompt.tool_formats import HERMES, TaggedBody
+from text_generation_router.prompt.tool_formats import HERMES, LLAMA, TaggedBody
 
 from tests.fakes.engine import END, FakeEngine
 from tests.fakes.router_app import RunningApp, running_app
@@ -134,3 +134,66 @@ async def test_arguments_that_the_limit_cut() -> None:
     (block,), (streamed,) = whole.content, final.content
     assert block.to_dict()["input"] == {"INVALID_JSON": '{"a": "b'}
     assert streamed.type == "tool_use"
+
+
+PERSON: Any = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}, "age": {"type": "integer"}},
+    "required": ["name", "age"],
+}
+LIKE_A_CALL: Any = {"type": "object", "properties": {"name": {}, "parameters": {}}}
+STRICT: Any = [{**tool, "function": {**tool["function"], "strict": True}} for tool in TOOLS]
+
+
+def as_format(schema: Any) -> Any:
+    return {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
+
+
+@pytest.mark.parametrize("name", ["Bob", "get_weather"])
+async def test_an_answer_in_a_format_beside_bare_calls(name: str) -> None:
+    """Both are objects with a name; what is none of the functions' is written as it comes."""
+    text = json.dumps({"name": name, "age": 3})
+    written = Written(LLAMA, text)
+    async with app_of(written) as app, client_of(app) as client:
+        options: Any = {"model": "tgi", "messages": MESSAGES, "tools": TOOLS}
+        options["response_format"] = as_format(PERSON)
+        whole = (await client.chat.completions.create(**options)).choices[0]
+        stream = await client.chat.completions.create(**options, stream=True)
+        pieces = [chunk.choices[0].delta.content or "" async for chunk in stream]
+        grammar = app.engine.generations[-1].request.grammar
+    assert (whole.message.content, whole.message.tool_calls) == (text, None)
+    assert whole.finish_reason == "stop"
+    assert "".join(pieces) == text
+    assert name != "Bob" or sum(map(bool, pieces)) > 3
+    assert '"age"' in grammar and "get_weather" in grammar
+
+
+@pytest.mark.parametrize(
+    ("tools", "wanted", "refused"),
+    [
+        (TOOLS, {"type": "json_object"}, ""),
+        (TOOLS, as_format(LIKE_A_CALL), ""),
+        (STRICT, as_format(PERSON), ""),
+        (STRICT, as_format({"type": "array", "items": LIKE_A_CALL}), ""),
+        (STRICT, as_format(LIKE_A_CALL), "begins like a call of a `strict` function"),
+        (STRICT, as_format({**PERSON, "additionalProperties": True}), "begins like a call"),
+        (STRICT, {"type": "json_object"}, "begins like a call"),
+        (TOOLS, {"type": "regex", "value": "[a-c]+"}, "is not JSON"),
+    ],
+)
+async def test_formats_that_bare_calls_cannot_be_told_from(
+    tools: Any, wanted: Any, refused: str
+) -> None:
+    body = {"messages": MESSAGES, "tools": tools, "response_format": wanted}
+    async with app_of(Written(LLAMA, "{}")) as app:
+        async with app.session.post("/v1/chat/completions", json=body) as response:
+            answer = await response.json()
+        if not refused:
+            assert response.status == 200, answer
+            return
+        assert (response.status, answer["error"]["param"]) == (422, "response_format")
+        assert refused in answer["error"]["message"]
+        for choice in ("none", "required"):
+            chosen = {**body, "tool_choice": choice}
+            async with app.session.post("/v1/chat/completions", json=chosen) as response:
+                assert response.status == 200, await response.text()
