@@ -87,20 +87,3 @@ def test_the_input_of_a_custom_tool_follows_its_format(client: openai.OpenAI) ->
     inputs = [item.input for item in response.output if item.type == "custom_tool_call"]
     assert inputs
     assert all(re.fullmatch(WORD, text) for text in inputs[:1])
-
-
-def test_an_answer_is_a_call_or_follows_its_format(client: openai.OpenAI) -> None:
-    """Both as JSON without any mark, and the choice is the model's."""
-    options: Any = {
-        "model": "tgi",
-        "messages": MESSAGES,
-        "tools": [openai.pydantic_function_tool(Person, name="save")],
-        "response_format": Person,
-        "max_tokens": 300,
-        "temperature": 1.5,
-    }
-    for seed in range(8):
-        message = client.chat.completions.parse(seed=seed, **options).choices[0].message
-        parsed = [call.function.parsed_arguments for call in message.tool_calls or []]
-        for found in parsed or [message.parsed]:
-            assert isinstance(found, Person)

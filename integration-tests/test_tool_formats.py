@@ -119,3 +119,30 @@ def test_the_model_may_answer_without_a_call(client: openai.OpenAI) -> None:
         model="tgi", messages=ASK, tools=[WEATHER], max_tokens=20, temperature=0
     )
     assert answer.choices[0].message.content or answer.choices[0].message.tool_calls
+
+
+def test_an_answer_is_a_call_or_follows_its_format(client: openai.OpenAI) -> None:
+    """The choice is the model's, also where calls are JSON without any mark."""
+    schema: Any = {
+        "type": "object",
+        "properties": {"name": {"type": "string", "maxLength": 12}, "age": {"enum": [1, 2, 3]}},
+        "required": ["name", "age"],
+        "additionalProperties": False,
+    }
+    for seed in range(8):
+        answer = client.chat.completions.create(
+            model="tgi",
+            messages=ASK,
+            tools=[WEATHER],
+            response_format={"type": "json_schema", "json_schema": {"name": "n", "schema": schema}},
+            max_tokens=300,
+            temperature=1.5,
+            seed=seed,
+        )
+        message = answer.choices[0].message
+        assert bool(message.tool_calls) != bool(message.content)
+        for call in message.tool_calls or []:
+            assert call.type == "function"
+            jsonschema.validate(json.loads(call.function.arguments), PARAMETERS)
+        if message.content:
+            jsonschema.validate(json.loads(message.content), schema)
