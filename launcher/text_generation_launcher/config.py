@@ -184,8 +184,15 @@ class LauncherConfig:
     def __post_init__(self) -> None:
         refuse_unavailable(self)
         most_verbose(self.log_level)  # raises OptionError
+        self._check_texts()
         self._check_bounds()
         self._check_pairs()
+
+    def _check_texts(self) -> None:
+        """`--api-key "$KEY"` without a KEY must not open the server to everybody."""
+        for name in ("model_id", "api_key", "api_key_file", "tokenizer_config_path"):
+            if getattr(self, name) == "":
+                raise OptionError(f"{flag_name(name)} is empty")
 
     def _check_bounds(self) -> None:
         for name in ("num_shard", "max_input_length"):  # the others: RouterConfig, ShardConfig

@@ -220,6 +220,8 @@ def test_values_that_ask_for_nothing_are_fine():
         (["--dtype", "int3"], "--dtype"),
         (["--cuda-graphs", "one"], "--cuda-graphs"),
         (["--log-level", "loud"], "--log-level"),
+        (["--api-key", ""], "--api-key is empty"),
+        (["--model-id", ""], "--model-id is empty"),
         (["--no-such-flag"], "--no-such-flag"),
         (["argument"], "argument"),
     ],
