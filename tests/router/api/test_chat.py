@@ -1,6 +1,5 @@
 """OpenAI's chat requests: messages, tools, limits, and what is refused."""
 
-from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
@@ -21,18 +20,10 @@ from text_generation_router.prompt.model_files import PromptFiles
 from text_generation_router.prompt.tokenizer import TokenizerPool
 from text_generation_router.prompt.tool_formats import HERMES
 
-from tests.fakes.byte_tokenizer import byte_tokenizer
 from tests.fakes.router_app import CHATML, make_limits
 
 MESSAGES = [{"role": "user", "content": "Hi"}]
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
-
-
-@pytest.fixture
-def tokenizer() -> Iterator[TokenizerPool]:
-    pool = TokenizerPool(byte_tokenizer(), 1)
-    yield pool
-    pool.close()
 
 
 async def prepare(

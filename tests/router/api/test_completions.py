@@ -1,7 +1,6 @@
 """OpenAI's completions: forms of prompts, choices in order, and the shapes of answers."""
 
 import json
-from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
@@ -26,20 +25,12 @@ from text_generation_router.api.openai_answers import AnswerIdentity
 from text_generation_router.grammar.compiler import GrammarCompiler
 from text_generation_router.prompt.tokenizer import TokenizerPool
 
-from tests.fakes.byte_tokenizer import byte_tokenizer
 from tests.fakes.generations import make_end, make_generation, make_token, make_top_token
 from tests.fakes.router_app import make_limits
 
 IDENTITY = AnswerIdentity(id="cmpl-1", created=1, model="m", system_fingerprint="f")
 SPECIAL = {2: "</s>"}
 EOS = make_token("</s>", token_id=2, special=True)
-
-
-@pytest.fixture
-def tokenizer() -> Iterator[TokenizerPool]:
-    pool = TokenizerPool(byte_tokenizer(), 1)
-    yield pool
-    pool.close()
 
 
 async def wanted_for(

@@ -1,6 +1,5 @@
 """TGI's dialect: what is accepted, what is refused, and which fault is told first."""
 
-from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
@@ -12,15 +11,7 @@ from text_generation_router.api.native_types import GenerateBody
 from text_generation_router.grammar.compiler import GrammarCompiler
 from text_generation_router.prompt.tokenizer import TokenizerPool
 
-from tests.fakes.byte_tokenizer import byte_tokenizer
 from tests.fakes.router_app import make_limits
-
-
-@pytest.fixture
-def tokenizer() -> Iterator[TokenizerPool]:
-    pool = TokenizerPool(byte_tokenizer(), 1)
-    yield pool
-    pool.close()
 
 
 async def prepare(

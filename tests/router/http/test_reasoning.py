@@ -2,15 +2,13 @@
 
 from typing import Any
 
-import anthropic
-import openai
 import pytest
 
 from tests.fakes.engine import END, FakeEngine
 from tests.fakes.router_app import CHATML, running_app
+from tests.router.http.tool_clients import MESSAGES, anthropic_client, openai_client
 
 TEMPLATE = CHATML + "{# <think> and </think> #}"
-MESSAGES: Any = [{"role": "user", "content": "hi"}]
 THINKS = ["<think>", "\nLet", " me", "\n</th", "ink>\n\n", "So", ".", END]
 PLAIN = ["So", ".", END]
 
@@ -19,7 +17,7 @@ PLAIN = ["So", ".", END]
 async def test_chat(script: list[Any], reasoning: str | None) -> None:
     async with (
         running_app(FakeEngine(script), template=TEMPLATE) as app,
-        openai.AsyncOpenAI(base_url=f"http://127.0.0.1:{app.port}/v1", api_key="-") as client,
+        openai_client(app) as client,
     ):
         whole = await client.chat.completions.create(model="tgi", messages=MESSAGES)
         stream = await client.chat.completions.create(
@@ -45,7 +43,7 @@ async def test_chat(script: list[Any], reasoning: str | None) -> None:
 async def test_messages() -> None:
     async with (
         running_app(FakeEngine(THINKS), template=TEMPLATE) as app,
-        anthropic.AsyncAnthropic(base_url=f"http://127.0.0.1:{app.port}", api_key="-") as client,
+        anthropic_client(app) as client,
     ):
         whole = await client.messages.create(model="m", max_tokens=20, messages=MESSAGES)
         async with client.messages.stream(model="m", max_tokens=20, messages=MESSAGES) as stream:
@@ -59,7 +57,7 @@ async def test_messages() -> None:
 async def test_responses() -> None:
     async with (
         running_app(FakeEngine(THINKS), template=TEMPLATE) as app,
-        openai.AsyncOpenAI(base_url=f"http://127.0.0.1:{app.port}/v1", api_key="-") as client,
+        openai_client(app) as client,
     ):
         whole = await client.responses.create(model="tgi", input="hi")
         stream = await client.responses.create(model="tgi", input="hi", stream=True)

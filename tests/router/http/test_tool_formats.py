@@ -3,40 +3,36 @@
 import json
 from typing import Any
 
-import anthropic
-import openai
 import pytest
 from text_generation_router.engine.request import FinishReason
 from text_generation_router.prompt.tool_formats import HERMES, LLAMA, TaggedBody
 
 from tests.fakes.engine import END, FakeEngine
-from tests.fakes.router_app import RunningApp, running_app
-from tests.router.prompt.answers import ARGUMENTS, FUNCTIONS, WRITTEN, Written
+from tests.fakes.router_app import running_app
+from tests.router.http.tool_clients import (
+    LIMITS,
+    MESSAGES,
+    RESPONSES_TOOLS,
+    TOOLS,
+    anthropic_client,
+    both_messages,
+    openai_client,
+)
+from tests.router.prompt.answers import ARGUMENTS, WRITTEN, Written
 from tests.router.prompt.templates import TEMPLATES
 
-MESSAGES: Any = [{"role": "user", "content": "hi"}]
-TOOLS: Any = [
-    {"type": "function", "function": {"name": name, "parameters": schema}}
-    for name, schema in FUNCTIONS.items()
-]
 CALLS = [("get_weather", json.loads(ARGUMENTS)), ("clock", {})]
 every_answer = pytest.mark.parametrize("written", WRITTEN, ids=lambda w: w.format.name)
 
 
 def app_of(written: Written) -> Any:
     pieces = [written.text[i : i + 3] for i in range(0, len(written.text), 3)]
-    limits = {"max_input_tokens": 3000, "max_total_tokens": 4000}
-    engine = FakeEngine([*pieces, END])
-    return running_app(engine, template=TEMPLATES[written.format], **limits)
-
-
-def client_of(app: RunningApp) -> openai.AsyncOpenAI:
-    return openai.AsyncOpenAI(base_url=f"http://127.0.0.1:{app.port}/v1", api_key="-")
+    return running_app(FakeEngine([*pieces, END]), template=TEMPLATES[written.format], **LIMITS)
 
 
 @every_answer
 async def test_chat(written: Written) -> None:
-    async with app_of(written) as app, client_of(app) as client:
+    async with app_of(written) as app, openai_client(app) as client:
         options: Any = {"model": "tgi", "messages": MESSAGES, "tools": TOOLS}
         whole = (await client.chat.completions.create(**options)).choices[0]
         stream = await client.chat.completions.create(**options, stream=True)
@@ -64,10 +60,11 @@ async def test_chat(written: Written) -> None:
 
 @every_answer
 async def test_the_other_dialects(written: Written) -> None:
-    async with app_of(written) as app, client_of(app) as client:
-        tools: Any = [{"type": "function", **tool["function"], "strict": False} for tool in TOOLS]
-        response = await client.responses.create(model="tgi", input="hi", tools=tools)
-        stream = await client.responses.create(model="tgi", input="hi", tools=tools, stream=True)
+    async with app_of(written) as app, openai_client(app) as client:
+        response = await client.responses.create(model="tgi", input="hi", tools=RESPONSES_TOOLS)
+        stream = await client.responses.create(
+            model="tgi", input="hi", tools=RESPONSES_TOOLS, stream=True
+        )
         events: list[Any] = [event async for event in stream]
     for found in (response.output, events[-1].response.output):
         assert [(call.name, json.loads(call.arguments)) for call in found] == CALLS
@@ -78,20 +75,8 @@ async def test_the_other_dialects(written: Written) -> None:
         assert {event.type for event in deltas} == {"response.function_call_arguments.delta"}
         assert "".join(event.delta for event in deltas) == done.arguments == call.arguments
         assert {event.output_index for event in of_call} == {i}
-    async with (
-        app_of(written) as app,
-        anthropic.AsyncAnthropic(base_url=f"http://127.0.0.1:{app.port}", api_key="-") as messages,
-    ):
-        options: Any = {
-            "model": "m",
-            "max_tokens": 900,
-            "messages": MESSAGES,
-            "tools": [{"name": n, "input_schema": s} for n, s in FUNCTIONS.items()],
-        }
-        whole = await messages.messages.create(**options)
-        async with messages.messages.stream(**options) as message_stream:
-            final = await message_stream.get_final_message()
-        for message in (whole, final):
+    async with app_of(written) as app, anthropic_client(app) as messages:
+        for message in await both_messages(messages):
             blocks: Any = message.content
             assert [(block.name, block.input) for block in blocks] == CALLS
             assert message.stop_reason == "tool_use"
@@ -102,34 +87,25 @@ CUT = ["<tool_call>", '{"name": "clock", "arguments": {"a', '": "b']
 
 async def test_arguments_that_the_limit_cut() -> None:
     """The calls are as far as they got, and say so."""
-    limits = {"template": TEMPLATES[HERMES], "max_input_tokens": 3000, "max_total_tokens": 4000}
     engine = FakeEngine(CUT)
     engine.reason = FinishReason.LENGTH
-    async with running_app(engine, **limits) as app, client_of(app) as client:
+    async with (
+        running_app(engine, template=TEMPLATES[HERMES], **LIMITS) as app,
+        openai_client(app) as client,
+    ):
         chat = await client.chat.completions.create(
             model="tgi", messages=MESSAGES, tools=TOOLS, max_tokens=len(CUT)
         )
         (call,) = chat.choices[0].message.tool_calls or []
         assert call.to_dict()["function"] == {"name": "clock", "arguments": '{"a": "b'}
         assert chat.choices[0].finish_reason == "length"
-        tools: Any = [{"type": "function", **tool["function"], "strict": False} for tool in TOOLS]
         response = await client.responses.create(
-            model="tgi", input="hi", tools=tools, max_output_tokens=len(CUT)
+            model="tgi", input="hi", tools=RESPONSES_TOOLS, max_output_tokens=len(CUT)
         )
         (item,) = response.output
         assert (item.to_dict()["arguments"], item.status) == ('{"a": "b', "incomplete")
-        options: Any = {
-            "model": "m",
-            "max_tokens": len(CUT),
-            "messages": MESSAGES,
-            "tools": [{"name": n, "input_schema": s} for n, s in FUNCTIONS.items()],
-        }
-        async with anthropic.AsyncAnthropic(
-            base_url=f"http://127.0.0.1:{app.port}", api_key="-"
-        ) as messages:
-            whole = await messages.messages.create(**options)
-            async with messages.messages.stream(**options) as stream:
-                final = await stream.get_final_message()
+        async with anthropic_client(app) as messages:
+            whole, final = await both_messages(messages, max_tokens=len(CUT))
     assert (whole.stop_reason, final.stop_reason) == ("max_tokens", "max_tokens")
     (block,), (streamed,) = whole.content, final.content
     assert block.to_dict()["input"] == {"INVALID_JSON": '{"a": "b'}
