@@ -130,7 +130,7 @@ async def test_an_answer_in_a_format_beside_bare_calls(name: str) -> None:
     """Both are objects with a name; what is none of the functions' is written as it comes."""
     text = json.dumps({"name": name, "age": 3})
     written = Written(LLAMA, text)
-    async with app_of(written) as app, client_of(app) as client:
+    async with app_of(written) as app, openai_client(app) as client:
         options: Any = {"model": "tgi", "messages": MESSAGES, "tools": TOOLS}
         options["response_format"] = as_format(PERSON)
         whole = (await client.chat.completions.create(**options)).choices[0]
