@@ -219,9 +219,9 @@ def _new_call_id() -> str:
 def token_logprob(output: TokenOutput, num_top: int) -> TokenLogprob:
     """A token and the `num_top` most likely ones, whether it is one of these or not."""
     return TokenLogprob(
-        output.text,
+        output.own_text,
         shortest_float32(output.logprob),
-        list(output.text.encode()),
+        list(output.own_text.encode()),
         [
             TopLogprob(top.text, shortest_float32(top.logprob), list(top.text.encode()))
             for top in output.top_tokens[:num_top]

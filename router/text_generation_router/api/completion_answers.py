@@ -23,7 +23,7 @@ from text_generation_router.api.echoed_prompt import EchoedPrompt
 from text_generation_router.api.generation import Generation
 from text_generation_router.api.numbers import shortest_float32
 from text_generation_router.api.openai_answers import AnswerIdentity, finish_reason, usage
-from text_generation_router.api.visible_text import visible_text
+from text_generation_router.api.visible_text import own_visible_text, visible_text
 from text_generation_router.engine.request import Finished, FinishReason, TokenOutput, TopToken
 
 
@@ -95,7 +95,7 @@ class CompletionStreamEncoder:
         chunk = self._text_chunk(text)
         if self._logprobs is not None:
             chunk.choices[0].logprobs = _logprobs([output], [self._offset], self._logprobs)
-            self._offset += len(visible)
+            self._offset += len(own_visible_text(output, self._special_texts))
         if finished is not None:
             chunk.choices[0].finish_reason = finish_reason(finished.reason)
             if self._usage_in_last:
@@ -149,7 +149,8 @@ def _choice(
     before = wanted.text_before(index)
     logprobs = None
     if wanted.logprobs is not None:
-        offsets = list(accumulate(map(len, pieces[:-1]), initial=len(before))) if pieces else []
+        lengths = [len(own_visible_text(token, special_texts)) for token in generation.tokens]
+        offsets = list(accumulate(lengths[:-1], initial=len(before))) if lengths else []
         logprobs = _logprobs(generation.tokens, offsets, wanted.logprobs)
         prompt = wanted.prompt_of(index)
         if isinstance(prompt, EchoedPrompt):
@@ -162,10 +163,10 @@ def _logprobs(
     tokens: Sequence[TokenOutput], offsets: list[int], num_top: int
 ) -> CompletionLogprobs:
     return CompletionLogprobs(
-        [output.text for output in tokens],
+        [output.own_text for output in tokens],
         [shortest_float32(output.logprob) for output in tokens],
         [
-            _top_logprobs(output.top_tokens, num_top, output.text, output.logprob)
+            _top_logprobs(output.top_tokens, num_top, output.own_text, output.logprob)
             for output in tokens
         ]
         if num_top

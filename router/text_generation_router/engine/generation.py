@@ -112,15 +112,18 @@ class Generation:
         is_special = token_id in self._special_texts
         text = self._detokenizer.push(token_id)
         reason = None if ending is None else _REASONS[ending]
+        uncut = None
         if self._stop_checker is None:
             if not is_special:
                 self._text_parts.append(text)
         else:
+            uncut = text
             text, is_stopped = self._check_stop(self._stop_checker, text, is_special, reason)
             if is_stopped and reason is None:
                 reason = FinishReason.STOP_SEQUENCE
         finished = None if reason is None else self._finished(reason, now)
-        self.sink.token(TokenOutput(token_id, text, logprob, is_special, top_tokens), finished)
+        output = TokenOutput(token_id, text, logprob, is_special, top_tokens, uncut)
+        self.sink.token(output, finished)
         return finished
 
     def top_tokens(

@@ -82,6 +82,13 @@ class TokenOutput:
     special: bool
     # Best first, ties at the last place included; empty unless asked for.
     top_tokens: list[TopToken]
+    # `text` as it was before a stop string held it back or cut it off; None if it is the same.
+    uncut_text: str | None = None
+
+    @property
+    def own_text(self) -> str:
+        """What stands for this token where tokens are listed, whatever of it is sent when."""
+        return self.text if self.uncut_text is None else self.uncut_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

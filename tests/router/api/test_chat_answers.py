@@ -113,6 +113,24 @@ def test_finish_reasons_are_openai_s(reason: FinishReason, word: str) -> None:
     assert stream(make_wanted(), tokens, reason=reason)[-1]["choices"][0]["finish_reason"] == word
 
 
+def test_logprobs_list_whole_tokens_though_a_stop_string_holds_text_back() -> None:
+    """The bug: with the stop string "earn" the tokens were said to be "D", "eep" and " l"."""
+    tokens = [
+        make_token("D", uncut_text="De"),
+        make_token("eep", uncut_text="ep"),
+        make_token(" l", uncut_text=" learning"),
+    ]
+    wanted = make_wanted(logprobs=True)
+    answer = whole(wanted, tokens)["choices"][0]
+    chunks = stream(wanted, tokens)
+    for listed in (
+        answer["logprobs"]["content"],
+        [each for chunk in chunks for each in chunk["choices"][0]["logprobs"]["content"]],
+    ):
+        assert [each["token"] for each in listed] == ["De", "ep", " learning"]
+        assert listed[0]["bytes"] == [68, 101]
+
+
 def test_logprobs() -> None:
     # One more candidate than was asked for: as likely as the last.
     likely = [make_top_token("e", -0.125), make_top_token("f", -0.125)]

@@ -184,6 +184,22 @@ async def test_logprobs(tokenizer: TokenizerPool, logprobs: int, top: Any) -> No
     assert [part["text_offset"] for part in parts] == [[0], [2]]
 
 
+async def test_logprobs_list_whole_tokens_though_a_stop_string_holds_text_back(
+    tokenizer: TokenizerPool,
+) -> None:
+    wanted = await wanted_for(tokenizer, logprobs=0)
+    tokens = [make_token("D", uncut_text="De"), make_token("eep l", uncut_text="ep learning")]
+    answer = build_answer(wanted, IDENTITY, [make_generation(tokens)], SPECIAL)
+    whole = answer.choices[0].logprobs
+    assert whole is not None
+    assert (whole.tokens, whole.text_offset) == (["De", "ep learning"], [0, 2])
+    encoder = CompletionStreamEncoder(wanted, IDENTITY, 0, SPECIAL, usage_in_last=False)
+    chunks = [json.loads(encoder.token(token, None))["choices"][0] for token in tokens]
+    assert [chunk["logprobs"]["tokens"] for chunk in chunks] == [["De"], ["ep learning"]]
+    assert [chunk["logprobs"]["text_offset"] for chunk in chunks] == [[0], [2]]
+    assert answer.choices[0].text == "".join(chunk["text"] for chunk in chunks) == "Deep l"
+
+
 @pytest.mark.parametrize(
     ("changes", "fields", "reason"),
     [

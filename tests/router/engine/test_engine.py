@@ -96,6 +96,7 @@ async def test_a_stop_string_inside_and_across_tokens(keep, texts, generated):
         sink = generate(engine, max_new_tokens=50, stop_sequences=(". B",), keep_stop_sequence=keep)
         finished = await sink.over()
         assert [output.text for output in sink.outputs] == texts
+        assert [output.own_text for output in sink.outputs] == ["Hello", " wor", "ld. Bye"]
         assert finished.generated_text == generated
         assert finished.reason is FinishReason.STOP_SEQUENCE
         await until_idle(engine)
