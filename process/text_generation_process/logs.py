@@ -7,6 +7,7 @@ named, and `exception` (the last line of it) where there is one. The launcher re
 `decode` and writes them again, for people or as JSON.
 """
 
+import io
 import json
 import logging
 import sys
@@ -65,10 +66,25 @@ class HumanFormatter(logging.Formatter):
         return self.formatException(record.exc_info) if record.exc_info else None
 
 
+class LineHandler(logging.StreamHandler[TextIO]):
+    """Writes records to a stream whose reader may leave: what nobody reads is no error."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """Tell of a record that could not be written, as long as somebody listens."""
+        if not isinstance(sys.exc_info()[1], BrokenPipeError):
+            super().handleError(record)
+
+
 def setup(*, level: str, as_json: bool, stream: TextIO | None = None) -> None:
-    """Send the root logger's records to one stream (standard output), as JSON or for a person."""
+    """Send the root logger's records to one stream (standard output), as JSON or for a person.
+
+    JSON is UTF-8 whatever the locale says; a character that cannot be written is shown as its
+    escape, not lost with its line.
+    """
     target = sys.stdout if stream is None else stream
-    handler = logging.StreamHandler(target)
+    if isinstance(target, io.TextIOWrapper):
+        target.reconfigure(encoding="utf-8" if as_json else None, errors="backslashreplace")
+    handler = LineHandler(target)
     handler.setFormatter(JsonFormatter() if as_json else HumanFormatter(colour=target.isatty()))
     root = logging.getLogger()
     root.handlers = [handler]

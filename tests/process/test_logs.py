@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import os
 
 import pytest
 from text_generation_process import logs
@@ -102,3 +103,26 @@ def test_levels(log, level):
 )
 def test_other_lines_are_no_records(line):
     assert logs.decode(line) is None
+
+
+@pytest.mark.parametrize(
+    ("as_json", "written"), [(True, "tëxt \\udcff".encode()), (False, rb"t\xebxt \udcff")]
+)
+def test_no_line_is_lost_to_a_locale(log, capsys, as_json, written):
+    """The bug: each was a traceback of logging's on standard error, and the line was missing."""
+    raw = io.BytesIO()
+    stream = log(as_json=as_json, stream=io.TextIOWrapper(raw, encoding="ascii"))
+    logging.getLogger("a").info("tëxt \udcff")
+    stream.flush()
+    assert written in raw.getvalue()
+    assert capsys.readouterr().err == ""
+
+
+def test_a_reader_that_left_is_no_error(log, capsys):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w", encoding="utf-8", buffering=1) as stream:
+        log(stream=stream)
+        logging.getLogger("a").info("m")
+        assert capsys.readouterr().err == ""
+        os.dup2(os.open(os.devnull, os.O_WRONLY), writing)  # what is buffered goes nowhere
