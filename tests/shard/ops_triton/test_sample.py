@@ -9,6 +9,7 @@ import torch
 import triton
 import triton.language as tl
 from text_generation_shard.ops.triton import sample as kernels
+from text_generation_shard.ops.triton.sample_bracket import survey_kernel
 from text_generation_shard.ops.triton.sample_draw import random_words
 from text_generation_shard.sampling import philox
 from text_generation_shard.sampling import sampler as sampler_module
@@ -131,6 +132,39 @@ def test_same_tokens(
     rows = moved(make_rows(parameters, prompts=prompts, outputs=outputs), device)
     logits = torch.randn(len(parameters), vocab_size, device=device) * 3
     check_same(*both(by_kernel, by_reference, logits, rows))
+
+
+class Surveys:
+    """In place of the kernel that surveys a bracket: counts the rows that each one reads."""
+
+    def __init__(self) -> None:
+        self.rows: list[int] = []
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Call:
+        def note(*args: Any, **options: Any) -> None:
+            self.rows.append(int((args[8][:, 2] == 0).sum()))
+            survey_kernel[grid](*args, **options)
+
+        return note
+
+
+@pytest.mark.parametrize("spread", ["flat", "peaked"])
+def test_two_surveys_are_enough(
+    by_kernel: Call,
+    by_reference: Call,
+    device: torch.device,
+    monkeypatch: pytest.MonkeyPatch,
+    spread: str,
+) -> None:
+    """A bracket is narrow enough when it holds few tokens itself, however many lie above."""
+    surveys = Surveys()
+    monkeypatch.setattr(kernels, "survey_kernel", surveys)
+    monkeypatch.setattr(kernels, "_CANDIDATES", 128)
+    parameters = [SamplingParameters(do_sample=True, seed=seed, top_p=0.9) for seed in range(4)]
+    rows = moved(make_rows(parameters), device)
+    logits = SPREADS[spread]((len(parameters), 1500)).to(device)
+    check_same(*both(by_kernel, by_reference, logits, rows))
+    assert surveys.rows[0] == 4 and surveys.rows[2] == 0
 
 
 def test_only_rows_that_list_others_are_sampled_by_torch(

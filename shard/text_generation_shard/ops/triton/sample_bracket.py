@@ -6,10 +6,10 @@
     collect  (rows, tiles)   the few scores in the bracket, and the exact mass above it
     settle   (rows)          sorts those, and finds the thresholds among them
 
-A row whose bracket holds few enough tokens is done early and no longer read. With top-k the bracket
-reaches up to the best token, so that all tokens kept are sorted together, top-p included. What this
-does not settle (more than `candidates` tokens equal or nearly so, top-k of more than half of them,
-typical-p) is left to `sample_cut`.
+A row is done early, and no longer read, when few enough tokens lie in its bracket. With top-k the
+bracket reaches up to the best token, so that all tokens kept are sorted together, top-p included.
+What this does not settle (more than `candidates` tokens equal or nearly so, top-k of more than half
+of them, typical-p) is left to `sample_cut`.
 
 Sums that decide are float64 and in a fixed order; the candidates come in any order, and are then
 sorted.
@@ -17,7 +17,7 @@ sorted.
 Cost, predicted and not yet measured: a pass over 256 rows of 128k float32 scores reads 131 MB, 31
 us at 4.3 TB/s; a survey or the collection takes some 40 instructions per score, 45 us on an H100. A
 row with top-k, or whose mass lies in few tokens, is read by one survey: with `adjust` and `draw`
-0.16 to 0.19 ms. A flat distribution is read by three: 0.25 to 0.3 ms. A launch that no row needs
+0.16 to 0.19 ms. A flat distribution is read by two: 0.2 to 0.25 ms. A launch that no row needs
 costs 2 to 3 us.
 """
 
@@ -35,13 +35,14 @@ from text_generation_shard.ops.triton.sample_scores import (
 PIVOTS = 8
 ROUNDS = 3
 # What a row of `bounds` holds: the bracket (low <= threshold < high), whether it is narrow enough,
-# the least score that a threshold can be, and what all scores sum up to.
+# the least score that a threshold can be, what all scores sum up to, and what those from `high` on.
 BOUNDS = 8
 _LOW = tl.constexpr(0)
 _HIGH = tl.constexpr(1)
 _IS_DONE = tl.constexpr(2)
 _FLOOR = tl.constexpr(3)
 _TOTAL = tl.constexpr(4)
+_ABOVE = tl.constexpr(5)
 # How a row's thresholds are found.
 _NONE = tl.constexpr(0)
 _COUNT = tl.constexpr(1)
@@ -100,8 +101,9 @@ def narrow_kernel(
         if kind == _MASS:
             # All tokens below this together are not as likely as what top-p may remove.
             floor = tl.maximum(floor, peak - tl.log(vocab_size / (1.0 - top_p)))
-        total, low, high = 0.0, -_INFINITY, _INFINITY
+        total, from_high, low, high = 0.0, 0.0, -_INFINITY, _INFINITY
         is_done = (kind != _COUNT) & (kind != _MASS)
+        are_few = is_done
         tl.store(counts + row, 0)
     else:
         if tl.load(bounds + _IS_DONE) != 0:
@@ -110,25 +112,31 @@ def narrow_kernel(
         sums = above + (row * num_tiles + tiles)[:, None] * PIVOTS + places[None, :]
         sums = tl.sum(tl.load(sums, mask=(tiles < num_tiles)[:, None], other=0.0), axis=0)
         pivot = tl.load(pivots + row * PIVOTS + places)
-        total, low, high, most = _narrowed(sums, pivot, bounds, peak, top_k, top_p, is_counted)
-        is_done = most <= CANDIDATES
+        total, from_low, from_high, low, high = _narrowed(
+            sums, pivot, bounds, top_k, top_p, is_counted
+        )
+        # Of mass: none of the tokens is less likely than one at the lower end.
+        per_token = tl.where(is_counted, 1.0, tl.exp(low - peak))
+        are_few = from_low <= CANDIDATES * per_token
+        is_done = are_few | ((is_counted == 0) & (from_low - from_high <= CANDIDATES * per_token))
     first, last = tl.maximum(low, floor), tl.minimum(high, peak)
     inner = first + (last - first) * (places.to(tl.float32) / PIVOTS)
     tl.store(pivots + row * PIVOTS + places, tl.where(places == 0, low, inner))
     # All that may be kept is collected, if it is not too much or must be ordered.
-    if is_done | (IS_LAST & is_counted):
+    if are_few | (IS_LAST & is_counted):
         high = _INFINITY
     tl.store(bounds + _LOW, low)
     tl.store(bounds + _HIGH, high)
     tl.store(bounds + _IS_DONE, is_done.to(tl.float32))
     tl.store(bounds + _FLOOR, floor)
     tl.store(bounds + _TOTAL, total)
+    tl.store(bounds + _ABOVE, from_high)
 
 
 @triton.jit
-def _narrowed(sums, pivot, bounds, peak, top_k, top_p, is_counted):
-    """What all scores sum up to, the bracket after a survey, and how many tokens there may be from
-    its lower end on.
+def _narrowed(sums, pivot, bounds, top_k, top_p, is_counted):
+    """What all scores sum up to, those from the lower and from the upper end of the bracket on, and
+    the bracket, after a survey.
     """
     # The first pivot of the first survey lies below all scores.
     total = tl.max(tl.where(pivot == -_INFINITY, sums, tl.load(bounds + _TOTAL)))
@@ -138,8 +146,8 @@ def _narrowed(sums, pivot, bounds, peak, top_k, top_p, is_counted):
     low = tl.maximum(tl.load(bounds + _LOW), tl.max(tl.where(is_enough, pivot, -_INFINITY)))
     high = tl.minimum(tl.load(bounds + _HIGH), tl.min(tl.where(is_short, pivot, _INFINITY)))
     from_low = tl.min(tl.where(is_enough, sums, total))
-    # None of them is less likely than a token at the lower end.
-    return total, low, high, tl.where(is_counted, from_low, from_low * tl.exp(peak - low))
+    from_high = tl.max(tl.where(is_short, sums, tl.load(bounds + _ABOVE)))
+    return total, from_low, from_high, low, high
 
 
 @triton.jit(do_not_specialize_on_alignment=["temperatures", "top_ks", "top_ps", "typical_ps"])
