@@ -66,8 +66,6 @@ from text_generation_router.scheduler.sequence import Ending, Sequence
 from text_generation_router.scheduler.step_plan import StepMismatchError, StepPlan
 
 _log = logging.getLogger("text_generation_router.engine")
-# How long a shard whose stream broke may take to say why.
-_LAST_WORD_SECONDS = 1.0
 # How often a step under way is looked at.
 _WATCH_SECONDS = 0.25
 # How long one attempt to reach restarted shards may take, and the pause between two.
@@ -276,9 +274,7 @@ class Engine:
             await asyncio.wait({serving, watching}, return_when=asyncio.FIRST_COMPLETED)
             (serving if serving.done() else watching).result()
             raise AssertionError("serving ended without a cause")
-        except ShardFailedError as error:
-            return error if watching.done() else await self._reason(error)
-        except StepMismatchError as error:
+        except (ShardFailedError, StepMismatchError) as error:
             return error
         finally:
             for task in (serving, watching):
@@ -342,14 +338,15 @@ class Engine:
     async def _serve(self) -> None:
         """The life of a step."""
         while True:
-            await self._send_steps()
+            self._send_steps()
             reply = await self._receive()
             if reply is None:
                 continue
             outcome = step_outcome(reply)
             applied = self._scheduler.apply(outcome, self._clock())
             try:
-                await self._send_steps()
+                self._send_steps()
+                await asyncio.sleep(0)  # the step is on its way before text leaves
             finally:
                 # Also if the shards are lost just now: an applied token is never sampled again.
                 now = self._clock()
@@ -357,14 +354,14 @@ class Engine:
                 num_tokens = self._generations.deliver(applied, token_ids, reply.result, now)
                 self._report(applied.plan, reply, num_tokens, now)
 
-    async def _send_steps(self) -> None:
+    def _send_steps(self) -> None:
         """Plan and send until two steps are under way or there is nothing to compute."""
         while (plan := self._scheduler.plan(started := self._clock())) is not None:
             request = step_request(plan, self._request_of)
             sent_at = self._clock()
             self._sent.append((sent_at, sent_at - started))
             self._health.step_sent()
-            await self._shards.send(request)
+            self._shards.send(request)
 
     def _request_of(self, sequence_id: int) -> GenerationRequest:
         return self._generations[sequence_id].request
@@ -380,21 +377,6 @@ class Engine:
             if has_room:
                 return self._shards.take_reply()
         return reply
-
-    async def _reason(self, error: ShardFailedError) -> ShardFailedError:
-        """Why the shards failed: their last answer says it better than a send that did not work."""
-        try:
-            async with asyncio.timeout(_LAST_WORD_SECONDS):
-                while True:
-                    while self._shards.take_reply() is not None:
-                        pass
-                    self._wake.clear()
-                    await self._wake.wait()
-        except ShardFailedError as told:
-            return told
-        except TimeoutError:
-            pass
-        return error
 
     def _report(self, plan: StepPlan, reply: StepReply, num_tokens: int, now: float) -> None:
         sent_at, plan_duration = self._sent.popleft()

@@ -9,6 +9,7 @@ ShardError
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -61,8 +62,8 @@ class ShardHealth:
 
 
 class _Rank:
-    """One shard's channel and stream. A read is always under way: what a shard says last is heard
-    even if the next send to it fails (which makes the stream unreadable).
+    """One shard's channel and stream. A read is always under way, and tells why the stream ended;
+    steps are written by a task of its own, so that who sends one does not wait for gRPC.
     """
 
     def __init__(self, uds_path: str, on_answer: Callable[[], None]) -> None:
@@ -74,18 +75,23 @@ class _Rank:
         # Answers that nobody has taken, and what ended the stream.
         self.results: deque[shard_pb2.StepResult] = deque()
         self.error: ShardFailedError | None = None
-        self._reading: asyncio.Task[None] | None = None
+        self._unsent: asyncio.Queue[shard_pb2.StepRequest] = asyncio.Queue()
+        self._tasks: list[asyncio.Task[None]] = []
 
     def open(self) -> None:
         """Open the step stream."""
         self.stream = self.stub.Run()
-        self._reading = asyncio.create_task(self._read())
+        self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._write())]
+
+    def send(self, request: shard_pb2.StepRequest) -> None:
+        """Write a step behind those that were sent before; begins when the event loop turns."""
+        self._unsent.put_nowait(request)
 
     async def close(self) -> None:
         """End stream and channel."""
-        if self._reading is not None:
-            self._reading.cancel()
-            await asyncio.gather(self._reading, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         if self.stream is not None:
             self.stream.cancel()
         await self.channel.close(None)
@@ -99,6 +105,12 @@ class _Rank:
         except grpc.aio.AioRpcError as broken:
             self.error = ShardFailedError(_describe(self, broken))
         self._on_answer()
+
+    async def _write(self) -> None:
+        # A write that fails does not say why the stream is over; the read will.
+        with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            while True:
+                await self.stream.write(await self._unsent.get())
 
 
 class ShardGroup:
@@ -170,15 +182,10 @@ class ShardGroup:
         for rank in self._ranks:
             rank.open()
 
-    async def send(self, request: shard_pb2.StepRequest) -> None:
-        """Send a step to every rank. Raises `ShardFailedError`."""
-        try:
-            if len(self._ranks) == 1:
-                await self._ranks[0].stream.write(request)
-            else:
-                await asyncio.gather(*(rank.stream.write(request) for rank in self._ranks))
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
-            raise ShardFailedError(await self._describe_break(error)) from error
+    def send(self, request: shard_pb2.StepRequest) -> None:
+        """Send a step to every rank; that one is gone shows where replies are taken."""
+        for rank in self._ranks:
+            rank.send(request)
 
     def take_reply(self) -> StepReply | None:
         """The next step's result; None until every rank has answered. Raises `ShardFailedError`
@@ -187,10 +194,7 @@ class ShardGroup:
         if self._failure is not None:
             raise self._failure
         if not self._ranks or not all(rank.results for rank in self._ranks):
-            # A rank may break while another computes.
-            for rank in self._ranks:
-                if rank.error is not None and not rank.results:
-                    raise rank.error
+            self._require_streams()
             return None
         results = [rank.results.popleft() for rank in self._ranks]
         try:
@@ -261,13 +265,18 @@ class ShardGroup:
                         f"rank {index} has {theirs!r}"
                     )
 
+    def _require_streams(self) -> None:
+        """A rank may break while another computes, or waits for it in vain."""
+        for index, rank in enumerate(self._ranks):
+            if rank.error is not None:
+                for result in rank.results:
+                    _require_success(index, result)
+                raise rank.error
+
     def _check_lockstep(self, results: Sequence[shard_pb2.StepResult]) -> None:
         first = results[0]
         for index, result in enumerate(results):
-            if result.HasField("error") and result.error.kind != (
-                shard_pb2.StepError.KIND_RECOVERABLE
-            ):
-                raise ShardFailedError(f"rank {index} failed: {result.error.message}")
+            _require_success(index, result)
             if result.step != first.step:
                 raise ShardFailedError(
                     f"rank {index} answered step {result.step}, rank 0 step {first.step}"
@@ -282,13 +291,11 @@ class ShardGroup:
                     f"rank {index} sampled other tokens than rank 0 in step {first.step}"
                 )
 
-    async def _describe_break(self, error: Exception) -> str:
-        """A write does not say why the stream is over; its status does."""
-        for rank in self._ranks:
-            if rank.stream.done():
-                code, details = await rank.stream.code(), await rank.stream.details()
-                return f"the shard at {rank.uds_path} is gone: {code.name} {details}".strip()
-        return f"a shard is gone: {error}"
+
+def _require_success(rank: int, result: shard_pb2.StepResult) -> None:
+    """Raise `ShardFailedError` for a rank's last words; after any other error it goes on."""
+    if result.HasField("error") and result.error.kind != shard_pb2.StepError.KIND_RECOVERABLE:
+        raise ShardFailedError(f"rank {rank} failed: {result.error.message}")
 
 
 def _describe(rank: _Rank, error: grpc.aio.AioRpcError) -> str:

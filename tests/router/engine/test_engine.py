@@ -249,6 +249,17 @@ async def test_a_lost_shard_fails_every_stream_once(shard, reason):
             generate(engine)
 
 
+async def test_a_lost_rank_is_noticed_though_another_waits_for_it_for_ever():
+    """Its last words lay there unread; clients heard of a write that failed, or of nothing."""
+    async with running_engine(world_size=2) as (engine, shards):
+        lost = FakeFailure(is_recoverable=False, message="out of memory")
+        shards.ranks[0].config = FakeShardConfig(failures={4: lost})
+        shards.ranks[1].config = FakeShardConfig(hang_at_step=4)
+        sink = generate(engine, max_new_tokens=20)
+        with pytest.raises(GenerationError, match="rank 0 failed: out of memory"):
+            await sink.over()
+
+
 @pytest.mark.parametrize("world_size", [1, 2])
 async def test_a_shard_that_dies_is_noticed_even_when_idle(world_size):
     async with running_engine(world_size=world_size) as (engine, shards):
