@@ -46,7 +46,7 @@ class PromptReader:
         self._cost_model = cost_model
         self._queue = queue
         self._residents = residents
-        # Whether the first in the queue found no slot or not enough blocks in the last plan.
+        # Whether the first in the queue found not enough blocks in the last plan.
         self.is_blocked = False
 
     def enqueue(self, sequence: Sequence) -> None:
@@ -69,6 +69,8 @@ class PromptReader:
         found in the prefix cache.
         """
         self.is_blocked = False
+        if not (self._residents.prefilling or len(self._queue)):
+            return 0
         budget = self._budget(plan.num_decodes)
         running = sorted(self._residents.prefilling.values(), key=_rank, reverse=True)
         names: set[bytes] = set()
@@ -76,7 +78,8 @@ class PromptReader:
         num_cached = 0
         is_admitting = True
         while budget > 0:
-            first = self._queue.peek() if is_admitting else None
+            can_admit = is_admitting and self._residents.num_free_slots
+            first = self._queue.peek() if can_admit else None
             if running and (first is None or _rank(running[-1]) <= _rank(first)):
                 sequence = running.pop()
                 if sequence.slot is None:
@@ -147,12 +150,10 @@ class PromptReader:
         return _Prefix(blocks, None)
 
     def _fits(self, sequence: Sequence, prefix: _Prefix) -> bool:
-        """Whether there is a slot, and room for all its known tokens besides what the running
-        prompts will need and a next block for each running sequence.
+        """Whether there is room for all its known tokens besides what the running prompts will need
+        and a next block for each running sequence.
         """
         residents = self._residents
-        if not residents.num_free_slots:
-            return False
         cache = residents.cache
         own = residents.blocks_for(sequence.num_known_tokens) - len(prefix.blocks)
         own += residents.blocks_for(len(sequence.encoder_ids))
