@@ -10,7 +10,7 @@ from text_generation_router.engine.request import (
     OutputSink,
     TokenOutput,
 )
-from text_generation_router.engine.shard_client import ShardFailedError, ShardGroup
+from text_generation_router.engine.shard_client import ShardGroup, ShardUnavailableError
 
 # A step that finished so many seconds ago shows that the shards live.
 _RECENT_SECONDS = 10.0
@@ -88,8 +88,8 @@ class HealthMonitor:
     async def _shards_answer(self) -> bool:
         """In the middle of a long step: whether all shards answer, from another thread."""
         try:
-            await self._shards.health()
-        except ShardFailedError:
+            await self._shards.require_answers()
+        except ShardUnavailableError:
             return False
         return True
 

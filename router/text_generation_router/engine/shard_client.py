@@ -10,7 +10,6 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import grpc.aio
@@ -50,15 +49,6 @@ class ShardRefusedError(ShardError):
 
 class ShardFailedError(ShardError):
     """The shards can no longer keep step."""
-
-
-@dataclass(frozen=True, slots=True)
-class ShardHealth:
-    """What the ranks say about their steps; ages of the worst rank, in seconds."""
-
-    last_step: int
-    step_in_flight: int
-    step_in_flight_age: float
 
 
 class _Rank:
@@ -127,10 +117,6 @@ class ShardGroup:
         self._failure: ShardFailedError | None = None
         # The sockets that were connected last; a restarted shard has another one.
         self._known_sockets: list[SocketFile | None] = [None] * len(self._uds_paths)
-
-    @property
-    def world_size(self) -> int:
-        return len(self._uds_paths)
 
     @property
     def known_sockets(self) -> list[str]:
@@ -208,19 +194,10 @@ class ShardGroup:
             max(result.forward_us for result in results),
         )
 
-    async def health(self) -> ShardHealth:
-        """Ask all ranks how they are. Raises `ShardFailedError` if one does not answer."""
-        try:
-            replies: list[shard_pb2.HealthResponse] = await self._ask_all(
-                lambda rank: rank.stub.Health(shard_pb2.HealthRequest(), timeout=_HEALTH_TIMEOUT)
-            )
-        except ShardUnavailableError as error:
-            raise ShardFailedError(str(error)) from error
-        slowest = max(replies, key=lambda reply: reply.step_in_flight_age_ms)
-        return ShardHealth(
-            min(reply.last_step for reply in replies),
-            slowest.step_in_flight,
-            slowest.step_in_flight_age_ms / 1000,
+    async def require_answers(self) -> None:
+        """Ask all ranks how they are. Raises `ShardUnavailableError` if one does not answer."""
+        await self._ask_all(
+            lambda rank: rank.stub.Health(shard_pb2.HealthRequest(), timeout=_HEALTH_TIMEOUT)
         )
 
     async def close(self) -> None:

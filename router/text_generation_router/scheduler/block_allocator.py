@@ -2,7 +2,7 @@
 
 Order of effects: `allocate` takes ids from the free list, then sets their reference counts;
 `release` lowers a count and leaves a block without references *kept* (neither free nor used) until
-its caller either frees it (`free`) or hands it out again (`retain`, `reuse`). Nothing is undone on
+its caller either frees it (`free`) or hands it out again (`retain`). Nothing is undone on
 failure: `allocate` checks before it changes anything.
 """
 
@@ -29,9 +29,6 @@ class BlockAllocator:
     @property
     def num_free(self) -> int:
         return len(self._free)
-
-    def num_references(self, block: int) -> int:
-        return self._num_references[block]
 
     def allocate(self, count: int) -> list[int]:
         """`count` free blocks, with one reference each; the caller has checked `num_free`."""
