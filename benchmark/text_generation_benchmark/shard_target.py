@@ -77,12 +77,12 @@ class ShardTarget:
         steps = self._steps(batch_size)
         try:
             begin = time.perf_counter()
-            await self._shards.send(next(steps))
+            self._shards.send(next(steps))
             await self._receive(batch_size)
             prefilled = time.perf_counter()
-            await self._shards.send(next(steps))
+            self._shards.send(next(steps))
             for step in steps:
-                await self._shards.send(step)
+                self._shards.send(step)
                 await self._receive(batch_size)
             await self._receive(batch_size)
             end = time.perf_counter()
