@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 
+from text_generation_process.logs import Level
 from text_generation_process.options import OptionError
 
-_LEVELS: Mapping[str, str] = {  # from the most verbose on
+_LEVELS: Mapping[str, Level] = {  # from the most verbose on
     "trace": "TRACE",
     "debug": "DEBUG",
     "info": "INFO",
@@ -15,8 +16,8 @@ _LEVELS: Mapping[str, str] = {  # from the most verbose on
 }
 
 
-def most_verbose(log_level: str) -> str:
-    """One of `text_generation_process.logs.LEVELS`: the most verbose level that the filter names.
+def most_verbose(log_level: str) -> Level:
+    """The most verbose level that the filter names.
 
     `info,text_generation_router=debug` is DEBUG. A directive without a level (a bare target) says
     nothing; a filter without any level raises OptionError.

@@ -14,9 +14,9 @@ import sys
 import traceback
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
-LEVELS = ("TRACE", "DEBUG", "INFO", "WARNING", "ERROR")
+Level = Literal["TRACE", "DEBUG", "INFO", "WARNING", "ERROR"]
 
 
 class JsonFormatter(logging.Formatter):
@@ -75,7 +75,7 @@ class LineHandler(logging.StreamHandler[TextIO]):
             super().handleError(record)
 
 
-def setup(*, level: str, as_json: bool, stream: TextIO | None = None) -> None:
+def setup(*, level: Level, as_json: bool, stream: TextIO | None = None) -> None:
     """Send the root logger's records to one stream (standard output), as JSON or for a person.
 
     JSON is UTF-8 whatever the locale says; a character that cannot be written is shown as its
@@ -88,7 +88,7 @@ def setup(*, level: str, as_json: bool, stream: TextIO | None = None) -> None:
     handler.setFormatter(JsonFormatter() if as_json else HumanFormatter(colour=target.isatty()))
     root = logging.getLogger()
     root.handlers = [handler]
-    root.setLevel(logging.DEBUG if level.upper() == "TRACE" else level.upper())
+    root.setLevel(logging.DEBUG if level == "TRACE" else level)
 
 
 def decode(line: str) -> dict[str, Any] | None:

@@ -9,8 +9,9 @@ its help.
     argv = arguments(RouterConfig(port=8080))  # ["--port", "8080"], to start a child process
 
 A field `max_input_tokens` is the flag `--max-input-tokens` and the variable MAX_INPUT_TOKENS; the
-flag wins. Types: str, int, float, bool, Literal of strings, any of them `| None`, `tuple[str, ...]`
-(a flag that may be repeated) and `tuple[int, ...]` (a comma-separated list).
+flag wins. Types: str, int, float, bool, Literal of strings (given in any case), any of them
+`| None`, `tuple[str, ...]` (a flag that may be repeated) and `tuple[int, ...]` (a comma-separated
+list).
 """
 
 import dataclasses
@@ -227,7 +228,7 @@ def _click_type(hint: Any) -> click.ParamType[Any]:
     if get_origin(bare) is tuple:
         bare = get_args(bare)[0]
     if get_origin(bare) is Literal:
-        return click.Choice([str(value) for value in get_args(bare)])
+        return click.Choice([str(value) for value in get_args(bare)], case_sensitive=False)
     return {str: click.STRING, int: click.INT, float: click.FLOAT, bool: click.BOOL}[bare]
 
 

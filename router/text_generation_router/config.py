@@ -4,6 +4,7 @@ launcher, mostly).
 
 from dataclasses import dataclass
 
+from text_generation_process.logs import Level
 from text_generation_process.options import OptionError, flag_name, option
 
 VERSION = "4.0.0.dev0"
@@ -101,7 +102,7 @@ class RouterConfig:
 
     # logs
     json_output: bool = option(False, help="Write log lines as JSON.")
-    logger_level: str = option("INFO", help="Least severe level that is logged.")
+    logger_level: Level = option("INFO", help="Least severe level that is logged.")
 
     def __post_init__(self) -> None:
         for name in (

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from text_generation_process.logs import Level
 from text_generation_process.options import OptionError, option
 
 DtypeName = Literal["float32", "float16", "bfloat16"]
@@ -67,7 +68,7 @@ class ShardConfig:
         None, help="Threads that compute on CPU (default: this rank's share of the cores)."
     )
     json_output: bool = option(False, help="Write log lines as JSON.")
-    logger_level: str = option("INFO", help="Least severe level that is logged.")
+    logger_level: Level = option("INFO", help="Least severe level that is logged.")
 
     def __post_init__(self) -> None:
         if not 0 < self.cuda_memory_fraction <= 1:

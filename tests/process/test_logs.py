@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import os
+from typing import get_args
 
 import pytest
 from text_generation_process import logs
@@ -88,14 +89,14 @@ def test_colours_only_on_a_terminal(log):
     assert "\x1b[32m" in terminal.getvalue()
 
 
-@pytest.mark.parametrize("level", ["trace", "DEBUG", "info", "WARNING", "error"])
+@pytest.mark.parametrize("level", get_args(logs.Level))
 def test_levels(log, level):
     stream = log(level)
     for name in ("debug", "info", "warning", "error"):
         getattr(logging.getLogger("a"), name)("m")
     written = [json.loads(line)["level"] for line in stream.getvalue().splitlines()]
     names = ["DEBUG", "INFO", "WARNING", "ERROR"]
-    assert written == names[max(0, logs.LEVELS.index(level.upper()) - 1) :]
+    assert written == names[max(0, get_args(logs.Level).index(level) - 1) :]
 
 
 @pytest.mark.parametrize(

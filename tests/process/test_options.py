@@ -98,6 +98,10 @@ def test_a_flag_wins_over_its_variable(monkeypatch):
     assert example("--path", "x", "-c", "5").count == 5
 
 
+def test_a_choice_is_read_in_any_case():
+    assert parse(Example, program="p", argv=["--path", "x", "--kind", "BAD"]).kind == "bad"
+
+
 def test_an_option_without_a_variable(monkeypatch):
     monkeypatch.setenv("ENV", "production")
     assert example("--path", "x").env is False

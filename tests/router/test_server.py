@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from aiohttp import ClientConnectionError, ClientSession
+from text_generation_process.options import parse
 from text_generation_router.config import RouterConfig
 from text_generation_router.server import Server
 
@@ -210,6 +211,15 @@ async def test_a_signal_while_waiting_for_shards_ends_it(model_path: Path) -> No
     process.terminate()
     await process.communicate()
     assert process.returncode == 0
+
+
+def test_a_log_level_that_there_is_not_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """It ended in a traceback."""
+    with pytest.raises(SystemExit) as ending:
+        parse(RouterConfig, program="r", argv=["--model-path", "/", "--logger-level", "loud"])
+    assert ending.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--logger-level" in line and "warning" in line
 
 
 async def test_a_signal_at_the_moment_of_readiness_is_not_lost() -> None:

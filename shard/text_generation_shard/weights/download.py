@@ -57,7 +57,7 @@ class DownloadConfig:
     )
     trust_remote_code: bool = option(False, help="Fetch the model's own code too.")
     json_output: bool = option(False, help="Write log lines as JSON.")
-    logger_level: str = option("INFO", help="Least severe level that is logged.")
+    logger_level: logs.Level = option("INFO", help="Least severe level that is logged.")
 
 
 def main(argv: list[str]) -> None:
