@@ -33,8 +33,6 @@ inline constexpr int kRowPanels = 2 * kTilePanels;
 // How far ahead of its use a tile asks for weights that no tile has read before: so many bytes for
 // each of its rows, for the more rows, the longer a step takes.
 inline constexpr int64_t kPrefetchBytesPerRow = 512;
-// `__builtin_prefetch`: the first cache is too small for what is asked for.
-inline constexpr int kToSecondCache = 2;
 
 // One tile: rows times panels.
 template <class Step>

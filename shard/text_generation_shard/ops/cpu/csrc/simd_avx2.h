@@ -16,6 +16,7 @@ struct Float16x {
 inline constexpr int kFloatTileRows = 6;
 inline constexpr int kIntegerTileRows = 4;
 inline constexpr int kIntegerTilePanels = 1;
+inline constexpr int kIntegerUnrolledSteps = 8;
 // The same of the small products of attention, whose rows are not packed.
 inline constexpr int kMatmulRows = 6;
 inline constexpr int kMatmulPanels = 1;
@@ -159,6 +160,16 @@ inline Float16x seconds(BFloat16Pairs pairs) {
           _mm256_castsi256_ps(_mm256_and_si256(pairs.high, upper))};
 }
 
+// Sixteen floats, whole numbers within [-127, 127], to signed bytes.
+inline void store_bytes(void* p, Float16x x) {
+  const __m256i low = _mm256_cvtps_epi32(x.low), high = _mm256_cvtps_epi32(x.high);
+  const __m256i words =
+      _mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), 0b11011000);
+  const __m128i bytes =
+      _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+  _mm_storeu_si128(static_cast<__m128i*>(p), bytes);
+}
+
 // Keep a sum in its register here: adding whole numbers in any order is the same, and a compiler that
 // reorders the sums of an unrolled loop runs out of registers.
 inline __m256i settled(__m256i sum) {
@@ -178,23 +189,23 @@ template <>
 struct Dot<8> {
   // Stored byte = weight + offset.
   static constexpr int kOffset = 0;
-  // Whether the parts of a group are summed apart.
+  // Whether the parts of a group are summed apart, to be multiplied by their factors.
   static constexpr bool kSumsParts = false;
 
   struct Quad {
     int16_t even[2], odd[2];
   };
-  // Sixteen activations.
-  static void store_quads(Quad* quads, const int8_t* x) {
+  // Sixteen activations, whole numbers.
+  static void store_quads(Quad* quads, Float16x x) {
     constexpr int even_first = 0b11011000;
-    __m256i words = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x)));
+    __m128i bytes;
+    store_bytes(&bytes, x);
+    __m256i words = _mm256_cvtepi8_epi16(bytes);
     words = _mm256_shufflehi_epi16(_mm256_shufflelo_epi16(words, even_first), even_first);
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(quads), words);
   }
-  template <int Inputs>
-  static int32_t correction(const int8_t*) {
-    return 0;
-  }
+  // Of activations with this sum.
+  static int32_t correction(float) { return 0; }
 
   struct Factors {};
   static Factors load_factors(const int8_t*) { return {}; }
@@ -205,7 +216,7 @@ struct Dot<8> {
   static __m256i even_words(__m256i bytes) {
     return _mm256_srai_epi16(_mm256_slli_epi16(bytes, 8), 8);
   }
-  static Weights load_weights(const uint8_t* p, const Factors&) {
+  static Weights load_weights(const uint8_t* p) {
     const __m256i low = load_bytes(p), high = load_bytes(p + 32);
     return {even_words(low), _mm256_srai_epi16(low, 8), even_words(high),
             _mm256_srai_epi16(high, 8)};
@@ -242,14 +253,13 @@ template <>
 struct Dot<4> {
   static constexpr int kOffset = 8;
   static constexpr bool kSumsParts = true;
+  // Whether many rows are multiplied faster with int8.
+  static constexpr bool kWidens = false;
 
   using Quad = uint32_t;
-  static void store_quads(Quad* quads, const int8_t* x) { __builtin_memcpy(quads, x, 16); }
-  template <int Inputs>
-  static int32_t correction(const int8_t* x) {
-    int32_t sum = 0;
-    for (int i = 0; i < Inputs; ++i) sum += x[i];
-    return static_cast<uint16_t>(-8 * sum);
+  static void store_quads(Quad* quads, Float16x x) { store_bytes(quads, x); }
+  static int32_t correction(float sum) {
+    return static_cast<uint16_t>(-8 * static_cast<int32_t>(sum));
   }
 
   struct Factors {
@@ -267,7 +277,7 @@ struct Dot<4> {
   struct Weights {
     __m256i low[2], high[2];
   };
-  static Weights load_weights(const uint8_t* p, const Factors&) {
+  static Weights load_weights(const uint8_t* p) {
     const __m256i low = load_bytes(p), high = load_bytes(p + 32), mask = _mm256_set1_epi8(0x0f);
     return {{_mm256_and_si256(low, mask), _mm256_and_si256(_mm256_srli_epi16(low, 4), mask)},
             {_mm256_and_si256(high, mask), _mm256_and_si256(_mm256_srli_epi16(high, 4), mask)}};
@@ -296,15 +306,5 @@ struct Dot<4> {
     return {_mm256_cvtepi32_ps(sum.low), _mm256_cvtepi32_ps(sum.high)};
   }
 };
-
-// Sixteen floats, whole numbers within [-127, 127], to signed bytes.
-inline void store_bytes(int8_t* p, Float16x x) {
-  const __m256i low = _mm256_cvtps_epi32(x.low), high = _mm256_cvtps_epi32(x.high);
-  const __m256i words =
-      _mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), 0b11011000);
-  const __m128i bytes =
-      _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
-}
 
 }  // namespace cpu_operators::CPU_OPERATORS_ISA

@@ -16,6 +16,7 @@ struct Float16x {
 inline constexpr int kFloatTileRows = 12;
 inline constexpr int kIntegerTileRows = 8;
 inline constexpr int kIntegerTilePanels = 2;
+inline constexpr int kIntegerUnrolledSteps = 1;
 // The same of the small products of attention, whose rows are not packed.
 inline constexpr int kMatmulRows = 6;
 inline constexpr int kMatmulPanels = 4;
@@ -109,78 +110,112 @@ inline Float16x seconds(BFloat16Pairs pairs) {
   return {_mm512_castsi512_ps(_mm512_and_si512(pairs.v, _mm512_set1_epi32(-0x10000)))};
 }
 
+// Sixteen floats, whole numbers within [-127, 127], to signed bytes.
+inline void store_bytes(void* p, Float16x x) {
+  _mm_storeu_si128(static_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x.v)));
+}
+
+// Keep a sum in its register here: a compiler that reorders the sums of an unrolled loop runs out
+// of registers.
+inline __m512i settled(__m512i sum) {
+  asm("" : "+v"(sum));
+  return sum;
+}
+
 // Dot products of four bytes in each of sixteen lanes: weights, laid out by `layout_integer.h`,
 // with four signed activations that all lanes share. VNNI multiplies unsigned by signed bytes and
-// adds the four products to 32 bits without saturation, so weights have 128 added: int8 where it is
-// stored, int4 when its nibbles are unpacked. The sum of a group starts at its correction, minus 128
-// times the sum of its activations.
+// adds the four products to 32 bits without saturation, so weights have an offset added, and a sum
+// starts at its correction, minus the offset times the sum of its activations.
+struct SumOfDots {
+  __m512i v;
+};
+inline SumOfDots add_dots(SumOfDots sum, __m512i weights, uint32_t quad) {
+  const __m512i activations = _mm512_set1_epi32(static_cast<int>(quad));
+  return {settled(_mm512_dpbusd_epi32(sum.v, weights, activations))};
+}
+
 template <int Bits>
-struct Dot {
+struct DotWithOffset {
   // Stored byte or nibble = weight + offset.
   static constexpr int kOffset = Bits == 8 ? 128 : 8;
-  // Whether the parts of a group are summed apart.
-  static constexpr bool kSumsParts = false;
 
   using Quad = uint32_t;
-  // Sixteen activations.
-  static void store_quads(Quad* quads, const int8_t* x) { __builtin_memcpy(quads, x, 16); }
-  // Of `Inputs` activations.
-  template <int Inputs>
-  static int32_t correction(const int8_t* x) {
-    static_assert(Inputs % 64 == 0);
-    __m512i sums = _mm512_setzero_si512();
-    for (int i = 0; i < Inputs; i += 64) {
-      sums = _mm512_dpbusd_epi32(sums, _mm512_set1_epi8(1), _mm512_loadu_si512(x + i));
-    }
-    return -128 * _mm512_reduce_add_epi32(sums);
-  }
+  // Sixteen activations, whole numbers.
+  static void store_quads(Quad* quads, Float16x x) { store_bytes(quads, x); }
+  // Of activations with this sum.
+  static int32_t correction(float sum) { return -kOffset * static_cast<int32_t>(sum); }
 
-  // What makes bytes of the nibbles of a part: factor * (nibble - 8) + 128, which is factor * nibble
-  // + offset, for two bytes with one product of words.
-  struct Factors {
-    __m512i factor, offset;
-  };
-  static Factors load_factors(const int8_t* p) {
-    if constexpr (Bits == 8) return Factors{};
-    const __m512i wide = _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-    const __m512i factor = _mm512_mask_blend_epi16(0xaaaaaaaa, wide, _mm512_slli_epi32(wide, 16));
-    const __m512i offset = _mm512_mullo_epi16(factor, _mm512_set1_epi16(-8 * 257));
-    return {factor, _mm512_add_epi16(offset, _mm512_set1_epi16(static_cast<int16_t>(128 * 257)))};
-  }
-
-  // The weights of `Bits == 8 ? 1 : 2` quads, from 64 bytes of a panel.
-  struct Weights {
-    __m512i quads[Bits == 8 ? 1 : 2];
-  };
-  static Weights load_weights(const uint8_t* p, const Factors& factors) {
-    const __m512i bytes = _mm512_loadu_si512(p);
-    if constexpr (Bits == 8) {
-      return {{bytes}};
-    } else {
-      const __m512i low = _mm512_set1_epi8(0x0f);
-      return {{times(_mm512_and_si512(bytes, low), factors),
-               times(_mm512_and_si512(_mm512_srli_epi16(bytes, 4), low), factors)}};
-    }
-  }
-  static __m512i times(__m512i nibbles, const Factors& factors) {
-    return _mm512_add_epi16(_mm512_mullo_epi16(nibbles, factors.factor), factors.offset);
-  }
-
-  struct Sum {
-    __m512i v;
-  };
+  using Sum = SumOfDots;
   static Sum start(int32_t correction) { return {_mm512_set1_epi32(correction)}; }
-  // Add the products with quad `Index` of the 64 bytes.
-  template <int Index>
-  static void add(Sum& sum, const Weights& weights, const Quad& x) {
-    sum.v = _mm512_dpbusd_epi32(sum.v, weights.quads[Index], _mm512_set1_epi32(static_cast<int>(x)));
-  }
   static Float16x finish(Sum sum) { return {_mm512_cvtepi32_ps(sum.v)}; }
 };
 
-// Sixteen floats, whole numbers within [-127, 127], to signed bytes.
-inline void store_bytes(int8_t* p, Float16x x) {
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x.v)));
-}
+template <int Bits>
+struct Dot;
+
+template <>
+struct Dot<8> : DotWithOffset<8> {
+  // Whether the parts of a group are summed apart, to be multiplied by their factors.
+  static constexpr bool kSumsParts = false;
+
+  struct Factors {};
+  static Factors load_factors(const int8_t*) { return {}; }
+
+  using Weights = __m512i;
+  static Weights load_weights(const uint8_t* p) { return _mm512_loadu_si512(p); }
+  template <int>
+  static void add(Sum& sum, const Weights& weights, const Quad& x) {
+    sum = add_dots(sum, weights, x);
+  }
+};
+
+template <>
+struct Dot<4> : DotWithOffset<4> {
+  static constexpr bool kSumsParts = true;
+  // Whether many rows are multiplied faster with int8.
+  static constexpr bool kWidens = true;
+
+  // In the lower words, the upper ones 0.
+  struct Factors {
+    __m512i v;
+  };
+  static Factors load_factors(const int8_t* p) {
+    const __m512i wide = _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    return {_mm512_and_si512(wide, _mm512_set1_epi32(0xffff))};
+  }
+
+  // Two quads, from 64 bytes of a panel.
+  struct Weights {
+    __m512i quads[2];
+  };
+  static Weights load_weights(const uint8_t* p) {
+    const __m512i bytes = _mm512_loadu_si512(p), low = _mm512_set1_epi8(0x0f);
+    return {{_mm512_and_si512(bytes, low), _mm512_and_si512(_mm512_srli_epi16(bytes, 4), low)}};
+  }
+  template <int Index>
+  static void add(Sum& sum, const Weights& weights, const Quad& x) {
+    sum = add_dots(sum, weights.quads[Index], x);
+  }
+  // Add the sum of a part, which fits 16 bits (8 * 127 * 32), to that of its group.
+  static void add_part(Sum& sum, Sum part, const Factors& factors) {
+    sum.v = _mm512_dpwssd_epi32(sum.v, part.v, factors.v);
+  }
+
+  // Two quads as int8 stores them: factor * (nibble - 8) + 128, which is factor * nibble + offset,
+  // for two bytes with one product of words.
+  struct WideFactors {
+    __m512i factor, offset;
+  };
+  static WideFactors load_wide_factors(const int8_t* p) {
+    const __m512i wide = load_factors(p).v;
+    const __m512i factor = _mm512_or_si512(wide, _mm512_slli_epi32(wide, 16));
+    const __m512i offset = _mm512_mullo_epi16(factor, _mm512_set1_epi16(-8 * 257));
+    return {factor, _mm512_add_epi16(offset, _mm512_set1_epi16(static_cast<int16_t>(128 * 257)))};
+  }
+  static void widen(const Weights& weights, const WideFactors& factors, int quad, uint8_t* out) {
+    const __m512i products = _mm512_mullo_epi16(weights.quads[quad], factors.factor);
+    _mm512_storeu_si512(out, _mm512_add_epi16(products, factors.offset));
+  }
+};
 
 }  // namespace cpu_operators::CPU_OPERATORS_ISA
