@@ -160,7 +160,7 @@ class HeadLinear:
 
     def __call__(self, x: Tensor) -> Tensor:
         """x: [tokens, heads, num_inputs]. Returns [tokens, heads, num_outputs]."""
-        matrices, dense = self._weights
+        matrices, dense = self._weights.matrices, self._weights.dense
         if dense is not None:
             return torch.bmm(x.transpose(0, 1), dense.transpose(1, 2)).transpose(0, 1)
         products = [matrix(part) for matrix, part in zip(matrices, x.unbind(1), strict=True)]

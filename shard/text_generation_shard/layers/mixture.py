@@ -6,7 +6,6 @@ choose, and one sum over the ranks is enough.
 
 from collections.abc import Callable
 
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from text_generation_shard.distributed import RankGroup
@@ -14,6 +13,7 @@ from text_generation_shard.layers.mlp import GatedMLP
 from text_generation_shard.layers.norm import Norm
 from text_generation_shard.ops.add import add_scaled
 from text_generation_shard.ops.mix_experts import Experts, Routing, mix_experts
+from text_generation_shard.ops.route import RoutingRule, route, weigh_by_gate
 from text_generation_shard.weights.reader import WeightScope
 
 # For all tokens: from [tokens, hidden] to this rank's addend, the same shape.
@@ -23,7 +23,21 @@ SharedExpert = Callable[[Tensor], Tensor]
 Router = Callable[[Tensor], Routing]
 
 
-class SoftmaxRouter:
+class ExpertRouter:
+    """One product, and a rule by which experts are chosen."""
+
+    def __init__(self, weight: Tensor, rule: RoutingRule, *, bias: Tensor | None = None) -> None:
+        """weight: [num_experts, hidden]; bias: [num_experts]."""
+        self._weight = weight
+        self._bias = bias
+        self._rule = rule
+
+    def __call__(self, x: Tensor) -> Routing:
+        """x: [tokens, hidden]."""
+        return route(x, self._weight, self._bias, self._rule)
+
+
+class SoftmaxRouter(ExpertRouter):
     """The most probable experts, weighed by their probability."""
 
     def __init__(
@@ -37,19 +51,11 @@ class SoftmaxRouter:
         bias: bool = False,
     ) -> None:
         """is_normalised: the weights of the chosen experts are made to add up to 1."""
-        self._weight = weights.read("weight", (num_experts, hidden_size))
-        self._bias = weights.read("bias", (num_experts,)) if bias else None
-        self._experts_per_token = experts_per_token
-        self._is_normalised = is_normalised
-
-    def __call__(self, x: Tensor) -> Routing:
-        """x: [tokens, hidden]."""
-        probabilities = F.linear(x, self._weight, self._bias).float().softmax(-1)
-        chosen = probabilities.topk(self._experts_per_token, dim=-1)
-        weights = chosen.values
-        if self._is_normalised:
-            weights = weights / weights.sum(-1, keepdim=True)
-        return Routing(chosen.indices, weights.to(x.dtype))
+        rule = RoutingRule(
+            scoring="softmax", experts_per_token=experts_per_token, is_normalised=is_normalised
+        )
+        added = weights.read("bias", (num_experts,)) if bias else None
+        super().__init__(weights.read("weight", (num_experts, hidden_size)), rule, bias=added)
 
 
 class GatedExpert:
@@ -62,7 +68,7 @@ class GatedExpert:
 
     def __call__(self, x: Tensor) -> Tensor:
         """x: [tokens, hidden]. Returns this rank's addend, the same shape."""
-        return F.linear(x, self._gate).sigmoid() * self._mlp(x)
+        return weigh_by_gate(x, self._gate, self._mlp(x))
 
 
 class MixtureOfExperts:

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from text_generation_shard.distributed import RankGroup
@@ -14,9 +13,10 @@ from text_generation_shard.layers.linear import (
     RowParallelLinear,
     even_parts,
 )
+from text_generation_shard.layers.norm import UnitNorm
 from text_generation_shard.layers.partition import even_range
+from text_generation_shard.ops.activation import softplus
 from text_generation_shard.ops.causal_conv import causal_conv
-from text_generation_shard.ops.rms_norm import rms_norm
 from text_generation_shard.ops.selective_scan import ScanInputs, selective_scan
 from text_generation_shard.ops.sequence_rows import SequenceRows
 from text_generation_shard.recurrent_state import LayerState
@@ -61,7 +61,10 @@ class SelectiveStateSpace:
         input and what is written and read pass through (Falcon Mamba); None: there is none.
         """
         channels = shape.channels(ranks)
-        self._shape, self._norm_eps = shape, norm_eps
+        self._shape, self._norms = shape, None
+        if norm_eps is not None:
+            widths = {shape.step_rank, shape.state_size}
+            self._norms = {width: UnitNorm(weights, size=width, eps=norm_eps) for width in widths}
         self._in = ColumnParallelLinear(
             weights, _value_and_gate(shape, channels), num_inputs=shape.hidden_size, bias=bias
         )
@@ -94,8 +97,12 @@ class SelectiveStateSpace:
             bias=bias,
         )
 
-    def __call__(self, x: Tensor, rows: SequenceRows, state: LayerState) -> Tensor:
-        """x: [tokens, hidden]. Returns the same shape; carries the sequences' state on."""
+    def __call__(
+        self, x: Tensor, rows: SequenceRows, state: LayerState, *, addend: Tensor | None = None
+    ) -> Tensor:
+        """What is made of x, plus the addend, which may be overwritten; carries the sequences'
+        state on. x, addend: [tokens, hidden]. Returns x's shape.
+        """
         values, gates = self._in(x).chunk(2, dim=-1)
         values = causal_conv(values, self._conv_weight, self._conv_bias, state.conv, rows)
         size = self._shape.state_size
@@ -104,17 +111,17 @@ class SelectiveStateSpace:
         steps, writes, reads = map(self._normed, parts)
         inputs = ScanInputs(
             values=values,
-            steps=F.softplus(self._steps(steps)),
+            steps=softplus(self._steps(steps)),
             gates=gates,
             writes=writes,
             reads=reads,
         )
-        return self._out(selective_scan(inputs, self._rates, self._skip, state.ssm, rows))
+        scanned = selective_scan(inputs, self._rates, self._skip, state.ssm, rows)
+        return self._out(scanned, addend)
 
     def _normed(self, x: Tensor) -> Tensor:
-        if self._norm_eps is None:
-            return x
-        return rms_norm(x, torch.ones_like(x[0]), self._norm_eps)
+        """x: [tokens, step_rank], or [tokens, state_size]."""
+        return x if self._norms is None else self._norms[x.shape[-1]](x)
 
 
 def _value_and_gate(shape: StateSpaceShape, channels: range) -> list[OutputPart]:

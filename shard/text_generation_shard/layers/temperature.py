@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from text_generation_shard.ops.temperature import log_temperature
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogTemperature:
@@ -14,5 +16,4 @@ class LogTemperature:
 
     def __call__(self, positions: Tensor) -> Tensor:
         """positions: int64 [tokens]. Returns float32 [tokens]."""
-        intervals = ((positions + 1) // self.interval).float()
-        return intervals.log1p() * self.strength + 1
+        return log_temperature(positions, self.strength, self.interval)

@@ -1,12 +1,11 @@
 """Llama 4 (Meta, 2025): chunked attention, layers without positions, one expert per token."""
 
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from text_generation_shard.distributed import RankGroup
 from text_generation_shard.layers.attention import SelfAttention
 from text_generation_shard.layers.block import FeedForward
-from text_generation_shard.layers.mixture import MixtureOfExperts
+from text_generation_shard.layers.mixture import ExpertRouter, MixtureOfExperts
 from text_generation_shard.layers.mlp import GatedMLP
 from text_generation_shard.layers.norm import RMSNorm, UnitNorm
 from text_generation_shard.layers.partition import AttentionShape
@@ -22,7 +21,7 @@ from text_generation_shard.models.decoder import (
 )
 from text_generation_shard.models.llama import LlamaLayer
 from text_generation_shard.models.llama4_config import Llama4TextConfig
-from text_generation_shard.ops.mix_experts import Routing
+from text_generation_shard.ops.route import RoutingRule
 from text_generation_shard.weights.reader import WeightScope
 
 
@@ -49,19 +48,6 @@ def llama4_attention(
         norms_turned=True,
         temperature=None if is_rotary else config.temperature,
     )
-
-
-class SigmoidRouter:
-    """The experts with the highest scores, weighed by sigmoid(score)."""
-
-    def __init__(self, config: Llama4TextConfig, weights: WeightScope) -> None:
-        self._weight = weights.read("weight", (config.num_experts, config.hidden_size))
-        self._experts_per_token = config.experts_per_token
-
-    def __call__(self, x: Tensor) -> Routing:
-        """x: [tokens, hidden]."""
-        chosen = F.linear(x, self._weight).topk(self._experts_per_token, dim=-1)
-        return Routing(chosen.indices, chosen.values.float().sigmoid().to(x.dtype))
 
 
 def llama4_mlp(
@@ -103,7 +89,10 @@ def llama4_experts(
 
     return MixtureOfExperts(
         ranks,
-        router=SigmoidRouter(config, weights.scope("router")),
+        router=ExpertRouter(
+            weights.scope("router").read("weight", (config.num_experts, hidden)),
+            RoutingRule(scoring="sigmoid", experts_per_token=config.experts_per_token),
+        ),
         experts=stacked_experts(
             weights,
             ranks,

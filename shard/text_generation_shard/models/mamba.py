@@ -30,7 +30,10 @@ class MambaLayer:
 
     def __call__(self, x: Tensor, inputs: ModelInputs, state: LayerState) -> Tensor:
         """x: [tokens, hidden]. Returns the same shape and dtype."""
-        return x + self._mixer(self._norm(x.to(self._dtype)), inputs.sequences, state)
+        normed = self._norm(x.to(self._dtype))
+        if x.dtype is not self._dtype:
+            return x + self._mixer(normed, inputs.sequences, state)
+        return self._mixer(normed, inputs.sequences, state, addend=x)
 
 
 class Mamba:
@@ -54,7 +57,8 @@ class Mamba:
     def forward(self, inputs: ModelInputs, cache: KVCache) -> Tensor:
         """Hidden states after the last layer: [tokens, hidden]."""
         assert cache.states is not None
-        cache.states.clear(inputs.sequences.new_slots)
+        if len(inputs.sequences.new_slots):
+            cache.states.clear(inputs.sequences.new_slots)
         x = self._embed(inputs.token_ids)
         if self.config.residual_in_fp32:
             x = x.float()

@@ -3,12 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-import torch.nn.functional as F  # noqa: N812
-from torch import Tensor
-
 from text_generation_shard.distributed import RankGroup
 from text_generation_shard.layers.block import SequentialBlock
+from text_generation_shard.layers.mixture import ExpertRouter
 from text_generation_shard.layers.norm import LayerNorm
 from text_generation_shard.layers.partition import AttentionShape
 from text_generation_shard.models.config import read_layer_windows
@@ -24,11 +21,8 @@ from text_generation_shard.models.fields import Fields
 from text_generation_shard.models.llama import llama_attention
 from text_generation_shard.models.mixtral import mixture
 from text_generation_shard.models.mixture_config import ExpertNames, MixtureConfig
-from text_generation_shard.ops.mix_experts import Routing
+from text_generation_shard.ops.route import NEAR, RoutingRule
 from text_generation_shard.weights.reader import WeightScope
-
-# A score this far below the best one, in parts of the larger of the two, is not weighed.
-_TOLERANCE = 2 * 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +34,7 @@ class PhiMoeConfig(MixtureConfig):
     @classmethod
     def settings(cls, fields: Fields) -> dict[str, Any]:
         fields.refuse("num_experts_per_tok", unless=2)
-        fields.refuse("router_jitter_noise", unless=_TOLERANCE / 2)
+        fields.refuse("router_jitter_noise", unless=NEAR / 2)
         common = super().settings(fields)
         return {
             **common,
@@ -52,30 +46,14 @@ class PhiMoeConfig(MixtureConfig):
         }
 
 
-class SparseMixer:
+class SparseMixer(ExpertRouter):
     """Two experts, each weighed by its probability among those with nearly its score."""
 
     def __init__(
         self, weights: WeightScope, *, hidden_size: int, num_experts: int, **_: object
     ) -> None:
-        self._weight = weights.read("weight", (num_experts, hidden_size))
-
-    def __call__(self, x: Tensor) -> Routing:
-        """x: [tokens, hidden]."""
-        scores = F.linear(x, self._weight)
-        first = scores.argmax(-1, keepdim=True)
-        others = scores.scatter(-1, first, -torch.inf)
-        second = others.argmax(-1, keepdim=True)
-        weights = [_weigh(scores, scores, first), _weigh(scores, others, second)]
-        return Routing(torch.cat((first, second), -1), torch.cat(weights, -1))
-
-
-def _weigh(scores: Tensor, candidates: Tensor, chosen: Tensor) -> Tensor:
-    """[tokens, 1]: the probability of the chosen, which is the best of the candidates."""
-    best = candidates.gather(-1, chosen)
-    distance = (best - candidates) / scores.abs().maximum(best)
-    near = candidates.masked_fill(distance > _TOLERANCE, -torch.inf)
-    return near.softmax(-1).gather(-1, chosen)
+        rule = RoutingRule(scoring="sparse_mixer", experts_per_token=2)
+        super().__init__(weights.read("weight", (num_experts, hidden_size)), rule)
 
 
 def phimoe_layer(

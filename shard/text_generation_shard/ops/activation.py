@@ -71,6 +71,14 @@ def gated_activation(gate_up: Tensor, activation: GatedActivation) -> Tensor:
     return activate(gate, activation).mul_(up)
 
 
+def softplus(x: Tensor) -> Tensor:
+    """log(1 + e^x). x: [tokens, size]. Returns the same shape and dtype."""
+    native = native_operators(x)
+    if native is not None:
+        return native.activate(x, ("softplus", False, 0.0, 0.0))
+    return F.softplus(x)
+
+
 def native_activation(activation: GatedActivation, *, is_gated: bool) -> ActivationFields:
     """As the C++ operators take it."""
     if isinstance(activation, ClampedSwiGLU):

@@ -87,11 +87,13 @@ class PackedWeight:
 class MatrixStack(NamedTuple):
     """Matrices of one shape.
 
-    dense: [matrices, outputs, inputs], where they lie together as they stand.
+    dense: [matrices, outputs, inputs], where they lie together as they stand; packed: as the C++
+    operators take them together.
     """
 
     matrices: Sequence[LinearWeight]
-    dense: Tensor | None
+    dense: Tensor | None = None
+    packed: library.PackedStack | None = None
 
 
 class Projection(NamedTuple):
@@ -103,6 +105,13 @@ class Projection(NamedTuple):
     def __call__(self, x: Tensor) -> Tensor:
         """x: [rows, inputs]. Returns [rows, outputs]."""
         return self.weight(x, self.bias)
+
+
+def packed_stack(matrices: Sequence[LinearWeight]) -> MatrixStack:
+    """Packed matrices of one shape and format."""
+    packed = [each.matrix for each in matrices if isinstance(each, PackedWeight)]
+    assert len(packed) == len(matrices)
+    return MatrixStack(matrices, packed=library.stack(packed))
 
 
 def source_dtype(packed_format: PackedFormat) -> torch.dtype:

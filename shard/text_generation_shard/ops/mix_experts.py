@@ -5,7 +5,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from text_generation_shard.ops.activation import GatedActivation, gated_activation
+from text_generation_shard.ops.activation import (
+    GatedActivation,
+    gated_activation,
+    native_activation,
+)
+from text_generation_shard.ops.cpu.library import native_operators
 from text_generation_shard.ops.linear import MatrixStack
 from text_generation_shard.ops.triton import library as triton_library
 
@@ -48,6 +53,18 @@ def mix_experts(
         from text_generation_shard.ops.triton import experts as kernels
 
         return kernels.mix_experts(x, routing, experts, addend, weighs_inputs=weighs_inputs)
+    native = native_operators(x)
+    packed = experts.gate_up.packed, experts.down.packed
+    if native is not None and packed[0] is not None and packed[1] is not None:
+        return native.mix_experts(
+            x,
+            routing.expert_ids,
+            routing.weights,
+            (packed[0], packed[1], experts.gate_up_bias, experts.down_bias),
+            native_activation(experts.activation, is_gated=True),
+            weighs_inputs,
+            addend,
+        )
     mixed = _by_loop(x, routing, experts, weighs_inputs=weighs_inputs)
     return mixed if addend is None else mixed.add_(addend)
 

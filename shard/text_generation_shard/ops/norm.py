@@ -30,7 +30,7 @@ def normed(x: Tensor, norm: NormWeights, addend: Tensor | None = None) -> Tensor
     """
     native = native_operators(x) if norm.weight.dim() == 1 else None
     if native is not None and not triton_library.takes(x):
-        rows = x.reshape(-1, x.shape[-1]).contiguous()
+        rows = x if x.dim() == 2 and x.stride(1) == 1 else x.reshape(-1, x.shape[-1]).contiguous()
         return native.norm(rows, norm, addend).view(x.shape)
     made = _normed(x, norm)
     return made if addend is None else addend + made

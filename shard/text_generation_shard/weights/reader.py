@@ -25,6 +25,7 @@ from text_generation_shard.ops.linear import (
     LinearWeight,
     MatrixStack,
     pack,
+    packed_stack,
     source_dtype,
 )
 from text_generation_shard.weights.block_scales import FP8, SCALES_SUFFIX, ScaleBlocks
@@ -292,7 +293,7 @@ class WeightScope:
             made = [
                 self.matrix(num_outputs, num_inputs, partial(fill, index)) for index in range(count)
             ]
-            return MatrixStack(made, None)
+            return packed_stack(made)
         dense = self.empty(count, num_outputs, num_inputs)
         for index, matrix in enumerate(dense):
             fill(index, matrix)

@@ -32,6 +32,10 @@ class PackedMatrix(Protocol):
         """Float32 [len(ids), inputs]; ids: int64, each less than `outputs`."""
 
 
+class PackedStack(Protocol):
+    """Matrices of one shape and format, in C++ alone."""
+
+
 # What belongs together goes to C++ as one tuple: `ops.norm.NormWeights`,
 NormFields = tuple[Tensor, float, Tensor | None, bool]
 # a matrix and its bias,
@@ -42,6 +46,10 @@ ActivationFields = tuple[str, bool, float, float]
 RotationFields = tuple[Tensor, Tensor, bool]
 # `ops.write_heads.HeadOptions`,
 HeadFields = tuple[float, NormFields | None, NormFields | None, bool]
+# the fields of `ops.route.RoutingRule`, choice_bias last,
+RuleFields = tuple[str, int, bool, float, int, int, int, Tensor | None]
+# gates and ups, downs, and the biases of both,
+ExpertFields = tuple["PackedStack", "PackedStack", Tensor | None, Tensor | None]
 # block tables, first rows, contexts, sliding window, attention chunk (see `attend`),
 PlanFields = tuple[Tensor, Tensor, Tensor, int, int]
 # and `ops.add_attention.ScoreOptions`.
@@ -59,7 +67,7 @@ class Operators(Protocol):
         """source: [outputs, inputs], bfloat16 for the format "bfloat16", else float32."""
 
     def norm(self, x: Tensor, norm: NormFields, addend: Tensor | None) -> Tensor:
-        """As `ops.norm.normed`; x, addend: [rows, size]."""
+        """As `ops.norm.normed`; x, addend: [rows, size], x with any stride between rows."""
 
     def add_and_norm(
         self, stream: Tensor, update: Tensor, scale: float, norm: NormFields
@@ -67,7 +75,7 @@ class Operators(Protocol):
         """As `ops.norm.add_and_norm`; changes the stream."""
 
     def activate(self, x: Tensor, activation: ActivationFields) -> Tensor:
-        """As `ops.activation` has it; [rows, size], gated from [rows, 2 * size]."""
+        """As `ops.activation` has it, or "softplus"; [rows, size], gated from twice the size."""
 
     def add(self, x: Tensor, table: Tensor, ids: Tensor | None, scale: float) -> None:
         """x += scale * table[ids]; ids: int64 [rows], or None: each row of x its own."""
@@ -79,6 +87,29 @@ class Operators(Protocol):
         self, positions: Tensor, frequencies: Tensor, factor: float, is_interleaved: bool
     ) -> tuple[Tensor, Tensor]:
         """cos and signed_sin, as `ops.rotary.rotation`; positions: int64."""
+
+    def temperature(self, positions: Tensor, strength: float, interval: int) -> Tensor:
+        """As `ops.temperature`, float32."""
+
+    def route(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, rule: RuleFields
+    ) -> tuple[Tensor, Tensor]:
+        """Ids (int64) and weights, [rows, chosen] each, as `ops.route`."""
+
+    def mix_experts(
+        self,
+        x: Tensor,
+        ids: Tensor,
+        weights: Tensor,
+        experts: ExpertFields,
+        activation: ActivationFields,
+        weighs_inputs: bool,
+        addend: Tensor | None,
+    ) -> Tensor:
+        """As `ops.mix_experts`; the addend stays as it is."""
+
+    def gate(self, x: Tensor, weight: Tensor, y: Tensor) -> None:
+        """As `ops.route.weigh_by_gate`, in place."""
 
     def choose_best(self, scores: Tensor) -> tuple[Tensor, Tensor, list[int]]:
         """Ids, int64 [rows], and log-softmax of the greatest of each row, the lowest id of equal
@@ -213,6 +244,11 @@ def operators_for(instruction_set: str) -> Operators:
     return operators
 
 
+def stack(matrices: list[PackedMatrix]) -> PackedStack:
+    """Matrices of one shape and format, for `Operators.mix_experts`."""
+    return _load().MatrixStack(matrices)
+
+
 def set_num_threads(count: int) -> None:
     """How many threads the operators use from here on; loads the library."""
     _load().set_num_threads(count)
@@ -282,6 +318,9 @@ class _Library(Protocol):
 
     def set_num_threads(self, count: int) -> None:
         """Of the pool that all operators share."""
+
+    def MatrixStack(self, matrices: list[PackedMatrix]) -> PackedStack:  # noqa: N802
+        """Of one shape and format."""
 
     def Operators(self, instruction_set: str) -> Operators:  # noqa: N802  a class in C++
         """The operators of one instruction set."""

@@ -43,6 +43,20 @@ struct Relu {
   Float16x operator()(Float16x x) const { return maximum(zeros(), x); }
 };
 
+// log(1 + e^x) = max(x, 0) + log(1 + e) with e = e^-|x|, and log(1 + e) = 2 artanh(e / (2 + e)), whose
+// argument is at most 1 / 3, by its series.
+struct Softplus {
+  Float16x operator()(Float16x x) const {
+    const Float16x e = exponential(zeros() - absolute(x));
+    const Float16x s = e / (e + broadcast(2.0f)), square = s * s;
+    Float16x series = broadcast(2.0f / 15);
+    for (const float factor : {2.0f / 13, 2.0f / 11, 2.0f / 9, 2.0f / 7, 2.0f / 5, 2.0f / 3, 2.0f}) {
+      series = fma(series, square, broadcast(factor));
+    }
+    return fma(series, s, maximum(zeros(), x));  // the second operand, if it is not a number
+  }
+};
+
 void clamped_swiglu_row(const ActivationCall& call, const float* gates, float* out) {
   const Float16x limit = broadcast(call.limit), alpha = broadcast(call.alpha);
   for_lanes(call.size, [&](int64_t i, int count) {
@@ -67,7 +81,7 @@ void activate_row(const ActivationCall& call, const float* x, float* out) {
 void activate(const ActivationCall& call) {
   using Row = void (*)(const ActivationCall&, const float*, float*);
   constexpr Row rows[] = {activate_row<Silu>, activate_row<Gelu>, activate_row<GeluTanh>,
-                          activate_row<Relu>, clamped_swiglu_row};
+                          activate_row<Relu>, activate_row<Softplus>, clamped_swiglu_row};
   const Row compute = rows[static_cast<int>(call.activation)];
   const int64_t width = call.is_gated ? 2 * call.size : call.size;
   share_out_rows(call.num_threads, call.rows, 4 * call.size, [&](int64_t row) {

@@ -52,6 +52,8 @@ PYBIND11_MODULE(text_generation_cpu_operators, module) {
       .def_property_readonly("num_bytes", &PackedMatrix::num_bytes)
       .def_property_readonly("outputs", &PackedMatrix::outputs)
       .def_property_readonly("inputs", &PackedMatrix::inputs);
+  py::class_<MatrixStack>(module, "MatrixStack")
+      .def(py::init<const std::vector<const PackedMatrix*>&>());
   py::class_<Operators>(module, "Operators")
       .def(py::init(&operators_for))
       .def_property_readonly("rounds_to_bfloat16", &Operators::rounds_to_bfloat16)
@@ -62,6 +64,10 @@ PYBIND11_MODULE(text_generation_cpu_operators, module) {
       .def("add", &Operators::add, without_gil)
       .def("scale", &Operators::scale, without_gil)
       .def("rotation", &Operators::rotation, without_gil)
+      .def("temperature", &Operators::temperature, without_gil)
+      .def("route", &Operators::route, without_gil)
+      .def("mix_experts", &Operators::mix_experts, without_gil)
+      .def("gate", &Operators::gate, without_gil)
       .def("choose_best", &Operators::choose_best, without_gil)
       .def("mask_scores", &Operators::mask_scores, without_gil)
       .def("sample", &Operators::sample, without_gil)

@@ -44,9 +44,26 @@ class PackedMatrix {
   Tensor rows(const Tensor& ids) const;
 
  private:
+  friend class MatrixStack;
+
   const Kernels& kernels_;
   Weights weights_;
   Tensor memory_;
+};
+
+// Matrices of one shape and format, which stay as long as the stack does.
+class MatrixStack {
+ public:
+  explicit MatrixStack(const std::vector<const PackedMatrix*>& matrices);
+
+  int64_t size() const { return static_cast<int64_t>(weights_.size()); }
+  int64_t outputs() const { return weights_[0].outputs; }
+  int64_t inputs() const { return weights_[0].inputs; }
+  const Weights* weights() const { return weights_.data(); }
+
+ private:
+  std::vector<Weights> weights_;
+  std::vector<Tensor> memory_;
 };
 
 // What belongs together comes from Python as one tuple, with these fields.
@@ -63,6 +80,16 @@ using PlanFields = std::tuple<Tensor, Tensor, Tensor, int64_t, int64_t>;
 // scale, soft_cap, alibi_slopes, distance_bias, sinks
 using ScoreFields = std::tuple<double, std::optional<double>, OptionalTensor, OptionalTensor,
                                OptionalTensor>;
+
+// scoring, chosen, is_normalised, scale, groups, chosen_groups, group_members, choice_bias
+using RuleFields =
+    std::tuple<std::string, int64_t, bool, double, int64_t, int64_t, int64_t, OptionalTensor>;
+// gates and ups, downs, and the biases of both
+using ExpertFields =
+    std::tuple<const MatrixStack*, const MatrixStack*, OptionalTensor, OptionalTensor>;
+
+// Raises where there is none of this name.
+Activation activation_named(const std::string& name);
 
 // The norm of rows of this size, checked.
 Norm norm_of(const NormFields& fields, int64_t size);
@@ -93,6 +120,20 @@ class Operators {
   // cos and signed_sin.
   std::tuple<Tensor, Tensor> rotation(const Tensor& positions, const Tensor& frequencies,
                                       double factor, bool is_interleaved) const;
+
+  Tensor temperature(const Tensor& positions, double strength, int64_t interval) const;
+
+  // Ids and weights of the experts of every row.
+  std::tuple<Tensor, Tensor> route(const Tensor& x, const Tensor& weight,
+                                   const OptionalTensor& bias, const RuleFields& rule) const;
+
+  // addend + the weighted sum of what a row's experts make of it.
+  Tensor mix_experts(const Tensor& x, const Tensor& ids, const Tensor& weights,
+                     const ExpertFields& experts, const ActivationFields& activation,
+                     bool weighs_inputs, const OptionalTensor& addend) const;
+
+  // Changes y.
+  void gate(const Tensor& x, const Tensor& weight, const Tensor& y) const;
 
   // Ids and log-softmax of the greatest scores, and the rows where there is no such thing.
   std::tuple<Tensor, Tensor, std::vector<int64_t>> choose_best(const Tensor& scores) const;

@@ -2,18 +2,16 @@
 #include "binding.h"
 
 namespace cpu_operators::CPU_OPERATORS_ISA {
-namespace {
 
 Activation activation_named(const std::string& name) {
   if (name == "silu") return Activation::kSilu;
   if (name == "gelu") return Activation::kGelu;
   if (name == "gelu_tanh") return Activation::kGeluTanh;
   if (name == "relu") return Activation::kRelu;
+  if (name == "softplus") return Activation::kSoftplus;
   TORCH_CHECK(name == "clamped_swiglu", "unknown activation ", name);
   return Activation::kClampedSwiGLU;
 }
-
-}  // namespace
 
 Norm norm_of(const NormFields& fields, int64_t size) {
   const auto& [weight, eps, bias, is_centred] = fields;
@@ -28,10 +26,9 @@ Norm norm_of(const NormFields& fields, int64_t size) {
 Tensor Operators::norm(const Tensor& x, const NormFields& norm,
                        const OptionalTensor& addend) const {
   check_rows(x, "x", std::get<0>(norm).numel());
-  check_dense(x, "x", at::kFloat, -1);
   if (addend.has_value()) check_dense(*addend, "addend", at::kFloat, x.numel());
   Tensor out = at::empty(x.sizes(), x.options());
-  kernels_.norm({x.data_ptr<float>(), nullptr, 0, norm_of(norm, x.size(1)),
+  kernels_.norm({x.data_ptr<float>(), x.stride(0), nullptr, 0, norm_of(norm, x.size(1)),
                  data_of<float>(addend), x.size(0), x.size(1), out.mutable_data_ptr<float>(),
                  num_threads()});
   return out;
@@ -43,7 +40,7 @@ Tensor Operators::add_and_norm(const Tensor& stream, const Tensor& update, doubl
   check_dense(stream, "stream", at::kFloat, -1);
   check_dense(update, "update", at::kFloat, stream.numel());
   Tensor out = at::empty(stream.sizes(), stream.options());
-  kernels_.norm({stream.data_ptr<float>(), update.const_data_ptr<float>(),
+  kernels_.norm({stream.data_ptr<float>(), stream.stride(0), update.const_data_ptr<float>(),
                  static_cast<float>(scale), norm_of(norm, stream.size(1)), nullptr,
                  stream.size(0), stream.size(1), out.mutable_data_ptr<float>(), num_threads()});
   return out;
@@ -87,6 +84,15 @@ void Operators::scale(const Tensor& x, const OptionalTensor& bias, double scale,
   if (bias.has_value()) check_dense(*bias, "bias", at::kFloat, x.size(1));
   kernels_.scale({x.data_ptr<float>(), data_of<float>(bias), static_cast<float>(scale),
                   static_cast<float>(cap), x.size(0), x.size(1), num_threads()});
+}
+
+Tensor Operators::temperature(const Tensor& positions, double strength, int64_t interval) const {
+  check_dense(positions, "positions", at::kLong, -1);
+  TORCH_CHECK(interval > 0, "an interval of ", interval);
+  Tensor out = at::empty({positions.numel()}, positions.options().dtype(at::kFloat));
+  kernels_.temperature({positions.const_data_ptr<int64_t>(), static_cast<float>(strength), interval,
+                        positions.numel(), out.mutable_data_ptr<float>()});
+  return out;
 }
 
 std::tuple<Tensor, Tensor> Operators::rotation(const Tensor& positions, const Tensor& frequencies,

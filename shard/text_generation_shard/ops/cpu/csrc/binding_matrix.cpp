@@ -44,6 +44,18 @@ PackedMatrix::PackedMatrix(const Kernels& kernels, const Tensor& source, const s
   kernels_.pack({source.const_data_ptr(), weights_, num_threads()});
 }
 
+MatrixStack::MatrixStack(const std::vector<const PackedMatrix*>& matrices) {
+  TORCH_CHECK(!matrices.empty(), "a stack needs matrices");
+  for (const PackedMatrix* matrix : matrices) {
+    TORCH_CHECK(matrix != nullptr && matrix->weights_.format == matrices[0]->weights_.format &&
+                    matrix->outputs() == matrices[0]->outputs() &&
+                    matrix->inputs() == matrices[0]->inputs(),
+                "matrices of a stack must be of one shape and format");
+    weights_.push_back(matrix->weights_);
+    memory_.push_back(matrix->memory_);
+  }
+}
+
 Tensor PackedMatrix::multiply(const Tensor& x, const OptionalTensor& bias,
                               const OptionalTensor& addend) const {
   check_rows(x, "x", weights_.inputs);

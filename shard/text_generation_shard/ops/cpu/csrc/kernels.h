@@ -67,7 +67,8 @@ struct Norm {
 // stream[row] += scale * update[row] (null: nothing); out[row] = norm(stream[row]) + addend[row]
 // (null: nothing).
 struct NormCall {
-  float* stream;        // [rows, size]
+  float* stream;        // [rows, size], of this stride between rows
+  int64_t stride;
   const float* update;  // [rows, size]
   float scale;
   Norm norm;
@@ -77,7 +78,7 @@ struct NormCall {
   int num_threads;
 };
 
-enum class Activation { kSilu, kGelu, kGeluTanh, kRelu, kClampedSwiGLU };
+enum class Activation { kSilu, kGelu, kGeluTanh, kRelu, kSoftplus, kClampedSwiGLU };
 
 // out = activation(x), or gated: activation(gate) * up, where a row of x is its gate and then its
 // up. kClampedSwiGLU is gated: (up + 1) * gate * sigmoid(alpha * gate), of gates up to `limit` and ups
@@ -119,6 +120,62 @@ struct RotationCall {
   float factor;
   bool is_interleaved;
   float *cos, *signed_sin;  // [rows, 2 * half]
+  int num_threads;
+};
+
+// out = 1 + strength * log(1 + floor((position + 1) / interval))
+struct TemperatureCall {
+  const int64_t* positions;  // [rows]
+  float strength;
+  int64_t interval, rows;
+  float* out;  // [rows]
+};
+
+enum class Scoring { kSoftmax, kSigmoid, kSparseMixer };
+
+// Which experts compute a row, see ops/route.py: the best by score + choice_bias, in order, of the
+// best groups; weighed by their scores.
+struct RouteCall {
+  const float* x;            // [rows, hidden]
+  const float* weight;       // [experts, hidden]
+  const float* bias;         // [experts], or null
+  const float* choice_bias;  // [experts], or null
+  int64_t rows, hidden, experts;
+  Scoring scoring;
+  int64_t groups, chosen_groups;  // experts lie in equal groups, one after the other
+  int64_t group_members;          // a group is as good as so many of its best together
+  int64_t chosen;                 // experts of a row
+  bool is_normalised;
+  float scale;
+  int64_t* ids;    // [rows, chosen]
+  float* weights;  // [rows, chosen]
+  int num_threads;
+};
+
+// out[row] = addend[row] + sum over a row's experts, in their order, of weight * down(activation(
+// up(x[row]))); or with weighs_inputs of down(activation(up(weight * x[row]))).
+struct MixCall {
+  void (*linear)(const LinearCall&);
+  const float* x;        // [rows, hidden]
+  const int64_t* ids;    // [rows, chosen], each in [0, experts)
+  const float* weights;  // [rows, chosen]
+  int64_t rows, hidden, chosen, experts;
+  bool weighs_inputs;
+  const Weights *up, *down;        // of every expert; all ups, and all downs, are of one shape
+  const float *up_bias, *down_bias;  // [experts, outputs], or null
+  Activation activation;           // with a gate
+  float limit, alpha;
+  const float* addend;  // [rows, hidden], or null
+  float* out;           // [rows, hidden]
+  int num_threads;
+};
+
+// y[row] *= sigmoid(x[row] . weight)
+struct GateCall {
+  const float* x;       // [rows, hidden]
+  const float* weight;  // [hidden]
+  float* y;             // [rows, size]
+  int64_t rows, hidden, size;
   int num_threads;
 };
 
@@ -256,6 +313,10 @@ struct Kernels {
   void (*add)(const AddCall&);
   void (*scale)(const ScaleCall&);
   void (*rotation)(const RotationCall&);
+  void (*temperature)(const TemperatureCall&);
+  void (*route)(const RouteCall&);
+  void (*mix_experts)(const MixCall&);
+  void (*gate)(const GateCall&);
   void (*choose_best)(const BestCall&);
   void (*mask_scores)(const MaskCall&);
   void (*sample)(const SampleCall&);

@@ -7,7 +7,7 @@ namespace {
 
 void norm_row(const NormCall& call, int64_t row) {
   const int64_t begin = row * call.size;
-  float* stream = call.stream + begin;
+  float* stream = call.stream + row * call.stride;
   if (call.update != nullptr) {
     const Float16x scale = broadcast(call.scale);
     for_lanes(call.size, [&](int64_t i, int count) {

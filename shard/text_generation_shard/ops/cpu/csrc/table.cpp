@@ -11,6 +11,10 @@ void activate(const ActivationCall& call);
 void add(const AddCall& call);
 void scale(const ScaleCall& call);
 void rotation(const RotationCall& call);
+void temperature(const TemperatureCall& call);
+void route(const RouteCall& call);
+void mix_experts(const MixCall& call);
+void gate(const GateCall& call);
 void choose_best(const BestCall& call);
 void mask_scores(const MaskCall& call);
 void sample(const SampleCall& call);
@@ -41,6 +45,10 @@ const Kernels kernels = {
     .add = add,
     .scale = scale,
     .rotation = rotation,
+    .temperature = temperature,
+    .route = route,
+    .mix_experts = mix_experts,
+    .gate = gate,
     .choose_best = choose_best,
     .mask_scores = mask_scores,
     .sample = sample,
