@@ -24,13 +24,15 @@ from text_generation_shard.grammar.tokenizer import NOT_ASKED_FOR, GrammarTokeni
 from text_generation_shard.host import PeakMemory
 from text_generation_shard.kv_cache import KVCache
 from text_generation_shard.models.registry import LoadedModel
+from text_generation_shard.runner.cpu_graph import CpuGraphRecorder
 from text_generation_shard.runner.cuda_graph import CudaGraphRecorder
 from text_generation_shard.runner.decode_graphs import (
     DecodeGraphs,
     buckets_for,
     can_be_recorded,
-    graph_bytes,
+    graph_policy,
 )
+from text_generation_shard.runner.step_graph import GraphRecorder
 from text_generation_shard.sampling.sampler import Sampler
 
 logger = logging.getLogger(__name__)
@@ -79,7 +81,8 @@ def warm_up(
     """
     started = time.monotonic()
     graph_buckets = buckets_for(graph_buckets, request.max_slots)
-    available_bytes -= graph_bytes(graph_buckets, loaded.model.config.vocab_size)
+    policy = graph_policy(loaded.model.cache_spec.device)
+    available_bytes -= policy.num_bytes(graph_buckets, loaded.model.config.vocab_size)
     budget = CacheBudget.of_request(request, loaded.model, available_bytes)
     probe = _Probe(loaded, sampler, ranks, request, budget)
     steps = probe.measure()
@@ -298,9 +301,10 @@ def make_engine(
             sampler=sampler,
             grammars=grammars,
             buckets=graph_buckets,
-            recorder=CudaGraphRecorder(model.cache_spec.device),
+            recorder=_graph_recorder(model.cache_spec.device),
+            policy=graph_policy(model.cache_spec.device),
         )
-        graphs.record_largest()
+        graphs.record_first()
     return Engine(
         model=model,
         cache=cache,
@@ -310,6 +314,10 @@ def make_engine(
         ranks=ranks,
         graphs=graphs,
     )
+
+
+def _graph_recorder(device: torch.device) -> GraphRecorder:
+    return CudaGraphRecorder(device) if device.type == "cuda" else CpuGraphRecorder()
 
 
 def _response(size: CacheSize, weight_bytes: int, steps: list[MeasuredStep]) -> pb.WarmupResponse:

@@ -53,8 +53,9 @@ def running_shard(path: Path, *, warmup: Any = None, **settings: Any) -> Iterato
 
 
 def record(shard: Shard) -> RecordingSampler:
-    """From now on, keep what the shard's sampler sees."""
+    """From now on, keep what the shard's sampler sees: of all steps, so that none is replayed."""
     assert shard._engine is not None
+    shard._engine._graphs = None
     sampler = RecordingSampler(shard.info().vocab_size)
     shard._engine._sampler = sampler
     return sampler

@@ -98,6 +98,10 @@ class StepScript:
         self.requests.append(request)
         self.sampled.append(sampled)
 
+    def num_computed(self, slot: int) -> int:
+        """Tokens of a slot in the cache."""
+        return self._slots[slot].num_computed
+
     def prefill(self, slot: int, chunk: int) -> None:
         """Steps until the sequence has its first new token."""
         state = self._slots[slot]

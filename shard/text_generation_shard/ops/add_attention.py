@@ -47,8 +47,7 @@ def add_attention(
     all heads' values, one after the other; the rest as `project_heads` and `paged_attention` have
     it. Returns [tokens, hidden].
     """
-    is_known = plan.device_contexts is None and not is_eight_bit(cache[0])
-    native = native_operators(x) if is_known else None
+    native = None if is_eight_bit(cache[0]) else native_operators(x)
     if (
         native is not None
         and isinstance(qkv.weight, PackedWeight)

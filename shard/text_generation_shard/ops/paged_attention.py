@@ -87,7 +87,8 @@ class AttentionPlan:
     @cached_property
     def contexts(self) -> Tensor:
         """[requests], int64."""
-        self._require_contexts()
+        if self.device_contexts is not None:
+            return self.device_contexts.long()
         return torch.tensor(self.context_lengths)
 
     @cached_property
@@ -136,7 +137,7 @@ def plan_decode(
     sliding_window: Window,
 ) -> AttentionPlan:
     """Plan a step of one token per request, whose contexts (int32 [requests], none above
-    max_context) the host need not know. Only the Triton kernels can carry it out.
+    max_context) the host need not know. The reference cannot carry it out.
     """
     count = len(contexts)
     bounds = (block_size, sliding_window, contexts)

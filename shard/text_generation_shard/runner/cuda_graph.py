@@ -3,29 +3,10 @@
 import contextlib
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Protocol
 
 import torch
 
-
-class StepGraph(Protocol):
-    """A recorded function of device memory that stays where it was."""
-
-    def replay(self) -> None:
-        """Compute it again, on what the memory holds now; does not wait."""
-
-
-class GraphRecorder(Protocol):
-    """Makes graphs of functions."""
-
-    @property
-    def num_bytes(self) -> int:
-        """Memory of the device that its graphs take, and what they compute with."""
-
-    def record(self, compute: Callable[[], None]) -> StepGraph:
-        """Record what a function launches; it is called more than once, and its effects are none
-        or may happen any number of times.
-        """
+from text_generation_shard.runner.step_graph import StepGraph
 
 
 class CudaGraphRecorder:

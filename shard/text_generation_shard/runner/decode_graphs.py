@@ -1,4 +1,5 @@
-"""Decode steps as graphs: forward, sampling and the step to the next token in one launch.
+"""Decode steps as graphs: forward, sampling and the step to the next token in one launch, or on the
+CPU in one call.
 
 Every row of a step is a slot and its context; all else that a step reads stands on the device by
 slot (`SequenceSlots`). So a graph takes one small packet, and serves every step of as many rows:
@@ -14,6 +15,10 @@ use their memory, one after the other. Those are recorded while nobody asks for 
 a step takes the smallest graph that can compute it, with more rows of the scrap slot. Where no
 pause comes, a graph that many steps would have taken is recorded between two of them. Steps with
 chunks of prompts have no graph.
+
+On the CPU a row that only fills up costs as much as another, and to record costs little more than
+a step. So a graph serves exactly its number of rows there, and is recorded after a few steps that
+wanted it, or in a pause.
 """
 
 import enum
@@ -33,8 +38,14 @@ from text_generation_shard.distributed import RankGroup
 from text_generation_shard.grammar.table import GrammarTable
 from text_generation_shard.kv_cache import KVCache
 from text_generation_shard.models.model import Model
+from text_generation_shard.ops.cpu.library import native_operators
 from text_generation_shard.ops.triton import library
-from text_generation_shard.runner.cuda_graph import GraphRecorder, StepGraph
+from text_generation_shard.runner.step_graph import (
+    GraphRecorder,
+    RecordingRefusedError,
+    StepGraph,
+)
+from text_generation_shard.sampling import native
 from text_generation_shard.sampling.parameters import (
     FILTERS,
     Processor,
@@ -47,23 +58,23 @@ logger = logging.getLogger(__name__)
 # Rows: matrix products take as long for a few rows more, so that buckets may be wide.
 DEFAULT_BUCKETS = (1, 2, 4, *range(8, 64, 8), *range(64, 128, 16), *range(128, 257, 32))
 
-# Steps that make do with another graph until their own is recorded between two steps: by then they
-# have lost about as much time as that takes.
-_PATIENCE = 100
-
-# Bytes for the launches of a graph, which the driver keeps: an estimate.
-_BYTES_PER_GRAPH = 16 << 20
-
-# Bytes for every score of the largest step: for all processors' tensors, an estimate, doubled; and
-# for logits that are sampled from behind a graph.
-_BYTES_PER_SCORE = 2 * (2 + 4 + 4 + 4) + 4
+# The same on the CPU, where a graph serves its own number alone. Above, what it saves is little
+# beside the step.
+_CPU_BUCKETS = tuple(range(1, 65))
 
 
 def graph_buckets(
     sizes: Sequence[int] | None, ranks: RankGroup, device: torch.device
 ) -> tuple[int, ...]:
-    """The rows of the graphs for --cuda-graphs, ascending; none where there can be no graphs."""
-    if ranks.world_size > 1 or not library.takes(torch.empty(0, device=device)):
+    """The rows of the graphs for --cuda-graphs, ascending; none where there can be no graphs. On
+    the CPU these are no CUDA graphs: the option can turn them off, not choose them.
+    """
+    nothing = torch.empty(0, device=device)
+    if ranks.world_size > 1:
+        return ()
+    if native_operators(nothing) is not None:
+        return _CPU_BUCKETS if sizes is None else ()
+    if not library.takes(nothing):
         return ()
     return DEFAULT_BUCKETS if sizes is None else tuple(sorted({*sizes} - {0}))
 
@@ -81,16 +92,6 @@ def can_be_recorded(model: Model, limits: SlotLimits) -> bool:
     return not (limits.is_encoder_decoder or spec.recurrent is not None)
 
 
-def graph_bytes(buckets: Sequence[int], vocab_size: int) -> int:
-    """Memory that graphs take beside the cache: the largest, and all that may be recorded later."""
-    return max(buckets, default=0) * vocab_size * _BYTES_PER_SCORE + _launch_bytes(buckets)
-
-
-def _launch_bytes(buckets: Sequence[int]) -> int:
-    """Memory for the launches of a graph of each kind for every bucket."""
-    return len(buckets) * len(SamplingKind) * _BYTES_PER_GRAPH
-
-
 class SamplingKind(enum.Enum):
     """What a graph's sampler does, by the processors that rows may ask for; none: there is none."""
 
@@ -98,6 +99,69 @@ class SamplingKind(enum.Enum):
     PLAIN = frozenset({Processor.TEMPERATURE, Processor.DRAW})
     FILTERED = PLAIN | frozenset(FILTERS)
     PENALISED = FILTERED | {Processor.REPETITION, Processor.FREQUENCY}
+    # On the CPU: all that one C++ operator does.
+    NATIVE = frozenset(native.PROCESSORS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphPolicy:
+    """How graphs of one kind of device are used.
+
+    sampling: kinds that there are, least first. fills_up: whether a step may take a graph of more
+    rows. patience: steps that make do without their graph until it is recorded between two of them:
+    by then they have lost about as much time as that takes. records_ahead: whether pauses serve to
+    record what no step wanted yet. bytes_per_score: of the largest step's scores, for all that is
+    computed with them, an estimate. bytes_per_graph: for the launches.
+    """
+
+    sampling: tuple[SamplingKind, ...]
+    fills_up: bool
+    patience: int
+    records_ahead: bool
+    bytes_per_score: int
+    bytes_per_graph: int
+
+    def num_bytes(self, buckets: Sequence[int], vocab_size: int) -> int:
+        """Memory that graphs take beside the cache: the largest, and all that may be recorded
+        later.
+        """
+        scores = max(buckets, default=0) * vocab_size
+        return scores * self.bytes_per_score + self.launch_bytes(buckets)
+
+    def launch_bytes(self, buckets: Sequence[int]) -> int:
+        """Memory for the launches of a graph of each kind for every bucket."""
+        return len(buckets) * len(self.sampling) * self.bytes_per_graph
+
+
+ON_GPU = GraphPolicy(
+    sampling=(
+        SamplingKind.OUTSIDE,
+        SamplingKind.PLAIN,
+        SamplingKind.FILTERED,
+        SamplingKind.PENALISED,
+    ),
+    fills_up=True,
+    patience=100,
+    records_ahead=True,
+    # For all processors' tensors, doubled; and for logits that are sampled from behind a graph.
+    bytes_per_score=2 * (2 + 4 + 4 + 4) + 4,
+    # The driver keeps it: an estimate.
+    bytes_per_graph=16 << 20,
+)
+ON_CPU = GraphPolicy(
+    sampling=(SamplingKind.OUTSIDE, SamplingKind.NATIVE),
+    fills_up=False,
+    patience=8,
+    records_ahead=False,
+    # For scores and for activations, in blocks up to twice as large; and as above.
+    bytes_per_score=2 * (4 + 4) + 4,
+    bytes_per_graph=256 << 10,
+)
+
+
+def graph_policy(device: torch.device) -> GraphPolicy:
+    """That of a device's graphs."""
+    return ON_GPU if device.type == "cuda" else ON_CPU
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +186,7 @@ class DecodeGraphs:
         grammars: GrammarTable,
         buckets: Sequence[int],
         recorder: GraphRecorder,
+        policy: GraphPolicy = ON_GPU,
     ) -> None:
         """buckets: numbers of rows, ascending."""
         device, largest = model.cache_spec.device, buckets[-1]
@@ -132,6 +197,7 @@ class DecodeGraphs:
         self._grammars = grammars
         self._buckets = buckets
         self._recorder = recorder
+        self._policy = policy
         self._packet = torch.empty(2 * largest, dtype=torch.int64, device=device)
         self._token_ids = torch.empty(largest, dtype=torch.int64, device=device)
         self._logprobs = torch.empty(largest, dtype=torch.float32, device=device)
@@ -154,23 +220,23 @@ class DecodeGraphs:
         """Memory that they take."""
         return self._recorder.num_bytes
 
-    def record_largest(self) -> None:
-        """Record the graphs that take most memory, of which one can compute any step. It also
-        compiles the sampler's kernels, and says before serving whether this model's steps can be
-        recorded at all.
+    def record_first(self) -> None:
+        """Record the graphs that take most memory, of which one can compute any step, or on the CPU
+        those of one row. It also compiles the sampler's kernels, and says before serving whether
+        this model's steps can be recorded at all.
         """
-        self._record(_GraphKey(self._buckets[-1], SamplingKind.PENALISED))
-        self._record(_GraphKey(self._buckets[-1], SamplingKind.OUTSIDE))
+        bucket = self._buckets[-1 if self._policy.fills_up else 0]
+        self._record(_GraphKey(bucket, self._policy.sampling[-1]))
+        self._record(_GraphKey(bucket, SamplingKind.OUTSIDE))
         # What these compute with is counted apart.
-        self._max_bytes = self.num_bytes + _launch_bytes(self._buckets)
+        self._max_bytes = self.num_bytes + self._policy.launch_bytes(self._buckets)
 
     def record_next(self) -> bool:
         """Record what steps wanted last, else a bucket that has no graph yet; whether there was
         one. To be called while the device has nothing to do.
         """
-        missing = (
-            _GraphKey(bucket, SamplingKind.OUTSIDE) for bucket in _coarse_first(self._buckets)
-        )
+        ahead = _coarse_first(self._buckets) if self._policy.records_ahead else ()
+        missing = (_GraphKey(bucket, SamplingKind.OUTSIDE) for bucket in ahead)
         candidates = (*reversed(self._wanted), *missing)
         key = next((key for key in candidates if key not in self._graphs), None)
         if key is None or self._is_closed:
@@ -196,9 +262,11 @@ class DecodeGraphs:
         count = len(batch.items)
         if key.kind is SamplingKind.OUTSIDE:
             return self._logits[:count]
-        return SampledTokens(
-            token_ids=self._token_ids[:count], logprobs=self._logprobs[:count], top_tokens=None
-        )
+        token_ids = self._token_ids[:count]
+        if key.kind is SamplingKind.NATIVE and int(token_ids.min()) < 0:
+            # Scores that are not numbers: torch says what becomes of them.
+            return None
+        return SampledTokens(token_ids=token_ids, logprobs=self._logprobs[:count], top_tokens=None)
 
     def _choose(self, batch: ScheduledBatch) -> _GraphKey | None:
         """The graph with the fewest rows that can compute the step; of these the one that does
@@ -209,6 +277,8 @@ class DecodeGraphs:
         if not is_decode or not 0 < count <= self._buckets[-1]:
             return None
         buckets = self._buckets[bisect_left(self._buckets, count) :]
+        if not self._policy.fills_up:
+            buckets = buckets[:1]
         kinds = self._kinds(batch)
         wanted = _GraphKey(buckets[0], kinds[0])
         if wanted not in self._graphs and not self._is_closed:
@@ -219,7 +289,7 @@ class DecodeGraphs:
     def _want(self, key: _GraphKey) -> None:
         """Note that a step would take this graph; record it if too many had to do without it."""
         num_steps = self._wanted.pop(key, 0) + 1
-        if num_steps > _PATIENCE:
+        if num_steps > self._policy.patience:
             self._record(key)
         else:
             self._wanted[key] = num_steps
@@ -236,7 +306,7 @@ class DecodeGraphs:
             return [SamplingKind.OUTSIDE]
         inside = [
             kind
-            for kind in SamplingKind
+            for kind in self._policy.sampling
             if kind is not SamplingKind.OUTSIDE and asked <= kind.value
         ]
         return [*inside[:1], SamplingKind.OUTSIDE, *inside[1:]]
@@ -252,9 +322,13 @@ class DecodeGraphs:
         self._upload(key.bucket, [], [])
         try:
             graph = self._recorder.record(lambda: self._compute(key))
+        except RecordingRefusedError as error:
+            logger.info("Decode steps of this model are not recorded: %s", error)
+            self._is_closed = True
+            return
         except Exception as error:  # noqa: BLE001  torch's, or Triton's, which are no RuntimeErrors
             logger.warning(
-                "No CUDA graphs beside %d: recording one failed (%s). Decoding will be slower",
+                "No decode graphs beside %d: recording one failed (%s). Decoding will be slower",
                 len(self._graphs),
                 error,
             )
@@ -270,7 +344,7 @@ class DecodeGraphs:
         }
         logger.info("Recorded a decode graph", extra={"fields": fields})
         if self.num_bytes > self._max_bytes:
-            logger.warning("No CUDA graphs beside %d: their memory is taken", self.count)
+            logger.warning("No decode graphs beside %d: their memory is taken", self.count)
             self._is_closed = True
 
     def _upload(self, bucket: int, slots: Sequence[int], contexts: Sequence[int]) -> None:

@@ -8,7 +8,8 @@ from text_generation_shard.ops.cpu.library import native_operators
 from text_generation_shard.sampling.parameters import Processor
 from text_generation_shard.sampling.rows import SamplingRows
 
-_KNOWN = {
+# Those that it knows.
+PROCESSORS = {
     Processor.TEMPERATURE,
     Processor.TOP_K,
     Processor.TOP_P,
@@ -23,7 +24,7 @@ def rows_left(scores: Tensor, rows: SamplingRows, top_n: Sequence[int]) -> Seque
 
     Which way a row goes depends on the row alone, or its bits would depend on the batch.
     """
-    if not rows.features.rows.keys() & _KNOWN or native_operators(scores) is None:
+    if not rows.features.rows.keys() & PROCESSORS or native_operators(scores) is None:
         return range(len(scores))
     listed = (row for row, count in enumerate(top_n) if count)
     return sorted({*rows.features.needing(Processor.TYPICAL_P), *listed})

@@ -1,7 +1,7 @@
 """Decode steps as graphs, on a device whose graphs call what was recorded again."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
@@ -12,10 +12,10 @@ from text_generation_shard.ops.triton import library, sample
 from text_generation_shard.runner import decode_graphs
 from text_generation_shard.runner.decode_graphs import (
     DEFAULT_BUCKETS,
+    ON_GPU,
     DecodeGraphs,
     buckets_for,
     graph_buckets,
-    graph_bytes,
 )
 from triton.runtime.errors import OutOfResources
 
@@ -81,7 +81,11 @@ def play(
     """Plays a script with the kernels and graphs of some buckets, or with neither."""
 
     def play(
-        script: StepScript, buckets: Sequence[int] | None, *, are_pauses: bool = True
+        script: StepScript,
+        buckets: Sequence[int] | None,
+        *,
+        are_pauses: bool = True,
+        patience: int = ON_GPU.patience,
     ) -> list[pb.StepResult]:
         """Steps are launched before the ones before them are read; between any two there is time to
         record a graph.
@@ -101,8 +105,9 @@ def play(
                     grammars=engine._grammars,
                     buckets=buckets,
                     recorder=recorder,
+                    policy=replace(ON_GPU, patience=patience),
                 )
-                engine._graphs.record_largest()
+                engine._graphs.record_first()
             answers = []
             for request in script.requests:
                 answers.append(engine.begin(request))
@@ -157,16 +162,13 @@ def test_the_best_graph_that_is_there(
 
 
 def test_without_a_pause_a_graph_is_recorded_once_many_steps_lacked_it(
-    play: Callable[..., list[pb.StepResult]],
-    recorder: FakeRecorder,
-    monkeypatch: pytest.MonkeyPatch,
+    play: Callable[..., list[pb.StepResult]], recorder: FakeRecorder
 ) -> None:
-    monkeypatch.setattr(decode_graphs, "_PATIENCE", 2)
     script = StepScript()
     script.admit(0, PROMPTS[0], sampling=sampling(logit_bias_ids=[3], logit_bias_values=[1.0]))
     script.step({0: 6})
     script.decode([0], 5)
-    check_same(play(script, [1, 4], are_pauses=False), play(script, None))
+    check_same(play(script, [1, 4], are_pauses=False, patience=2), play(script, None))
     # Two steps by the largest, then by one for a single row.
     assert recorder.replays == [0, 2, 3]
 
@@ -249,9 +251,9 @@ def test_without_graphs_if_one_cannot_be_recorded(
     script.step({0: 6})
     script.decode([0], 4)
     check_same(play(script, [1, 2]), play(script, None))
-    assert [record.levelname for record in caplog.records if "No CUDA" in record.message] == [
-        "WARNING"
-    ]
+    assert [
+        record.levelname for record in caplog.records if "No decode graphs" in record.message
+    ] == ["WARNING"]
 
 
 def test_graphs_that_are_there_stay_if_another_cannot_be_recorded(
@@ -272,7 +274,7 @@ def test_no_more_graphs_than_there_is_memory_for(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """What is counted when the cache is sized is all that they take later."""
-    recorder.bytes_per_graph = graph_bytes((1, 2, 4), 0) // 2
+    recorder.bytes_per_graph = ON_GPU.num_bytes((1, 2, 4), 0) // 2
     script = StepScript()
     script.admit(0, PROMPTS[0])
     script.step({0: 6})
@@ -281,7 +283,7 @@ def test_no_more_graphs_than_there_is_memory_for(
     # Two for the largest bucket, whatever they take, and then what is more than the bound by one.
     assert len(recorder.graphs) == 2 + 3
     assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
-        "No CUDA graphs beside 5: their memory is taken"
+        "No decode graphs beside 5: their memory is taken"
     ]
 
 
@@ -293,6 +295,8 @@ def test_default_buckets() -> None:
 def test_buckets_of_the_option(monkeypatch: pytest.MonkeyPatch) -> None:
     ranks = RankGroup.join(ALONE, torch.device("cpu"))
     assert graph_buckets((4, 1), ranks, torch.device("cpu")) == ()
+    monkeypatch.setattr(decode_graphs, "native_operators", lambda _: None)
+    assert graph_buckets(None, ranks, torch.device("cpu")) == ()
     monkeypatch.setattr(library, "takes", lambda _: True)
     assert graph_buckets((4, 1, 4, 0), ranks, torch.device("cpu")) == (1, 4)
     assert graph_buckets((0,), ranks, torch.device("cpu")) == ()

@@ -233,6 +233,48 @@ class Operators(Protocol):
         """As `ops.selective_scan`; changes states. slots, first_rows: int64."""
 
 
+class RecordingMemory(Protocol):
+    """Memory of recordings of which one computes at a time; grows as they need it."""
+
+    @property
+    def num_bytes(self) -> int:
+        """How much there is."""
+
+    def new_recording(self) -> "Recording":
+        """Empty; what is made while it is written lies in this memory."""
+
+
+class Recording(Protocol):
+    """What the operators computed on one thread between `begin` and `end`, see
+    `csrc/recording.h`.
+    """
+
+    def begin(self) -> None:
+        """From now on the operators that this thread calls are written down."""
+
+    def end(self) -> None:
+        """That was all."""
+
+    def call(
+        self,
+        name: str,
+        overload: str,
+        args: tuple[object, ...],
+        kwargs: dict[str, object],
+        is_allocation: bool,
+    ) -> object:
+        """Call an operator of torch, and write it down; is_allocation: its result is only a place.
+        Returns what it returns, but new tensors lie in the recordings' memory.
+        """
+
+    def replay(self) -> None:
+        """Compute all again, without the interpreter's lock."""
+
+    @property
+    def num_operations(self) -> int:
+        """Of which it consists."""
+
+
 def instruction_sets() -> tuple[str, ...]:
     """Those that both the processor and the library have, best first; loads the library."""
     return tuple(_load().instruction_sets())
@@ -252,6 +294,11 @@ def stack(matrices: list[PackedMatrix]) -> PackedStack:
 def set_num_threads(count: int) -> None:
     """How many threads the operators use from here on; loads the library."""
     _load().set_num_threads(count)
+
+
+def recording_memory() -> RecordingMemory:
+    """Empty; loads the library."""
+    return _load().RecordingMemory()
 
 
 @functools.cache
@@ -324,3 +371,6 @@ class _Library(Protocol):
 
     def Operators(self, instruction_set: str) -> Operators:  # noqa: N802  a class in C++
         """The operators of one instruction set."""
+
+    def RecordingMemory(self) -> RecordingMemory:  # noqa: N802
+        """Empty."""

@@ -3,6 +3,8 @@
 
 #include <torch/csrc/utils/pybind.h>
 
+#include "binding_recording.h"
+
 namespace cpu_operators::CPU_OPERATORS_ISA {
 namespace {
 
@@ -78,6 +80,7 @@ PYBIND11_MODULE(text_generation_cpu_operators, module) {
       .def("attend", &Operators::attend, without_gil)
       .def("causal_conv", &Operators::causal_conv, without_gil)
       .def("selective_scan", &Operators::selective_scan, without_gil);
+  define_recording(module);
 }
 
 }  // namespace cpu_operators::CPU_OPERATORS_ISA

@@ -11,6 +11,7 @@
 
 #include "kernels.h"
 #include "pool.h"
+#include "recording.h"
 
 namespace cpu_operators::CPU_OPERATORS_ISA {
 

@@ -19,10 +19,11 @@ void check_dense(const Tensor& tensor, const char* name, at::ScalarType type, in
 }
 
 void check_slots(const Tensor& slots, int64_t limit) {
-  const int64_t* slot = slots.const_data_ptr<int64_t>();
-  for (int64_t i = 0; i < slots.numel(); ++i) {
-    TORCH_CHECK(0 <= slot[i] && slot[i] < limit, "slot ", slot[i], " of ", limit);
-  }
+  check_values([slot = slots.const_data_ptr<int64_t>(), count = slots.numel(), limit] {
+    for (int64_t i = 0; i < count; ++i) {
+      TORCH_CHECK(0 <= slot[i] && slot[i] < limit, "slot ", slot[i], " of ", limit);
+    }
+  });
 }
 
 }  // namespace cpu_operators::CPU_OPERATORS_ISA

@@ -61,7 +61,7 @@ Tensor Operators::mix_experts(const Tensor& x, const Tensor& ids, const Tensor& 
   }
   if (addend.has_value()) check_dense(*addend, "addend", at::kFloat, x.numel());
   Tensor out = at::empty(x.sizes(), x.options());
-  kernels_.mix_experts({kernels_.linear, x.const_data_ptr<float>(), ids.const_data_ptr<int64_t>(),
+  kernels_.mix_experts({kernels_.linear.compute, x.const_data_ptr<float>(), ids.const_data_ptr<int64_t>(),
                         weights.const_data_ptr<float>(), rows, hidden, chosen, up->size(),
                         weighs_inputs, up->weights(), down->weights(), data_of<float>(up_bias),
                         data_of<float>(down_bias), activation_named(name),

@@ -75,9 +75,11 @@ Tensor PackedMatrix::multiply(const Tensor& x, const OptionalTensor& bias,
 Tensor PackedMatrix::rows(const Tensor& ids) const {
   check_dense(ids, "ids", at::kLong, -1);
   const int64_t* id = ids.const_data_ptr<int64_t>();
-  for (int64_t i = 0; i < ids.numel(); ++i) {
-    TORCH_CHECK(0 <= id[i] && id[i] < weights_.outputs, "row ", id[i], " of ", weights_.outputs);
-  }
+  check_values([id, count = ids.numel(), limit = weights_.outputs] {
+    for (int64_t i = 0; i < count; ++i) {
+      TORCH_CHECK(0 <= id[i] && id[i] < limit, "row ", id[i], " of ", limit);
+    }
+  });
   Tensor out = at::empty({ids.numel(), weights_.inputs}, ids.options().dtype(at::kFloat));
   if (out.numel() == 0) return out;
   kernels_.rows({id, ids.numel(), weights_, out.mutable_data_ptr<float>(), num_threads()});

@@ -301,29 +301,39 @@ struct ScanCall {
   int num_threads;
 };
 
+// A kernel that the binding calls, so that recording.h can write down the call and repeat it. Kernels
+// use `compute` alone.
+template <class Call>
+struct Kernel {
+  constexpr Kernel(void (*kernel)(const Call&)) : compute(kernel) {}
+  void operator()(const Call& call) const;
+
+  void (*compute)(const Call&);
+};
+
 struct Kernels {
   // Whether products with bfloat16 weights round their activations to bfloat16.
   bool rounds_to_bfloat16 = false;
   int64_t (*packed_bytes)(const Weights&);  // that `panels` must have room for
   void (*pack)(const PackCall&);
-  void (*linear)(const LinearCall&);
-  void (*rows)(const RowsCall&);
-  void (*norm)(const NormCall&);
-  void (*activate)(const ActivationCall&);
-  void (*add)(const AddCall&);
-  void (*scale)(const ScaleCall&);
-  void (*rotation)(const RotationCall&);
-  void (*temperature)(const TemperatureCall&);
-  void (*route)(const RouteCall&);
-  void (*mix_experts)(const MixCall&);
-  void (*gate)(const GateCall&);
-  void (*choose_best)(const BestCall&);
-  void (*mask_scores)(const MaskCall&);
-  void (*sample)(const SampleCall&);
-  void (*store_heads)(const HeadsCall&);
-  void (*attend)(const AttentionCall&);
-  void (*causal_conv)(const ConvCall&);
-  void (*selective_scan)(const ScanCall&);
+  Kernel<LinearCall> linear;
+  Kernel<RowsCall> rows;
+  Kernel<NormCall> norm;
+  Kernel<ActivationCall> activate;
+  Kernel<AddCall> add;
+  Kernel<ScaleCall> scale;
+  Kernel<RotationCall> rotation;
+  Kernel<TemperatureCall> temperature;
+  Kernel<RouteCall> route;
+  Kernel<MixCall> mix_experts;
+  Kernel<GateCall> gate;
+  Kernel<BestCall> choose_best;
+  Kernel<MaskCall> mask_scores;
+  Kernel<SampleCall> sample;
+  Kernel<HeadsCall> store_heads;
+  Kernel<AttentionCall> attend;
+  Kernel<ConvCall> causal_conv;
+  Kernel<ScanCall> selective_scan;
 };
 
 namespace avx2 {

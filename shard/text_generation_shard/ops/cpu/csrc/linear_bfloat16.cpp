@@ -57,7 +57,7 @@ void linear(const LinearCall& call) {
   if (call.weights.format == WeightFormat::kBFloat16) {
     multiply_all<DotStep>(call);
   } else {
-    avx512::kernels.linear(call);
+    avx512::kernels.linear.compute(call);
   }
 }
 

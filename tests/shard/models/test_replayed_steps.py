@@ -1,0 +1,239 @@
+"""Decode steps replayed on the CPU, against the same steps computed one operator at a time."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import pytest
+from text_generation_proto import shard_pb2 as pb
+from text_generation_shard.engine import Engine
+from text_generation_shard.ops.cpu import library
+from text_generation_shard.runner import decode_graphs
+from text_generation_shard.runner.decode_graphs import ON_CPU, SamplingKind
+
+from tests.shard.checkpoints import VOCAB_SIZE, Checkpoint
+from tests.shard.engines import running_shard, warmup_request
+from tests.shard.models.families import MODELS, write_model
+from tests.shard.step_script import StepScript, sampling
+
+pytestmark = pytest.mark.skipif(library.operators() is None, reason="no C++ operators")
+
+PROMPTS = [
+    [(7 * index * index + 3 * slot) % VOCAB_SIZE for index in range(3 + 2 * slot)]
+    for slot in range(9)
+]
+# Architectures whose steps count on the host which experts were chosen.
+REFUSED = (
+    "mixtral",
+    "qwen2_moe",
+    "qwen3_moe",
+    "phimoe",
+    "deepseek_v2",
+    "deepseek_v2-lite",
+    "deepseek_v3",
+    "deepseek_v3-halves",
+    "llama4_text",
+    "llama4_text-dense",
+    "llama4",
+    "gpt_oss",
+    "dbrx",
+)
+
+
+@pytest.fixture(scope="module")
+def checkpoint_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Checkpoint]:
+    return cache(lambda name: write_model(name, tmp_path_factory.mktemp(name)))
+
+
+@contextmanager
+def engine_of(checkpoint: Checkpoint, monkeypatch: Any, **settings: Any) -> Iterator[Engine]:
+    """One that records a graph as soon as a step wants it."""
+    monkeypatch.setattr(decode_graphs, "ON_CPU", replace(ON_CPU, patience=0))
+    with running_shard(
+        checkpoint.path, warmup=warmup_request(max_total_tokens=96), **settings
+    ) as shard:
+        assert shard._engine is not None
+        yield shard._engine
+
+
+def script_of(num_rows: Sequence[int]) -> StepScript:
+    """Steps of so many rows, a few of each number: sequences enter and leave, and rows change
+    places; contexts grow across the borders of blocks. Contexts ascend: so rows lie in the same
+    order in steps that are not replayed, where torch computes the last numbers of a tensor in
+    another way than the others.
+    """
+    script = StepScript()
+    running: list[int] = []
+    for count in num_rows:
+        while len(running) > count:
+            script.retire(running.pop(0))
+        for slot in range(9):
+            if len(running) < count and slot not in running:
+                script.admit(slot, PROMPTS[slot], sampling=_sampling(slot))
+                script.step({slot: len(PROMPTS[slot])})
+                running.append(slot)
+        for _ in range(6):
+            running.sort(key=script.num_computed)
+            script.decode(running, 1)
+    return script
+
+
+def _sampling(slot: int) -> pb.SamplingParameters:
+    """Greedy, drawn and filtered rows."""
+    match slot % 4:
+        case 1:
+            return sampling(do_sample=True, seed=slot, temperature=0.7)
+        case 2:
+            return sampling(do_sample=True, seed=2**63 + slot, top_k=7, top_p=0.9)
+        case 3:
+            return sampling(repetition_penalty=1.3)
+    return sampling()
+
+
+def play(engine: Engine, script: StepScript, *, with_graphs: bool) -> list[pb.StepResult]:
+    """The results, without their times."""
+    graphs = engine._graphs
+    engine.reset()
+    try:
+        if not with_graphs:
+            engine._graphs = None
+        results = [engine.step(request) for request in script.requests]
+    finally:
+        engine._graphs = graphs
+    for result in results:
+        result.ClearField("forward_us")
+        result.ClearField("total_us")
+    return results
+
+
+def check_same(engine: Engine, script: StepScript) -> None:
+    """To the last bit, and twice: what is recorded in the first run is replayed in the second."""
+    expected = play(engine, script, with_graphs=False)
+    assert play(engine, script, with_graphs=True) == expected
+    assert play(engine, script, with_graphs=True) == expected
+
+
+def recorded(engine: Engine) -> set[tuple[int, SamplingKind]]:
+    assert engine._graphs is not None
+    return {(key.bucket, key.kind) for key in engine._graphs._graphs}
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name not in REFUSED])
+def test_every_family(
+    name: str, checkpoint_of: Callable[[str], Checkpoint], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with engine_of(checkpoint_of(name), monkeypatch) as engine:
+        if engine._graphs is None:
+            pytest.skip("recurrent")
+        check_same(engine, script_of([2, 1, 3]))
+        assert {rows for rows, _ in recorded(engine)} == {1, 2, 3}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_the_host_decides_is_not_recorded_and_works(
+    name: str,
+    checkpoint_of: Callable[[str], Checkpoint],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    with engine_of(checkpoint_of(name), monkeypatch) as engine:
+        assert recorded(engine) == set()
+        check_same(engine, script_of([2]))
+        said = [record.message for record in caplog.records if "not recorded" in record.message]
+        assert len(said) == 1
+        assert "aten.bincount" in said[0]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"dtype": "float32"},
+        {"dtype": "bfloat16"},
+        {"dtype": "bfloat16", "kv_cache_dtype": "float32"},
+        {"quantize": "int8"},
+        {"quantize": "int4"},
+    ],
+    ids=lambda settings: "-".join(settings.values()),
+)
+def test_all_numbers_of_rows(
+    settings: dict[str, str],
+    checkpoint_of: Callable[[str], Checkpoint],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with engine_of(checkpoint_of("llama"), monkeypatch, **settings) as engine:
+        check_same(engine, script_of([1, 2, 3, 4, 5, 6, 7, 8, 9, 4, 1]))
+        assert {rows for rows, _ in recorded(engine)} == set(range(1, 10))
+
+
+def test_what_the_sampler_does_outside(
+    checkpoint_of: Callable[[str], Checkpoint], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Biases and top-n; then rows that ask for neither, whose last token is known all the same."""
+    script = StepScript()
+    bias = sampling(logit_bias_ids=[3], logit_bias_values=[9.0])
+    script.admit(0, PROMPTS[0], sampling=bias)
+    script.admit(1, PROMPTS[1], top_n_tokens=2)
+    script.step({0: len(PROMPTS[0]), 1: len(PROMPTS[1])})
+    script.decode([0], 3)
+    script.decode([1], 3)
+    script.retire(0)
+    script.admit(2, PROMPTS[2])
+    script.step({2: len(PROMPTS[2]), 1: 1})
+    script.decode([2], 3)
+    with engine_of(checkpoint_of("llama"), monkeypatch) as engine:
+        check_same(engine, script)
+
+
+def test_scores_that_are_no_numbers(
+    checkpoint_of: Callable[[str], Checkpoint], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of them torch chooses, as it does in a step that is not replayed."""
+    with engine_of(checkpoint_of("llama"), monkeypatch) as engine:
+        script = script_of([2, 1])
+        check_same(engine, script)
+        engine._model._norm.weights.weight.fill_(math.nan)  # type: ignore[attr-defined]
+        results = [play(engine, script, with_graphs=on) for on in (True, False)]
+        assert [list(each.token_ids) for each in results[0]] == [
+            list(each.token_ids) for each in results[1]
+        ]
+        assert all(math.isnan(value) for value in results[0][-1].logprobs)
+
+
+def test_a_recording_that_fails_leaves_the_engine_working(
+    checkpoint_of: Callable[[str], Checkpoint],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with engine_of(checkpoint_of("llama"), monkeypatch) as engine:
+        script = script_of([1, 2])
+        expected = play(engine, script, with_graphs=False)
+
+        def break_off(self: object, hidden: object) -> None:
+            raise RuntimeError("can't allocate memory")
+
+        assert engine._graphs is not None
+        recorder = engine._graphs._recorder
+        record = type(recorder).record
+
+        def fail(self: Any, compute: Callable[[], None]) -> Any:
+            with monkeypatch.context() as patch:
+                patch.setattr(type(engine._model), "logits", break_off)
+                return record(self, compute)
+
+        monkeypatch.setattr(type(recorder), "record", fail)
+        assert play(engine, script, with_graphs=True) == expected
+        assert {rows for rows, _ in recorded(engine)} == {1}
+        warnings = [each.message for each in caplog.records if each.levelname == "WARNING"]
+        assert len(warnings) == 1
+        assert "recording one failed (can't allocate memory)" in warnings[0]
+
+
+def test_the_option_turns_it_off(
+    checkpoint_of: Callable[[str], Checkpoint], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with engine_of(checkpoint_of("llama"), monkeypatch, cuda_graphs=(0,)) as engine:
+        assert engine._graphs is None
