@@ -91,7 +91,7 @@ void cpu_operators::Kernel<Call>::operator()(const Call& call) const {
   compute(call);
   if (Recording* recording = Recording::active()) {
     recording->append([compute = compute, again = call]() mutable {
-      again.num_threads = num_threads();
+      if constexpr (requires { again.num_threads; }) again.num_threads = num_threads();
       compute(again);
     });
   }
