@@ -228,8 +228,10 @@ class DecodeGraphs:
         bucket = self._buckets[-1 if self._policy.fills_up else 0]
         self._record(_GraphKey(bucket, self._policy.sampling[-1]))
         self._record(_GraphKey(bucket, SamplingKind.OUTSIDE))
-        # What these compute with is counted apart.
-        self._max_bytes = self.num_bytes + self._policy.launch_bytes(self._buckets)
+        # What the largest compute with is known now; the rest is what the cache's sizing left them.
+        known = self.num_bytes + self._policy.launch_bytes(self._buckets)
+        vocab_size = self._model.config.vocab_size
+        self._max_bytes = max(known, self._policy.num_bytes(self._buckets, vocab_size))
 
     def record_next(self) -> bool:
         """Record what steps wanted last, else a bucket that has no graph yet; whether there was
