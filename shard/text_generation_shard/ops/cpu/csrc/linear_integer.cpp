@@ -87,11 +87,13 @@ class Product {
   Ahead ahead_of(int64_t index, int64_t row_tile, int64_t block) const {
     const uint8_t* weights = tile_at(call_.weights, index);
     const int64_t count = activations_.tiles().count;
-    if (call_.rows <= kMaxStreamedRows<Bits>) return {weights, 0, 0};
-    if (count == 1) return {weights + kPrefetchBytes, kPanels, kPanels * kStepBytes};
+    if (call_.rows <= kMaxStreamedRows<Bits>) return {weights, 0, 0, 0};
+    if (count == 1) {
+      return {weights + kPrefetchBytes, kPanels, kPanels * kStepBytes, head_bytes(kFormat<Bits>)};
+    }
     const int64_t steps = num_parts(wide_) * kPartQuads / kStepQuads<Bits>;
     const int64_t bytes = tile_bytes(call_.weights), share = ceil_div(bytes, steps * count);
-    return {weights + block * bytes + row_tile * steps * share, 1, share};
+    return {weights + block * bytes + row_tile * steps * share, kPanels, share, 0};
   }
 
   const LinearCall& call_;

@@ -17,10 +17,13 @@ inline constexpr int kPartQuads = kPartInputs / 4;
 template <int Bits>
 inline constexpr int kStepQuads = step_inputs(kFormat<Bits>) / 4;
 
-// Weights that are asked for while others are multiplied: so many lines with every step.
+// Weights that are asked for while others are multiplied: with every step so many lines, the first
+// of which moves on by so many bytes. Where they overlap, lines are asked for twice: with two tiles
+// of rows that was 1.3 to 1.5 times as fast as asking once.
 struct Ahead {
   const uint8_t* next;
   int64_t lines, bytes_per_step;
+  int64_t bytes_per_head;  // between the steps of two groups
 
   [[gnu::always_inline]] void fetch_step() {
     for (int64_t line = 0; line < lines; ++line) {
@@ -28,10 +31,8 @@ struct Ahead {
     }
     next += bytes_per_step;
   }
-  // Where all is asked for at the pace at which it is used.
-  [[gnu::always_inline]] void fetch_head(int64_t bytes) {
-    if (lines < kPanels) return;
-    for (const uint8_t* end = next + bytes; next < end; next += kStepBytes) {
+  [[gnu::always_inline]] void fetch_head() {
+    for (const uint8_t* end = next + bytes_per_head; next < end; next += kStepBytes) {
       __builtin_prefetch(next, 0, kToSecondCache);
     }
   }
@@ -158,7 +159,7 @@ void multiply(const Tile<Bits>& tile) {
   const Cell<Bits>* x = tile.x;
   for (int64_t first = 0; first < tile.parts; first += kGroupParts, x += Rows) {
     const Group group = group_at(kFormat<Bits>, tile.weights, first / kGroupParts);
-    ahead.fetch_head(head_bytes(kFormat<Bits>));
+    ahead.fetch_head();
     Sums<Bits, Rows> sums{};
     const int64_t parts = std::min<int64_t>(tile.parts - first, kGroupParts);
     add_group<Bits, Rows>(group, x, parts, ahead, sums);

@@ -30,9 +30,9 @@ namespace cpu_operators::CPU_OPERATORS_ISA {
 inline constexpr int64_t kBlockInputs = 4096;
 // A single row is bound by memory: more panels, more streams.
 inline constexpr int kRowPanels = 2 * kTilePanels;
-// How far ahead of its use a tile asks for weights that no tile has read before: so many bytes for
-// each of its rows, for the more rows, the longer a step takes.
-inline constexpr int64_t kPrefetchBytesPerRow = 512;
+// How far ahead of its use a tile asks for weights that no tile has read before. The more rows, the
+// longer a step takes and the less the processor foresees itself.
+constexpr int64_t prefetch_bytes(int64_t rows) { return rows <= 4 ? 1024 : 512 * rows; }
 
 // One tile: rows times panels.
 template <class Step>
@@ -228,7 +228,7 @@ void look_ahead(Tile<Step>& tile, int64_t rows, int64_t index, int64_t count) {
     if (count == 1 && panels == 1) {
       tile.ahead[panel] = 0;  // one stream, which the processor itself foresees
     } else if (count == 1) {
-      tile.ahead[panel] = (rows > 2 ? rows : 2) * kPrefetchBytesPerRow;
+      tile.ahead[panel] = prefetch_bytes(rows);
     } else {
       tile.ahead[panel] = panel % count == index ? panels * tile.panel_bytes : 0;
     }
