@@ -8,10 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from llguidance import LLMatcher, LLTokenizer
+from text_generation_proto import shard_pb2 as pb
 from text_generation_router.grammar.marks import PLAIN_MARKS
 from text_generation_router.grammar.source import JsonSchemaGrammar, serialised
-from text_generation_shard.grammar import matchers
+from text_generation_shard.grammar import matchers, table
 from text_generation_shard.grammar.matchers import MatcherPool, SequenceMatcher
+from text_generation_shard.grammar.table import GrammarTable
+from text_generation_shard.grammar.tokenizer import GrammarTokenizer
 
 from tests.fakes.byte_tokenizer import EOS, SPECIAL_TOKENS, byte_tokenizer
 
@@ -155,3 +158,30 @@ def test_a_grammar_is_compiled_once_while_it_is_kept(monkeypatch: pytest.MonkeyP
 def test_a_grammar_that_does_not_compile_is_told() -> None:
     sequence = MatcherPool(tokenizer()).begin(regex("(a"), [])
     assert sequence.error() != ""
+
+
+@pytest.mark.parametrize("numbers", [[0, 0, 0, 0], [0, 1, 0, 1]])
+def test_any_number_of_threads_writes_the_masks(
+    monkeypatch: pytest.MonkeyPatch, numbers: list[int]
+) -> None:
+    """Rows that share one lexer are walked by one of them, others by all."""
+    monkeypatch.setattr(table, "_num_walkers", lambda: 4)
+    grammars = GrammarTable(GrammarTokenizer(tokenizer()), num_slots=len(numbers))
+    texts = [GRAMMARS[number] for number in numbers]
+    grammars.admit(pb.Admission(slot=i, grammar=text) for i, text in enumerate(texts))
+    slots = list(range(len(numbers)))
+    written: list[list[int]] = [[] for _ in slots]
+    source = random.Random(0)
+    for _ in range(20):
+        found = grammars.masks(slots)
+        assert found is not None and not grammars.failures(slots)
+        sampled: list[int] = []
+        for row, text in enumerate(texts):
+            mask_bytes = found.allowed[row].numpy().tobytes()
+            assert (
+                mask_bytes[: VOCAB_SIZE // 8] == fresh_mask(text, written[row])[: VOCAB_SIZE // 8]
+            )
+            allowed = [i for i in range(VOCAB_SIZE) if mask_bytes[i // 8] >> i % 8 & 1]
+            sampled.append(source.choice(allowed))
+            written[row].append(sampled[-1])
+        grammars.advance(slots, functools.partial(list, sampled))

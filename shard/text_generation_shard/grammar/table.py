@@ -44,6 +44,8 @@ class _Workers:
     compilers: ThreadPoolExecutor
     advancer: ThreadPoolExecutor
     walkers: "LLExecutor"
+    # One thread, for rows that share a lexer: several would wait for each other.
+    walker: "LLExecutor"
     masks: "np.ndarray[tuple[int, int], np.dtype[np.int32]]"
 
 
@@ -75,11 +77,14 @@ class GrammarTable:
 
         tokenizer = self._tokenizer.tokenizer
         assert tokenizer is not None
+        num_walkers = _num_walkers()
+        walkers = LLExecutor(num_walkers)
         return _Workers(
             matchers=MatcherPool(tokenizer),
             compilers=ThreadPoolExecutor(_NUM_COMPILERS, thread_name_prefix="grammar-compiler"),
             advancer=ThreadPoolExecutor(1, thread_name_prefix="grammar"),
-            walkers=LLExecutor(_num_walkers()),
+            walkers=walkers,
+            walker=walkers if num_walkers == 1 else LLExecutor(1),
             masks=np.zeros((self._num_slots, -(-tokenizer.vocab_size // 32)), dtype=np.int32),
         )
 
@@ -187,7 +192,7 @@ class GrammarTable:
             sequence = _sequence(state)
             sequence.token_ids.append(sampled[row])
             pairs.append((sequence.matcher, sampled[row]))
-        consume_token_par(self._workers.walkers, pairs)
+        consume_token_par(self._walkers_of(list(states.values())), pairs)
         self._walk(list(states.values()))
 
     def _walk(self, states: list[_SlotGrammar]) -> None:
@@ -209,7 +214,12 @@ class GrammarTable:
         from llguidance.numpy import fill_next_token_bitmask_par
 
         pairs = [(_sequence(state).matcher, state.slot) for state in states]
-        fill_next_token_bitmask_par(self._workers.walkers, pairs, self._workers.masks)
+        fill_next_token_bitmask_par(self._walkers_of(states), pairs, self._workers.masks)
+
+    def _walkers_of(self, states: list[_SlotGrammar]) -> "LLExecutor":
+        lexers = {_sequence(state).shared for state in states}
+        is_one = len(lexers) == 1 and None not in lexers
+        return self._workers.walker if is_one else self._workers.walkers
 
 
 def _num_walkers() -> int:
