@@ -47,12 +47,7 @@ def walk_context(
     first_position,
     end_position,
     caches,
-    slopes,
-    distance_bias,
-    sinks,
-    scale,
-    soft_cap,
-    num_distances,
+    scoring,
     WINDOW: tl.constexpr,
     IS_CHUNKED: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
@@ -67,6 +62,7 @@ def walk_context(
     `largest`, `total`: float32 [ROWS]. A row that sees nothing has -inf and 0, without a sink.
     """
     key_cache, value_cache, block_table = caches
+    slopes, distance_bias, sinks, scale, soft_cap, num_distances = scoring
     largest, total = _before_context(sinks, heads, split)
     dims = tl.arange(0, query.shape[1])
     # Three products of rounded parts: the precision of float32, on the matrix units.

@@ -101,3 +101,24 @@ def pieces_of_row(contexts, num_rows, row, length, WINDOW: tl.constexpr, IS_CHUN
         first_piece += tl.sum(tl.where(rows < row, pieces, 0))
         count += tl.sum(tl.where(rows == row, pieces, 0))
     return first_piece, count
+
+
+@triton.jit
+def locate_piece(
+    parts,
+    contexts,
+    num_rows,
+    per_row,
+    piece,
+    WINDOW: tl.constexpr,
+    IS_CHUNKED: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    """A piece's row, as `row_of_piece` has it, the row's first piece, and the length of pieces.
+    Without parts a row is one piece, longer than any context.
+    """
+    row, first_piece, length = piece, piece, 1 << 30
+    if parts is not None:
+        length = piece_length(contexts, num_rows, per_row, WINDOW, IS_CHUNKED, TILE)
+        row, first_piece = row_of_piece(contexts, num_rows, piece, length, WINDOW, IS_CHUNKED)
+    return row, first_piece, length

@@ -19,11 +19,11 @@ from text_generation_shard.ops.triton.attend import (
     walk_context,
 )
 from text_generation_shard.ops.triton.context_pieces import (
+    locate_piece,
     num_pieces,
     piece_length,
     pieces_of_row,
     pieces_per_row,
-    row_of_piece,
 )
 from text_generation_shard.ops.triton.geometry import AttentionCall
 from text_generation_shard.ops.triton.library import num_multiprocessors
@@ -145,17 +145,14 @@ def _decode_kernel(
     DIM: tl.constexpr,
 ):
     piece, kv_head = tl.program_id(0), tl.program_id(1)
-    request, first_piece, length = piece, piece, 0
-    if parts is not None:
-        length = piece_length(contexts, num_rows, per_row, WINDOW, IS_CHUNKED, TILE)
-        request, first_piece = row_of_piece(contexts, num_rows, piece, length, WINDOW, IS_CHUNKED)
-        if request >= num_rows:
-            return
+    request, first_piece, length = locate_piece(
+        parts, contexts, num_rows, per_row, piece, WINDOW, IS_CHUNKED, TILE
+    )
+    if request >= num_rows:
+        return
     context = tl.load(contexts + request)
     first = first_visible(context - 1, WINDOW, IS_CHUNKED)
-    begin, end = first + (piece - first_piece) * length, context
-    if parts is not None:
-        end = tl.minimum(begin + length, context)
+    begin = first + (piece - first_piece) * length
     rows, dims = tl.arange(0, ROWS), tl.arange(0, DIM)
     # Rows beyond the group repeat its last head, and are not stored.
     heads = kv_head * GROUP + tl.minimum(rows, GROUP - 1)
@@ -168,26 +165,32 @@ def _decode_kernel(
         tl.zeros([ROWS], tl.int32) + (context - 1),
         piece - first_piece,
         begin,
-        end,
+        tl.minimum(begin + length, context),
         (key_cache, value_cache, block_tables + request.to(tl.int64) * table_stride),
-        slopes,
-        distance_bias,
-        sinks,
-        scale,
-        soft_cap,
-        num_distances,
+        (slopes, distance_bias, sinks, scale, soft_cap, num_distances),
         WINDOW,
         IS_CHUNKED,
         BLOCK_SIZE,
         HEAD_DIM,
         TILE,
     )
+    part, is_whole = piece.to(tl.int64) * num_heads + heads, context - first <= length
+    out = (output, parts, scales)
+    store_piece(values, largest, total, out, places, part, rows < GROUP, dims, is_whole, HEAD_DIM)
+
+
+@triton.jit
+def store_piece(
+    values, largest, total, out, places, part, is_row, dims, is_whole, HEAD_DIM: tl.constexpr
+):
+    """Store what `walk_context` returns: of rows of one piece behind output, as places say; of the
+    others as a part. out: output, parts, scales; places: [ROWS, DIM]; part, is_row: [ROWS].
+    """
+    output, parts, scales = out
     values = divided(values, total)
-    is_whole = True
+    inside = is_row[:, None] & (dims < HEAD_DIM)[None, :]
     if parts is not None:
-        is_whole = context - first <= length
-        part = piece.to(tl.int64) * num_heads + heads
-        is_part = (rows < GROUP) & (is_whole == 0)
+        is_part = is_row & (is_whole == 0)
         tl.store(scales + part, largest + tl.log2(total), mask=is_part)
         part_places = part[:, None] * HEAD_DIM + dims[None, :]
         tl.store(parts + part_places, values, mask=inside & is_part[:, None])

@@ -14,14 +14,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from text_generation_shard.ops.triton.attend import LOG2_E, divided, next_weights
+from text_generation_shard.ops.triton.attend import LOG2_E, next_weights
 from text_generation_shard.ops.triton.context_pieces import (
+    locate_piece,
     num_pieces,
-    piece_length,
     pieces_per_row,
-    row_of_piece,
 )
-from text_generation_shard.ops.triton.decode_attention import DecodeParts
+from text_generation_shard.ops.triton.decode_attention import DecodeParts, store_piece
 from text_generation_shard.ops.triton.geometry import DeviceGeometry
 from text_generation_shard.ops.triton.library import num_multiprocessors
 
@@ -197,12 +196,11 @@ def _latent_kernel(
     TURNED_DIM: tl.constexpr,
 ):
     piece = tl.program_id(1)
-    request, first_piece, length = piece, piece, 0
-    if parts is not None:
-        length = piece_length(contexts, num_requests, per_row, 0, False, TILE)
-        request, first_piece = row_of_piece(contexts, num_requests, piece, length, 0, False)
-        if request >= num_requests:
-            return
+    request, first_piece, length = locate_piece(
+        parts, contexts, num_requests, per_row, piece, 0, False, TILE
+    )
+    if request >= num_requests:
+        return
     context = tl.load(contexts + request)
     first_token, tokens = _tokens_of_request(first_rows, request)
     first = tl.program_id(0) * ROWS
@@ -211,13 +209,8 @@ def _latent_kernel(
     # Up to the last token of these rows.
     end = context - tokens + tl.minimum(tokens, (first + ROWS - 1) // HEADS + 1)
     begin = (piece - first_piece) * length
-    if parts is not None:
-        end = tl.minimum(begin + length, end)
-    rows, dims, turned_dims = (
-        first + tl.arange(0, ROWS),
-        tl.arange(0, DIM),
-        tl.arange(0, TURNED_DIM),
-    )
+    rows = first + tl.arange(0, ROWS)
+    dims, turned_dims = tl.arange(0, DIM), tl.arange(0, TURNED_DIM)
     is_row = rows < tokens * HEADS
     row = first_token.to(tl.int64) * HEADS + rows
     inside = is_row[:, None] & (dims < LATENT)[None, :]
@@ -228,7 +221,7 @@ def _latent_kernel(
         tl.load(starts + LATENT + turned_dims[None, :], mask=turned_inside, other=0.0),
         context - tokens + rows // HEADS,
         begin,
-        end,
+        tl.minimum(begin + length, end),
         cache,
         block_tables + request.to(tl.int64) * table_stride,
         scale,
@@ -237,14 +230,6 @@ def _latent_kernel(
         BLOCK_SIZE,
         TILE,
     )
-    values = divided(values, total)
-    is_whole = True
-    if parts is not None:
-        is_whole = context <= length
-        part = piece.to(tl.int64) * HEADS + rows
-        is_part = is_row & (is_whole == 0)
-        tl.store(scales + part, largest + tl.log2(total), mask=is_part)
-        part_places = part[:, None] * LATENT + dims[None, :]
-        tl.store(parts + part_places, values, mask=inside & is_part[:, None])
     places = row[:, None] * LATENT + dims[None, :]
-    tl.store(output + places, values.to(output.dtype.element_ty), mask=inside & is_whole)
+    part, out = piece.to(tl.int64) * HEADS + rows, (output, parts, scales)
+    store_piece(values, largest, total, out, places, part, is_row, dims, context <= length, LATENT)

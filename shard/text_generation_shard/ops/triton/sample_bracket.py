@@ -119,12 +119,24 @@ def narrow_kernel(
         per_token = tl.where(is_counted, 1.0, tl.exp(low - peak))
         are_few = from_low <= CANDIDATES * per_token
         is_done = are_few | ((is_counted == 0) & (from_low - from_high <= CANDIDATES * per_token))
-    first, last = tl.maximum(low, floor), tl.minimum(high, peak)
-    inner = first + (last - first) * (places.to(tl.float32) / PIVOTS)
-    tl.store(pivots + row * PIVOTS + places, tl.where(places == 0, low, inner))
+    _store_pivots(pivots + row * PIVOTS, low, high, floor, peak, PIVOTS)
     # All that may be kept is collected, if it is not too much or must be ordered.
     if are_few | (IS_LAST & is_counted):
         high = _INFINITY
+    _store_bounds(bounds, low, high, is_done, floor, total, from_high)
+
+
+@triton.jit
+def _store_pivots(pivots, low, high, floor, peak, PIVOTS: tl.constexpr):
+    """The lower end of the bracket, and evenly spaced ones within."""
+    places = tl.arange(0, PIVOTS)
+    first, last = tl.maximum(low, floor), tl.minimum(high, peak)
+    inner = first + (last - first) * (places.to(tl.float32) / PIVOTS)
+    tl.store(pivots + places, tl.where(places == 0, low, inner))
+
+
+@triton.jit
+def _store_bounds(bounds, low, high, is_done, floor, total, from_high):
     tl.store(bounds + _LOW, low)
     tl.store(bounds + _HIGH, high)
     tl.store(bounds + _IS_DONE, is_done.to(tl.float32))
