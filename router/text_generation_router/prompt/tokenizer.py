@@ -1,11 +1,12 @@
 """Text to token ids and back, off the event loop where it takes long."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from typing import TypeVar
 
 from tokenizers import AddedToken, Encoding, Tokenizer
 
@@ -20,6 +21,8 @@ from text_generation_router.prompt.python_tokenizer import (
 
 # The second is for models that have no other.
 AnyTokenizer = Tokenizer | PythonTokenizer
+
+ReadT = TypeVar("ReadT")
 
 # Up to this many characters a tokenization takes well under a millisecond: less than a thread
 # costs.
@@ -70,8 +73,8 @@ def _identity(token: AddedToken) -> tuple[str, bool, bool, bool, bool]:
 
 
 class TokenizerPool:
-    """A tokenizer, and the threads that encode long texts with it (the library releases the
-    interpreter lock meanwhile).
+    """A tokenizer, and the threads that encode long texts with it. The library releases the
+    interpreter lock for batches, and for them alone: a long text goes through it as a batch of one.
     """
 
     def __init__(self, tokenizer: AnyTokenizer, num_workers: int) -> None:
@@ -92,19 +95,13 @@ class TokenizerPool:
 
     async def token_ids(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """The ids of a text."""
-        ids: list[int] = (await self._encode(text, add_special_tokens)).ids
-        return ids
+        return await self._encode(text, add_special_tokens, _ids)
 
     async def spans(self, text: str, *, add_special_tokens: bool) -> list[TokenSpan]:
         """The tokens of a text with their places in it; special tokens that were added have none:
         [0, 0).
         """
-        encoding = await self._encode(text, add_special_tokens)
-        byte_offsets = _byte_offsets(text)
-        return [
-            TokenSpan(token_id, text[start:stop], byte_offsets[start], byte_offsets[stop])
-            for token_id, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True)
-        ]
+        return await self._encode(text, add_special_tokens, partial(_spans, text))
 
     async def pieces(self, token_ids: Sequence[int]) -> list[str]:
         """What each token adds to the text of all of them; the first tokens of a character add
@@ -132,17 +129,40 @@ class TokenizerPool:
     def _vocabulary(self) -> Vocabulary:
         return Vocabulary(self.tokenizer)
 
-    async def _encode(self, text: str, add_special_tokens: bool) -> Encoding | PythonEncoding:
+    async def _encode(
+        self,
+        text: str,
+        add_special_tokens: bool,
+        read: Callable[[Encoding | PythonEncoding], list[ReadT]],
+    ) -> list[ReadT]:
+        """What `read` makes of the text's encoding, in the same thread."""
         try:
             if len(text) <= _INLINE_CHARACTERS:
-                return self.tokenizer.encode(text, add_special_tokens=add_special_tokens)
+                return read(self.tokenizer.encode(text, add_special_tokens=add_special_tokens))
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(
-                self._executor,
-                lambda: self.tokenizer.encode(text, add_special_tokens=add_special_tokens),
+                self._executor, lambda: read(self._encode_long(text, add_special_tokens))
             )
         except Exception as error:  # the library raises bare Exception
             raise TokenizerError(f"the tokenizer refused the text: {error}") from error
+
+    def _encode_long(self, text: str, add_special_tokens: bool) -> Encoding | PythonEncoding:
+        if isinstance(self.tokenizer, PythonTokenizer):
+            return self.tokenizer.encode(text, add_special_tokens=add_special_tokens)
+        return self.tokenizer.encode_batch([text], add_special_tokens=add_special_tokens)[0]
+
+
+def _ids(encoding: Encoding | PythonEncoding) -> list[int]:
+    ids: list[int] = encoding.ids
+    return ids
+
+
+def _spans(text: str, encoding: Encoding | PythonEncoding) -> list[TokenSpan]:
+    byte_offsets = _byte_offsets(text)
+    return [
+        TokenSpan(token_id, text[start:stop], byte_offsets[start], byte_offsets[stop])
+        for token_id, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True)
+    ]
 
 
 def _byte_offsets(text: str) -> list[int] | range:

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from text_generation_router.prompt.model_files import ModelFileError
 from text_generation_router.prompt.tokenizer import TokenizerPool, load_tokenizer
+from tokenizers import Tokenizer
 
 from tests.fakes.byte_tokenizer import byte_tokenizer, save_byte_tokenizer
 
@@ -25,6 +27,31 @@ async def test_special_tokens_are_added_where_asked(pool: TokenizerPool) -> None
 async def test_long_texts_give_the_same_ids_as_short_ones(pool: TokenizerPool) -> None:
     short = await pool.token_ids("ab", add_special_tokens=False)
     assert await pool.token_ids("ab" * 3000, add_special_tokens=False) == short * 3000
+
+
+class BatchesOnly:
+    """A tokenizer whose `encode` keeps the interpreter lock, as the library's does: everybody's
+    tokens waited for a long prompt, seconds for one of a megabyte.
+    """
+
+    def __init__(self) -> None:
+        self._tokenizer = byte_tokenizer()
+
+    def __getattr__(self, name: str) -> Any:
+        assert name != "encode"
+        return getattr(self._tokenizer, name)
+
+
+async def test_a_long_text_leaves_the_interpreter_to_others(pool: TokenizerPool) -> None:
+    unlocked = TokenizerPool(cast("Tokenizer", BatchesOnly()), 1)
+    text = "aé" * 3000
+    for add in (False, True):
+        ids = await unlocked.token_ids(text, add_special_tokens=add)
+        assert ids == pool.tokenizer.encode(text, add_special_tokens=add).ids
+        spans = await unlocked.spans(text, add_special_tokens=add)
+        assert [span.token_id for span in spans] == ids
+        assert spans[-1].stop == 9000
+    unlocked.close()
 
 
 async def test_spans_count_bytes(pool: TokenizerPool) -> None:
