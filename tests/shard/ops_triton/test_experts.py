@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from text_generation_shard.models.phimoe import SparseMixer
 from text_generation_shard.ops.activation import ClampedSwiGLU, GatedActivation
 from text_generation_shard.ops.linear import DenseWeight, MatrixStack
 from text_generation_shard.ops.mix_experts import Experts, Routing, mix_experts
+from text_generation_shard.ops.route import RoutingRule, route
 from text_generation_shard.ops.triton import experts as kernels
 from torch import Tensor
 
@@ -117,11 +117,17 @@ def test_rows_of_one_expert(by_kernel: Call, by_reference: Call, device: torch.d
         torch.testing.assert_close(actual, expected, atol=2e-5, rtol=2e-5)
 
 
-def test_a_router_that_does_not_ask_the_device() -> None:
-    """Phi-3.5-MoE's; a tensor without values could not be asked."""
-    router = SparseMixer.__new__(SparseMixer)
-    router._weight = torch.empty(5, 8, device="meta")
-    routing = router(torch.empty(3, 8, device="meta"))
+@pytest.mark.parametrize(
+    "rule",
+    [
+        RoutingRule(scoring="sparse_mixer", experts_per_token=2),
+        RoutingRule(scoring="softmax", experts_per_token=2, groups=3, chosen_groups=2),
+    ],
+)
+def test_a_router_that_does_not_ask_the_device(rule: RoutingRule) -> None:
+    """A tensor without values could not be asked."""
+    x, weight = (torch.empty(size, 8, device="meta") for size in (3, 6))
+    routing = route(x, weight, None, rule)
     assert routing.expert_ids.shape == routing.weights.shape == (3, 2)
 
 

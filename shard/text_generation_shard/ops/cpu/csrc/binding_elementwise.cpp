@@ -91,7 +91,7 @@ Tensor Operators::temperature(const Tensor& positions, double strength, int64_t 
   TORCH_CHECK(interval > 0, "an interval of ", interval);
   Tensor out = at::empty({positions.numel()}, positions.options().dtype(at::kFloat));
   kernels_.temperature({positions.const_data_ptr<int64_t>(), static_cast<float>(strength), interval,
-                        positions.numel(), out.mutable_data_ptr<float>()});
+                        positions.numel(), out.mutable_data_ptr<float>(), num_threads()});
   return out;
 }
 

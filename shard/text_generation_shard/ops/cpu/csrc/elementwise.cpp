@@ -59,10 +59,10 @@ void scale(const ScaleCall& call) {
 }
 
 void temperature(const TemperatureCall& call) {
-  for (int64_t row = 0; row < call.rows; ++row) {
+  share_out_rows(call.num_threads, call.rows, 16, [&](int64_t row) {
     const auto intervals = static_cast<float>((call.positions[row] + 1) / call.interval);
     call.out[row] = 1.0f + call.strength * __builtin_log1pf(intervals);
-  }
+  });
 }
 
 void rotation(const RotationCall& call) {

@@ -129,6 +129,7 @@ struct TemperatureCall {
   float strength;
   int64_t interval, rows;
   float* out;  // [rows]
+  int num_threads;
 };
 
 enum class Scoring { kSoftmax, kSigmoid, kSparseMixer };
@@ -155,7 +156,7 @@ struct RouteCall {
 // out[row] = addend[row] + sum over a row's experts, in their order, of weight * down(activation(
 // up(x[row]))); or with weighs_inputs of down(activation(up(weight * x[row]))).
 struct MixCall {
-  void (*linear)(const LinearCall&);
+  void (*linear)(const LinearCall&);  // that of the instruction set
   const float* x;        // [rows, hidden]
   const int64_t* ids;    // [rows, chosen], each in [0, experts)
   const float* weights;  // [rows, chosen]
