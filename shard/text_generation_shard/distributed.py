@@ -22,6 +22,8 @@ from text_generation_shard.errors import CollectiveError, RendezvousError
 
 # How long a rank waits for the others: loading weights and long steps lie well below.
 _TIMEOUT = datetime.timedelta(minutes=10)
+# Its name since torch 2.13, which warns of the old one.
+_all_gather = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
 _LOOPBACK_INTERFACE = "lo"
 
 
@@ -65,6 +67,33 @@ class RankGroup:
                 dist.all_reduce(partial)
         return partial
 
+    def largest(self, values: Tensor) -> Tensor:
+        """The elementwise maximum over ranks; may reuse `values`."""
+        if self.world_size > 1:
+            with _collective():
+                dist.all_reduce(values, op=dist.ReduceOp.MAX)
+        return values
+
+    def gather(self, own: Tensor) -> Tensor | None:
+        """On rank 0 what all ranks have, [world_size, ..], elsewhere None. It is of one shape."""
+        if self.world_size == 1:
+            return own[None]
+        gathered = None
+        if self.rank == 0:
+            gathered = own.new_empty(self.world_size, *own.shape)
+        with _collective():
+            dist.gather(own.contiguous(), None if gathered is None else list(gathered), dst=0)
+        return gathered
+
+    def gather_everywhere(self, own: Tensor) -> Tensor:
+        """What all ranks have, [world_size, ..]. It is of one shape."""
+        if self.world_size == 1:
+            return own[None]
+        gathered = own.new_empty(self.world_size, *own.shape)
+        with _collective():
+            _all_gather(gathered.flatten(0, 1), own.contiguous())
+        return gathered
+
     def gather_columns(self, part: Tensor) -> Tensor | None:
         """On rank 0 the parts of all ranks side by side, elsewhere None.
 
@@ -72,12 +101,8 @@ class RankGroup:
         """
         if self.world_size == 1:
             return part
-        parts = None
-        if self.rank == 0:
-            parts = [torch.empty_like(part) for _ in range(self.world_size)]
-        with _collective():
-            dist.gather(part.contiguous(), parts, dst=0)
-        return None if parts is None else torch.cat(parts, dim=1)
+        parts = self.gather(part)
+        return None if parts is None else parts.transpose(0, 1).flatten(1)
 
     def broadcast(self, tensor: Tensor) -> Tensor:
         """Rank 0's values, in place; dtype and shape are the same everywhere."""

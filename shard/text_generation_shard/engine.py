@@ -5,9 +5,9 @@ the report of n waits in another thread. The exceptions wait where they ask: a g
 the last token (while the model computes already), top-n and prompt log-probabilities for their own
 step.
 
-Rank 0 samples, from the logits that all ranks gather on it, and broadcasts the ids: ranks never
-decide, so they cannot disagree. The exchange is one gather and one small broadcast per step; to
-sample everywhere would cost every rank the whole vocabulary.
+Ranks sample together, each from the scores of its part of the vocabulary, see `sampling.parallel`.
+What takes a comparison of numbers that all of them have, all do; the rest rank 0 decides, so that
+ranks cannot disagree.
 """
 
 import time
@@ -32,7 +32,7 @@ from text_generation_shard.ops.to_device import to_device
 from text_generation_shard.runner.decode_graphs import DecodeGraphs
 from text_generation_shard.runner.device_work import DeviceWork
 from text_generation_shard.sampling.prompt_logprobs import prompt_logprobs
-from text_generation_shard.sampling.sampler import SampledTokens, Sampler
+from text_generation_shard.sampling.sampler import SampledTokens, TokenSampler
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class _Outcome:
 
     # int64 [sampled], work order, equal on all ranks
     sampled_ids: Tensor
-    # None on ranks above 0, and where no item sampled
+    # None where no item sampled; ranks above 0 know the ids alone
     sampled: SampledTokens | None
     # Sequences whose grammar failed; what they sampled means nothing.
     failures: list[pb.SequenceFailure]
@@ -63,7 +63,7 @@ class Engine:
         model: Model,
         cache: KVCache,
         slots: SequenceSlots,
-        sampler: Sampler,
+        sampler: TokenSampler,
         grammars: GrammarTable,
         ranks: RankGroup,
         graphs: DecodeGraphs | None = None,
@@ -113,10 +113,11 @@ class Engine:
             self._slots.advance(batch, None)
             raise
         self._slots.advance(batch, None if outcome.is_advanced else outcome.sampled_ids)
-        work.send_back(_host_tensors(outcome))
+        is_worker = self._ranks.rank > 0
+        work.send_back(_host_tensors(outcome, is_worker=is_worker))
         self._grammars.advance(batch.sampled_slots, partial(_token_ids, work))
         self._last_work = work
-        return partial(_report, request.step, outcome, work, is_worker=self._ranks.rank > 0)
+        return partial(_report, request.step, outcome, work, is_worker=is_worker)
 
     def work_while_idle(self) -> bool:
         """Record a graph, if the device was idle at the last call, too: when it is done with a
@@ -173,30 +174,24 @@ class Engine:
     def _sampled_outcome(
         self, logits: Tensor | None, batch: ScheduledBatch, forward_us: int
     ) -> _Outcome:
-        """logits: as `_sample` takes them."""
-        sampled = self._sample(logits, batch)
-        failures = [] if sampled is None else self._grammars.failures(batch.sampled_slots)
-        sampled_ids = self._agree_on_ids(sampled, len(batch.sampled))
-        return _Outcome(sampled_ids, sampled, failures, [], forward_us)
-
-    def _sample(self, logits: Tensor | None, batch: ScheduledBatch) -> SampledTokens | None:
-        """logits: float32 [sampled, vocab] on rank 0, if anything is sampled."""
+        """logits: float32 [sampled, part], if anything is sampled."""
         if logits is None:
-            return None
+            return _Outcome(torch.empty(0, dtype=torch.int64), None, [], [], forward_us)
+        sampled = self._sample(logits, batch)
+        failures: list[pb.SequenceFailure] = []
+        if self._ranks.rank == 0:
+            failures = self._grammars.failures(batch.sampled_slots)
+        return _Outcome(sampled.token_ids, sampled, failures, [], forward_us)
+
+    def _sample(self, logits: Tensor, batch: ScheduledBatch) -> SampledTokens:
         rows = self._slots.sampling_rows(batch.sampled)
-        mask = self._grammars.masks(batch.sampled_slots)
+        slots = batch.sampled_slots
+        mask = self._grammars.masks(slots)
         if mask is not None:
             mask = replace(mask, allowed=to_device(mask.allowed, self._device))
-            rows = replace(rows, grammar=mask)
-        top_n = [self._slots[slot].top_n_tokens for slot in batch.sampled_slots]
+        rows = replace(rows, grammar=mask, constrained=self._grammars.rows(slots))
+        top_n = [self._slots[slot].top_n_tokens for slot in slots]
         return self._sampler(logits, rows, top_n)
-
-    def _agree_on_ids(self, sampled: SampledTokens | None, count: int) -> Tensor:
-        """int64 [count]: rank 0's ids, on every rank."""
-        if sampled is not None:
-            return self._ranks.broadcast(sampled.token_ids)
-        token_ids = torch.empty(count, dtype=torch.int64, device=self._device)
-        return self._ranks.broadcast(token_ids) if count else token_ids
 
     def _prompt_logprobs(
         self, hidden: Tensor, batch: ScheduledBatch, first_rows: dict[int, int]
@@ -230,11 +225,12 @@ class Engine:
 
     def _prompt_head(self, hidden: Tensor) -> Tensor:
         """The logits on rank 0; elsewhere something of their shape that takes no memory."""
-        logits = self._model.logits(hidden)
+        vocab_size = self._model.config.vocab_size
+        logits = self._ranks.gather_columns(self._model.logits(hidden))
         if logits is not None:
-            return logits
+            return logits[:, :vocab_size]
         nothing = torch.zeros(1, 1, device=self._device)
-        return nothing.expand(len(hidden), self._model.config.vocab_size)
+        return nothing.expand(len(hidden), vocab_size)
 
 
 def _first_rows(rows: tuple[WorkItem, ...]) -> dict[int, int]:
@@ -246,10 +242,10 @@ def _first_rows(rows: tuple[WorkItem, ...]) -> dict[int, int]:
     return first_rows
 
 
-def _host_tensors(outcome: _Outcome) -> list[Tensor]:
+def _host_tensors(outcome: _Outcome, *, is_worker: bool) -> list[Tensor]:
     """What `_report` reads: token ids, int32; on rank 0 log-probabilities and top tokens, too."""
     tensors = [outcome.sampled_ids.int()]
-    if outcome.sampled is not None:
+    if outcome.sampled is not None and not is_worker:
         tensors.append(outcome.sampled.logprobs)
         if (top := outcome.sampled.top_tokens) is not None:
             tensors += [top.counts, top.token_ids, top.logprobs]

@@ -33,7 +33,8 @@ from text_generation_shard.runner.decode_graphs import (
     graph_policy,
 )
 from text_generation_shard.runner.step_graph import GraphRecorder
-from text_generation_shard.sampling.sampler import Sampler
+from text_generation_shard.sampling.parallel import ParallelSampler
+from text_generation_shard.sampling.sampler import Sampler, TokenSampler
 
 logger = logging.getLogger(__name__)
 
@@ -292,13 +293,21 @@ def make_engine(
     if ranks.rank == 0:
         sampler.compile_kernels(slots.scrap_rows())
     grammars = GrammarTable(grammar_tokenizer, request.max_slots)
+    own_sampler: TokenSampler = sampler
+    if ranks.world_size > 1:
+        own_sampler = ParallelSampler(
+            sampler,
+            ranks,
+            vocab_size=model.config.vocab_size,
+            device=model.cache_spec.device,
+        )
     graphs = None
     if graph_buckets and can_be_recorded(model, limits):
         graphs = DecodeGraphs(
             model=model,
             cache=cache,
             slots=slots,
-            sampler=sampler,
+            sampler=own_sampler,
             grammars=grammars,
             buckets=graph_buckets,
             recorder=_graph_recorder(model.cache_spec.device),
@@ -309,7 +318,7 @@ def make_engine(
         model=model,
         cache=cache,
         slots=slots,
-        sampler=sampler,
+        sampler=own_sampler,
         grammars=grammars,
         ranks=ranks,
         graphs=graphs,

@@ -1,14 +1,17 @@
-"""Groups of ranks over gloo, each in a process of its own, that play a script of steps.
+"""Groups of ranks over gloo, each in a process of its own, that play a script of steps or call a
+function.
 
 A fork server imports torch once for all of them.
 """
 
 import multiprocessing
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 from text_generation_proto import shard_pb2 as pb
 
@@ -103,3 +106,32 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def call_on_ranks(function: Callable[..., Any], *args: object, world_size: int) -> list[Any]:
+    """What function(ranks, *args), a module's, returns on every rank of a group."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_PRELOAD)
+    port = _free_port()
+    with ProcessPoolExecutor(world_size, mp_context=context) as pool:
+        calls = [
+            pool.submit(_call, rank, world_size, port, function, args) for rank in range(world_size)
+        ]
+        return [call.result(timeout=120) for call in calls]
+
+
+def _call(
+    rank: int, world_size: int, port: int, function: Callable[..., Any], args: tuple[object, ...]
+) -> Any:
+    import torch
+    from text_generation_shard.config import RankInfo
+    from text_generation_shard.distributed import RankGroup
+
+    info = RankInfo(rank=rank, world_size=world_size, master_addr="127.0.0.1", master_port=port)
+    torch.set_num_threads(1)
+    with torch.inference_mode():
+        ranks = RankGroup.join(info, torch.device("cpu"))
+        try:
+            return function(ranks, *args)
+        finally:
+            ranks.leave()

@@ -2,9 +2,10 @@
 
 import hypothesis.strategies as st
 import pytest
+import torch
 from hypothesis import given
 from text_generation_shard.errors import CapacityError
-from text_generation_shard.layers.partition import HeadPartition, even_range
+from text_generation_shard.layers.partition import HeadPartition, VocabularyPart, even_range
 
 
 @given(
@@ -40,3 +41,19 @@ def test_even_ranges_are_complete_and_even(total: int, world_size: int) -> None:
     ranges = [even_range(total, rank, world_size) for rank in range(world_size)]
     assert [index for part in ranges for index in part] == list(range(total))
     assert max(map(len, ranges)) - min(map(len, ranges)) <= 1
+
+
+def test_parts_of_a_vocabulary() -> None:
+    """All of one size, of which the last ones hold what is left, or nothing."""
+    parts = [VocabularyPart.of_rank(rank, 4, 10) for rank in range(4)]
+    assert [(part.start, part.size, part.num_tokens) for part in parts] == [
+        (0, 4, 4),
+        (4, 4, 4),
+        (8, 4, 2),
+        (12, 4, 0),
+    ]
+    values = torch.arange(10.0)
+    assert parts[2].cut(values, -1).tolist() == [8, 9, -1, -1]
+    assert parts[3].cut(values[None], -1).tolist() == [[-1] * 4]
+    alone = VocabularyPart.of_rank(0, 1, 10)
+    assert (alone.size, alone.num_tokens) == (10, 10)

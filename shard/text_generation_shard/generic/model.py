@@ -10,6 +10,7 @@ from text_generation_shard.distributed import RankGroup
 from text_generation_shard.generic.attention import PAGED, CurrentStep
 from text_generation_shard.generic.config import GenericConfig
 from text_generation_shard.kv_cache import KVCache, KVCacheSpec
+from text_generation_shard.layers.partition import VocabularyPart
 
 
 class GenericModel:
@@ -33,7 +34,7 @@ class GenericModel:
         self.cache_spec = cache_spec
         self._module = module
         self._step = step
-        self._ranks = ranks
+        self._part = VocabularyPart.of_rank(ranks.rank, ranks.world_size, config.vocab_size)
         body = module.base_model
         self._compute = body.forward
         self._output_type: Any = None
@@ -53,12 +54,12 @@ class GenericModel:
         hidden: Tensor = output.last_hidden_state[0]
         return hidden
 
-    def logits(self, hidden: Tensor) -> Tensor | None:
-        """hidden: [rows, hidden]. Float32 [rows, vocab] on rank 0, None on the other ranks."""
+    def logits(self, hidden: Tensor) -> Tensor:
+        """hidden: [rows, hidden]. Float32 [rows, part]: the rank's part of the vocabulary."""
         self._recalled = hidden[None]
         no_ids = torch.zeros(1, len(hidden), dtype=torch.int64, device=hidden.device)
         logits: Tensor = self._module(input_ids=no_ids, use_cache=False).logits[0]
-        return logits.float() if self._ranks.rank == 0 else None
+        return self._part.cut(logits.float(), float("-inf"))
 
     def _recall(self, *_: object, **__: object) -> Any:
         """What stands for the body's forward when the head is asked."""

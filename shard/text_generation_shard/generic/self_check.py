@@ -62,7 +62,7 @@ def expect(module: Any, vocab_size: int) -> Expected:
 def check(model: GenericModel, expected: Expected, ranks: RankGroup) -> None:
     """CheckpointError unless the model computes what is expected; all ranks call it alike."""
     with refusing("it does not run with paged attention"):
-        actual = _logits(model, expected.token_ids)
+        actual = _logits(model, expected.token_ids, ranks)
     error = 0.0
     if actual is not None:
         error = _error(actual, expected.logits)
@@ -91,7 +91,9 @@ def _distances(actual: Tensor, expected: Tensor) -> Tensor:
     return distances
 
 
-def _logits(model: GenericModel, token_ids: tuple[Tensor, ...]) -> list[Tensor] | None:
+def _logits(
+    model: GenericModel, token_ids: tuple[Tensor, ...], ranks: RankGroup
+) -> list[Tensor] | None:
     """[tokens, vocab] of each sequence on rank 0; None elsewhere."""
     cache = KVCache.allocate(
         model.cache_spec,
@@ -103,10 +105,11 @@ def _logits(model: GenericModel, token_ids: tuple[Tensor, ...]) -> list[Tensor] 
     rows: list[list[Tensor]] = [[] for _ in token_ids]
     for pieces in _STEPS:
         hidden = model.forward(_inputs(model, pieces, token_ids), cache)
-        logits = model.logits(hidden)
+        logits = ranks.gather_columns(model.logits(hidden))
         if logits is None:
             continue
-        parts = torch.split(logits, [end - start for _, start, end in pieces])
+        lengths = [end - start for _, start, end in pieces]
+        parts = torch.split(logits[:, : model.config.vocab_size], lengths)
         for (sequence, _, _), part in zip(pieces, parts, strict=True):
             rows[sequence].append(part)
     return [torch.cat(parts) for parts in rows] if rows[0] else None

@@ -121,6 +121,12 @@ class GrammarTable:
         """Whether one of the slots has a grammar."""
         return bool(self._slots) and any(slot in self._slots for slot in slots)
 
+    def rows(self, slots: Sequence[int]) -> tuple[int, ...]:
+        """The rows i whose slots[i] has a grammar, on any rank; ascending."""
+        if not self._slots:
+            return ()
+        return tuple(row for row, slot in enumerate(slots) if slot in self._slots)
+
     def masks(self, slots: Sequence[int]) -> GrammarMask | None:
         """The tokens that row i, which samples for slots[i], may choose from; waits for them.
 

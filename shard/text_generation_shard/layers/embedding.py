@@ -4,32 +4,32 @@ import torch
 from torch import Tensor
 
 from text_generation_shard.distributed import RankGroup
+from text_generation_shard.layers.partition import VocabularyPart
 from text_generation_shard.ops.add import add_rows
 from text_generation_shard.ops.scale import scaled
 from text_generation_shard.weights.reader import WeightScope
 
 
 class VocabParallelEmbedding:
-    """Rank r holds the rows [r * n, (r + 1) * n) of the table, n = ceil(vocab / ranks).
+    """The rows of the table that belong to a rank's part of the vocabulary.
 
-    The last rank's table is filled up with zeros, so that all ranks' logits have one shape.
+    What is no token has zeros, so that all ranks' logits have one shape.
     """
 
     def __init__(
         self, weights: WeightScope, ranks: RankGroup, *, vocab_size: int, hidden_size: int
     ) -> None:
         self._ranks = ranks
-        self._rows = -(-vocab_size // ranks.world_size)
-        self._start = min(ranks.rank * self._rows, vocab_size)
-        num_stored = min(self._start + self._rows, vocab_size) - self._start
+        self._part = part = VocabularyPart.of_rank(ranks.rank, ranks.world_size, vocab_size)
+        start, num_stored = min(part.start, vocab_size), part.num_tokens
 
         def fill(matrix: Tensor) -> None:
             matrix[num_stored:].zero_()
             weights.read_into(
-                matrix[:num_stored], "weight", shape=(vocab_size, hidden_size), start=self._start
+                matrix[:num_stored], "weight", shape=(vocab_size, hidden_size), start=start
             )
 
-        self.weight = weights.matrix(self._rows, hidden_size, fill, is_table=True)
+        self.weight = weights.matrix(part.size, hidden_size, fill, is_table=True)
 
     def __call__(self, token_ids: Tensor, *, scale: float = 1.0) -> Tensor:
         """scale: what the rows are multiplied by; token_ids: [tokens], integer. Returns [tokens,
@@ -40,8 +40,8 @@ class VocabParallelEmbedding:
     def _rows_of(self, token_ids: Tensor) -> Tensor:
         if self._ranks.world_size == 1:
             return self.weight.rows(token_ids)
-        local = token_ids - self._start
-        is_elsewhere = (local < 0) | (local >= self._rows)
+        local = token_ids - self._part.start
+        is_elsewhere = (local < 0) | (local >= self._part.size)
         rows = self.weight.rows(local.masked_fill(is_elsewhere, 0))
         return self._ranks.all_reduce(rows.masked_fill_(is_elsewhere[:, None], 0))
 
@@ -77,17 +77,17 @@ class ParallelHead:
     ) -> None:
         """bias: [vocab]; scale: what logits are multiplied by; soft_cap c: c * tanh(logits / c)."""
         self._weight = table.weight
-        self._ranks = ranks
-        self._vocab_size = vocab_size
-        self._bias = bias
+        self._part = VocabularyPart.of_rank(ranks.rank, ranks.world_size, vocab_size)
+        self._bias = None if bias is None else self._part.cut(bias, 0.0)
         self._scale = scale
         self._soft_cap = soft_cap
 
-    def __call__(self, hidden: Tensor) -> Tensor | None:
-        """hidden: [rows, hidden]. Returns float32 [rows, vocab] on rank 0, None elsewhere."""
+    def __call__(self, hidden: Tensor) -> Tensor:
+        """hidden: [rows, hidden]. Returns float32 [rows, part]: this rank's part of the vocabulary,
+        -inf for what is no token.
+        """
         part = self._weight(hidden).to(torch.float32)
-        logits = self._ranks.gather_columns(part)
-        if logits is None:
-            return None
-        logits = logits[:, : self._vocab_size]
-        return scaled(logits, self._scale, bias=self._bias, soft_cap=self._soft_cap)
+        logits = scaled(part, self._scale, bias=self._bias, soft_cap=self._soft_cap)
+        if self._part.num_tokens < self._part.size:
+            logits[:, self._part.num_tokens :] = float("-inf")
+        return logits

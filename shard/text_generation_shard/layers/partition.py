@@ -3,6 +3,9 @@
 import math
 from dataclasses import dataclass
 
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
 from text_generation_shard.errors import CapacityError
 
 
@@ -67,6 +70,41 @@ class AttentionShape:
     def query_heads(self) -> range:
         """Index in the whole model of each local query head."""
         return range(self.heads.first_head, self.heads.first_head + self.heads.num_heads)
+
+
+@dataclass(frozen=True, slots=True)
+class VocabularyPart:
+    """The token ids [start, start + size) of one rank: all parts have one size, so that the last
+    ones may hold ids beyond the vocabulary, or nothing else.
+
+    Where there are several, the size is a multiple of four: as many tokens share the words of one
+    counter (`sampling.philox`).
+
+        10 tokens, 2 ranks        10 tokens, 4 ranks
+        0 ..... 7 | 8 9 - ...     0 1 2 3 | 4 5 6 7 | 8 9 - - | - - - -
+    """
+
+    start: int
+    size: int
+    vocab_size: int
+
+    @classmethod
+    def of_rank(cls, rank: int, world_size: int, vocab_size: int) -> "VocabularyPart":
+        """The part of one of `world_size` ranks."""
+        size = -(-vocab_size // world_size)
+        if world_size > 1:
+            size += -size % 4
+        return cls(rank * size, size, vocab_size)
+
+    @property
+    def num_tokens(self) -> int:
+        """How many of the ids are tokens."""
+        return max(0, min(self.size, self.vocab_size - self.start))
+
+    def cut(self, values: Tensor, padding: float) -> Tensor:
+        """The part's of something that there is for every token: [.., vocab] to [.., size]."""
+        own = values[..., self.start : self.start + self.num_tokens]
+        return F.pad(own, (0, self.size - self.num_tokens), value=padding)
 
 
 def even_range(total: int, rank: int, world_size: int) -> range:

@@ -59,8 +59,8 @@ class Decoder:
             x = layer(x, rotations[rotary], inputs, layer_cache)
         return x
 
-    def logits(self, hidden: Tensor) -> Tensor | None:
-        """hidden: [rows, hidden]. Float32 [rows, vocab] on rank 0, None on the other ranks."""
+    def logits(self, hidden: Tensor) -> Tensor:
+        """hidden: [rows, hidden]. Float32 [rows, part]: the rank's part of the vocabulary."""
         return self._head(self._norm(hidden))
 
 

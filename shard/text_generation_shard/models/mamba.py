@@ -66,8 +66,8 @@ class Mamba:
             x = layer(x, inputs, state)
         return x
 
-    def logits(self, hidden: Tensor) -> Tensor | None:
-        """hidden: [rows, hidden]. Float32 [rows, vocab] on rank 0, None on the other ranks."""
+    def logits(self, hidden: Tensor) -> Tensor:
+        """hidden: [rows, hidden]. Float32 [rows, part]: the rank's part of the vocabulary."""
         return self._head(self._norm(hidden.to(self._dtype)))
 
 

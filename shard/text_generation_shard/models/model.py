@@ -23,5 +23,5 @@ class Model(Protocol):
     def forward(self, inputs: ModelInputs, cache: KVCache) -> Tensor:
         """Hidden states after the last layer: [tokens, hidden]. Fills the cache."""
 
-    def logits(self, hidden: Tensor) -> Tensor | None:
-        """hidden: [rows, hidden]. Float32 [rows, vocab] on rank 0, None on the other ranks."""
+    def logits(self, hidden: Tensor) -> Tensor:
+        """hidden: [rows, hidden]. Float32 [rows, part]: the rank's part of the vocabulary."""

@@ -88,8 +88,8 @@ class T5:
                 layer.cross_attention.write(encoded, inputs.encoder, layer_cache)
         return self._decoder.forward(inputs, cache)
 
-    def logits(self, hidden: Tensor) -> Tensor | None:
-        """hidden: [rows, hidden]. Float32 [rows, vocab] on rank 0, None on the other ranks."""
+    def logits(self, hidden: Tensor) -> Tensor:
+        """hidden: [rows, hidden]. Float32 [rows, part]: the rank's part of the vocabulary."""
         return self._decoder.logits(hidden)
 
 

@@ -51,7 +51,7 @@ from text_generation_shard.sampling.parameters import (
     Processor,
     SamplingFeatures,
 )
-from text_generation_shard.sampling.sampler import SampledTokens, Sampler
+from text_generation_shard.sampling.sampler import SampledTokens, TokenSampler
 
 logger = logging.getLogger(__name__)
 
@@ -182,7 +182,7 @@ class DecodeGraphs:
         model: Model,
         cache: KVCache,
         slots: SequenceSlots,
-        sampler: Sampler,
+        sampler: TokenSampler,
         grammars: GrammarTable,
         buckets: Sequence[int],
         recorder: GraphRecorder,
@@ -363,7 +363,6 @@ class DecodeGraphs:
         slots, contexts = self._packet[: 2 * key.bucket].view(2, -1)
         hidden = self._model.forward(self._slots.decode_inputs(slots, contexts), self._cache)
         logits = self._model.logits(hidden)
-        assert logits is not None
         if key.kind is SamplingKind.OUTSIDE:
             _fill(self._logits, logits)
             return

@@ -1,4 +1,6 @@
-"""The end of the sampler's pipeline as one C++ operator: temperature, filters, draw."""
+"""The end of the sampler's pipeline as one C++ operator: temperature, filters, draw; and the same
+from the best scores of every part of the vocabulary.
+"""
 
 from collections.abc import Sequence
 
@@ -38,7 +40,7 @@ def sample(scores: Tensor, rows: SamplingRows) -> tuple[Tensor, Tensor, list[int
     """
     operators = native_operators(scores)
     assert operators is not None
-    return operators.sample(
+    token_ids, logprobs, _, failed = operators.sample(
         scores,
         rows.temperature.contiguous(),
         rows.top_k.contiguous(),
@@ -47,4 +49,35 @@ def sample(scores: Tensor, rows: SamplingRows) -> tuple[Tensor, Tensor, list[int
         rows.draws.contiguous(),
         rows.seeds.contiguous(),
         rows.positions.contiguous(),
+        0,
     )
+    return token_ids, logprobs, failed
+
+
+def candidates(scores: Tensor, *, first_id: int, count: int) -> Tensor:
+    """The best scores of each row of a part of the vocabulary, which begins with first_id, and what
+    all of the part weigh: float32 [rows, numbers], see `CandidatesCall`.
+
+    scores: float32 [rows, part], after penalties and temperature.
+    """
+    operators = native_operators(scores)
+    assert operators is not None
+    return operators.candidates(scores, first_id, min(count, scores.shape[1]))
+
+
+def choose(packets: Tensor, rows: SamplingRows) -> tuple[Tensor, Tensor, list[int]]:
+    """What `sample` returns, from all parts' candidates, float32 [parts, rows, numbers]; rows that
+    need more than these are among those that failed.
+    """
+    operators = native_operators(packets)
+    assert operators is not None
+    token_ids, logprobs, _, failed = operators.choose(
+        packets,
+        rows.top_k.contiguous(),
+        rows.top_p.contiguous(),
+        rows.min_p.contiguous(),
+        rows.draws.contiguous(),
+        rows.seeds.contiguous(),
+        rows.positions.contiguous(),
+    )
+    return token_ids, logprobs, failed

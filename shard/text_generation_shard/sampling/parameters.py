@@ -133,6 +133,11 @@ class SamplingFeatures:
         }
         return SamplingFeatures(rows=rows, max_top_k=self.max_top_k)
 
+    def without(self, processor: Processor) -> "SamplingFeatures":
+        """As if no row needed it."""
+        kept = {other: found for other, found in self.rows.items() if other is not processor}
+        return SamplingFeatures(rows=kept, max_top_k=self.max_top_k)
+
     def needing(self, processor: Processor) -> tuple[int, ...]:
         """The rows that need a processor."""
         return self.rows.get(processor, ())

@@ -67,14 +67,15 @@ def philox(counter: Words, key: tuple[Tensor, Tensor]) -> Words:
 
 
 def vocabulary_words(
-    seeds: Tensor, positions: Tensor, *, vocab_size: int, stream: Stream
+    seeds: Tensor, positions: Tensor, *, vocab_size: int, stream: Stream, first_id: int = 0
 ) -> Tensor:
     """The random word of every token of the vocabulary, for each (seed, position).
 
-    seeds: int64 [rows], a u64's bit pattern. positions: int64 [rows] in [0, 2^32).
+    seeds: int64 [rows], a u64's bit pattern. positions: int64 [rows] in [0, 2^32). first_id: of a
+    part of the vocabulary that has vocab_size tokens; a multiple of 4.
     Returns int64 [rows, vocab_size].
     """
-    blocks = torch.arange((vocab_size + 3) // 4, device=seeds.device)
+    blocks = torch.arange((vocab_size + 3) // 4, device=seeds.device) + first_id // 4
     counter = _counter(blocks[None, :], positions[:, None], stream)
     words = philox(counter, _key(seeds[:, None]))
     return torch.stack(words, dim=-1).flatten(1)[:, :vocab_size]
@@ -87,8 +88,12 @@ def token_words(seeds: Tensor, positions: Tensor, token_ids: Tensor, *, stream: 
     return lanes.gather(-1, (token_ids & 3)[:, None]).squeeze(-1)
 
 
-def vocabulary_gumbel(seeds: Tensor, positions: Tensor, *, vocab_size: int) -> Tensor:
-    """Gumbel noise for every token of the vocabulary: float32 [rows, vocab_size]."""
+def vocabulary_gumbel(
+    seeds: Tensor, positions: Tensor, *, vocab_size: int, first_id: int = 0
+) -> Tensor:
+    """Gumbel noise for every token of the vocabulary, or of a part of it as in `vocabulary_words`:
+    float32 [rows, vocab_size].
+    """
     noise = torch.empty(len(seeds), vocab_size, device=seeds.device)
     chunk = len(seeds)
     if seeds.device.type == "cpu":
@@ -96,7 +101,11 @@ def vocabulary_gumbel(seeds: Tensor, positions: Tensor, *, vocab_size: int) -> T
     for start in range(0, len(seeds), chunk):
         rows = slice(start, start + chunk)
         words = vocabulary_words(
-            seeds[rows], positions[rows], vocab_size=vocab_size, stream=Stream.DRAW
+            seeds[rows],
+            positions[rows],
+            vocab_size=vocab_size,
+            stream=Stream.DRAW,
+            first_id=first_id,
         )
         noise[rows] = gumbel(words)
     return noise

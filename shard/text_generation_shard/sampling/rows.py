@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from text_generation_shard.layers.partition import VocabularyPart
 from text_generation_shard.ops.to_device import to_device
 from text_generation_shard.sampling.parameters import SamplingFeatures
 
@@ -37,6 +38,12 @@ class RowBias:
     row: int
     token_ids: Tensor
     values: Tensor
+
+    def within(self, part: VocabularyPart) -> "RowBias":
+        """The same for a part of the vocabulary: what lies elsewhere adds nothing, somewhere."""
+        local = self.token_ids - part.start
+        is_own = (local >= 0) & (local < part.size)
+        return RowBias(self.row, local.where(is_own, 0), self.values.where(is_own, 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +104,9 @@ class SamplingRows:
     features: SamplingFeatures
     logit_bias: tuple[RowBias, ...] = ()
     grammar: GrammarMask | None = None
+    # Rows whose sequence has a grammar, ascending; all ranks know them, only the one that samples
+    # has their masks.
+    constrained: tuple[int, ...] = ()
 
     def histories(self, index: Tensor) -> Tensor:
         """Those of some rows, int64 [len(index), width]; index: int64."""
@@ -117,4 +127,17 @@ class SamplingRows:
                 if bias.row in places
             ),
             grammar=grammar,
+            constrained=tuple(places[row] for row in self.constrained if row in places),
+        )
+
+    def within(self, part: VocabularyPart) -> "SamplingRows":
+        """The same rows for the scores of a part: tokens elsewhere are none that it has."""
+        index = torch.arange(len(self.lengths), device=self.lengths.device)
+        local = self.histories(index) - part.start
+        is_own = (local >= 0) & (local < part.size)
+        return replace(
+            self,
+            history=local.where(is_own, part.size),
+            history_rows=index,
+            logit_bias=tuple(bias.within(part) for bias in self.logit_bias),
         )

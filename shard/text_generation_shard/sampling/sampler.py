@@ -11,6 +11,7 @@ looks at one row at a time: what else is in the batch changes nothing.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -40,6 +41,15 @@ class SampledTokens:
     top_tokens: TopTokens | None
 
 
+class TokenSampler(Protocol):
+    """What the engine needs: a `Sampler`, or what ranks do together in its place."""
+
+    def __call__(
+        self, logits: Tensor, rows: SamplingRows, top_n: Sequence[int] = ()
+    ) -> SampledTokens:
+        """Sample one token per row."""
+
+
 class Sampler:
     """Chooses one token per row; has no state but the watermark's two numbers."""
 
@@ -47,6 +57,12 @@ class Sampler:
         self._vocab_size = vocab_size
         self._gamma = watermark_gamma
         self._delta = watermark_delta
+
+    def for_tokens(self, vocab_size: int) -> "Sampler":
+        """The same for another number of tokens."""
+        return Sampler(
+            vocab_size=vocab_size, watermark_gamma=self._gamma, watermark_delta=self._delta
+        )
 
     def __call__(
         self, logits: Tensor, rows: SamplingRows, top_n: Sequence[int] = ()
@@ -62,7 +78,20 @@ class Sampler:
         self._mark(change, rows)
         if fused.can_sample(change.scores):
             return self._by_kernels(change.scores, rows, top_n)
-        scores = self._change(change, rows)
+        return self.choose(self._change(change, rows), rows, top_n)
+
+    def change(self, logits: Tensor, rows: SamplingRows) -> Tensor:
+        """The first half, all that changes single scores, in the contract's order: bias, watermark,
+        penalties, grammar. May change what is given.
+        """
+        change = _RowChanges(logits)
+        self._mark(change, rows)
+        return self._change(change, rows)
+
+    def choose(
+        self, scores: Tensor, rows: SamplingRows, top_n: Sequence[int] = ()
+    ) -> SampledTokens:
+        """The second half: temperature, filters and the choice among changed scores."""
         by_torch = native.rows_left(scores, rows, top_n)
         if len(by_torch) == len(scores):
             return _sample(scores, rows, top_n)
@@ -183,10 +212,13 @@ class _RowChanges:
             self.scores.index_copy_(0, index, change(self.scores[index], index))
 
 
-def _divide(scores: Tensor, temperature: Tensor) -> Tensor:
-    """scores / temperature, up to a constant per row that keeps tiny temperatures finite."""
-    best = scores.amax(dim=1, keepdim=True)
-    return (scores - best) / temperature[:, None]
+def divide_in_place(scores: Tensor, temperature: Tensor, best: Tensor) -> Tensor:
+    """scores / temperature, up to a constant per row that keeps tiny temperatures finite.
+
+    scores: float32 [rows, any]. temperature: float32 [rows]. best: [rows], the greatest score of
+    the row, which may lie elsewhere.
+    """
+    return scores.sub_(best[:, None]).div_(temperature[:, None])
 
 
 def _filter(scores: Tensor, rows: SamplingRows) -> Tensor:
@@ -195,7 +227,7 @@ def _filter(scores: Tensor, rows: SamplingRows) -> Tensor:
     change = _RowChanges(scores)
     change.apply(
         features.needing(Processor.TEMPERATURE),
-        lambda scores, index: _divide(scores, rows.temperature[index]),
+        lambda scores, index: divide_in_place(scores, rows.temperature[index], scores.amax(dim=1)),
     )
     change.apply(
         features.needing(Processor.TOP_K),

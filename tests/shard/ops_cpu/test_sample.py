@@ -34,7 +34,7 @@ def _sample(
     draws: bool = True,
 ) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
     rows = len(scores)
-    return operators.sample(
+    token_ids, logprobs, _, failed = operators.sample(
         scores,
         torch.full((rows,), float(temperature)),
         torch.full((rows,), top_k),
@@ -43,7 +43,9 @@ def _sample(
         torch.full((rows,), draws),
         SEEDS[torch.arange(rows) % 3],
         POSITIONS[torch.arange(rows) % 3] + torch.arange(rows),
+        0,
     )
+    return token_ids, logprobs, failed
 
 
 def _expected(
@@ -125,6 +127,36 @@ def test_rows_depend_on_nothing_but_themselves(operators: Operators) -> None:
             torch.tensor([True]),
             SEEDS[:1],
             POSITIONS[:1] + row,
+            0,
         )
         assert torch.equal(alone[0], ids[row : row + 1])
         assert torch.equal(alone[1], logprobs[row : row + 1])
+
+
+@pytest.mark.parametrize("split", [4, 3000, 4996])
+def test_noise_of_a_part_is_that_of_its_tokens(operators: Operators, split: int) -> None:
+    torch.manual_seed(split)
+    scores = torch.randn(60, 5000)
+    draws = torch.arange(60) % 4 > 0
+    expected = _parts(operators, scores, draws, 0)
+    first, second = (
+        _parts(operators, part, draws, start)
+        for start, part in ((0, scores[:, :split]), (split, scores[:, split:]))
+    )
+    is_first = first[1] >= second[1]
+    assert torch.equal(torch.where(is_first, first[0], second[0] + split), expected[0])
+    assert torch.equal(torch.where(is_first, first[1], second[1]), expected[1])
+    assert split < 3000 or is_first[draws].any()
+
+
+def _parts(
+    operators: Operators, scores: torch.Tensor, draws: torch.Tensor, first_id: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids within the part, and their scores with noise."""
+    ones, none = torch.ones(len(scores)), torch.zeros(len(scores), dtype=torch.int64)
+    seeds, positions = torch.arange(len(scores)) - 7, torch.arange(len(scores)) * 3
+    ids, _, values, failed = operators.sample(
+        scores, ones, none, ones, torch.zeros_like(ones), draws, seeds, positions, first_id
+    )
+    assert not failed
+    return ids, values

@@ -8,6 +8,7 @@ import pytest
 import torch
 import triton
 import triton.language as tl
+from text_generation_shard.ops.best_of_part import _by_kernels, _by_torch
 from text_generation_shard.ops.triton import sample as kernels
 from text_generation_shard.ops.triton.sample_bracket import survey_kernel
 from text_generation_shard.ops.triton.sample_draw import random_words
@@ -293,3 +294,24 @@ def test_random_words_are_the_references(device: torch.device) -> None:
     words_kernel[(5, 2)](seeds, positions, words, TILE=64)
     expected = philox.vocabulary_words(seeds, positions, vocab_size=128, stream=philox.Stream.DRAW)
     assert torch.equal(words, expected)
+
+
+@pytest.mark.parametrize("first_id", [0, 100_004])
+def test_the_best_of_a_part(device: torch.device, first_id: int) -> None:
+    """Parts with equal best scores, without a token, and whose noise begins in the vocabulary."""
+    logits = torch.randn(7, 700, device=device) * 3
+    logits[1, [40, 650]] = 30.0
+    logits[2] = float("-inf")
+    draws = torch.tensor([True, False, True, True, True, False, True], device=device)
+    seeds = torch.tensor([random.getrandbits(63) for _ in draws], device=device)
+    places = torch.arange(len(draws), device=device) * 1000
+    actual, expected = (
+        call(logits, draws, seeds, places, first_id) for call in (_by_kernels, _by_torch)
+    )
+    assert first_id <= int(actual.token_ids[2]) < first_id + 700
+    is_some = torch.arange(7) != 2
+    assert actual.token_ids[is_some].tolist() == expected.token_ids[is_some].tolist()
+    for name in ("scores", "values", "log_sums"):
+        torch.testing.assert_close(
+            getattr(actual, name), getattr(expected, name), atol=1e-5, rtol=1e-5
+        )

@@ -129,9 +129,28 @@ class Operators(Protocol):
         draws: Tensor,
         seeds: Tensor,
         positions: Tensor,
-    ) -> tuple[Tensor, Tensor, list[int]]:
-        """The same of chosen or drawn tokens, after temperature, top-k, top-p and min-p, see
-        `SampleCall` in `csrc/kernels.h`. top_k, seeds, positions: int64 [rows]; draws: bool [rows].
+        first_id: int,
+    ) -> tuple[Tensor, Tensor, Tensor, list[int]]:
+        """The same of chosen or drawn tokens, after temperature, top-k, top-p and min-p, and their
+        scores with noise before the rows that failed; see `SampleCall` in `csrc/kernels.h`.
+        top_k, seeds, positions: int64 [rows]; draws: bool [rows].
+        """
+
+    def candidates(self, scores: Tensor, first_id: int, count: int) -> Tensor:
+        """The best of each row, [rows, 2 * count + 2]; see `CandidatesCall` in `csrc/kernels.h`."""
+
+    def choose(
+        self,
+        packets: Tensor,
+        top_k: Tensor,
+        top_p: Tensor,
+        min_p: Tensor,
+        draws: Tensor,
+        seeds: Tensor,
+        positions: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor, list[int]]:
+        """What `sample` returns, from the candidates of all parts, [parts, rows, 2 * count + 2];
+        rows for which these do not suffice are among those that failed.
         """
 
     def mlp(

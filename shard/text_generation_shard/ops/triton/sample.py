@@ -78,13 +78,14 @@ class TokenMask:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draws:
     """temperature: float32 [rows]; is_drawn: bool [rows], else the best token is chosen; seeds and
-    positions: int64 [rows], of the noise.
+    positions: int64 [rows], of the noise. first_id: the token of the first score, a multiple of 4.
     """
 
     temperature: Tensor
     is_drawn: Tensor
     seeds: Tensor
     positions: Tensor
+    first_id: int = 0
 
 
 def sample(
@@ -110,7 +111,20 @@ def sample(
     thresholds = None
     if filters is not None and lowest is not None:
         thresholds = _cut(scores, highest, lowest, draws.temperature, filters)
-    return _draw(scores, highest, thresholds, draws)
+    token_ids, logprobs, _ = _draw(scores, highest, thresholds, draws)
+    return token_ids, logprobs
+
+
+def best_of_part(scores: Tensor, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
+    """The best score of each row, with its noise where the row draws; see `ops.best_of_part`.
+
+    scores: float32 [rows, part], from draws.first_id on. Returns int64 [rows], from 0 for the first
+    score; float32 [rows], the log-softmax within the part; float32 [rows], the best.
+    """
+    scores = scores.contiguous()
+    highest = scores.new_empty(len(scores), triton.cdiv(scores.shape[1], _TILE))
+    _adjust(scores, scores, (highest, None), None, None)
+    return _draw(scores, highest, None, draws)
 
 
 def _adjust(
@@ -250,8 +264,8 @@ def _bracket(
 
 def _draw(
     scores: Tensor, highest: Tensor, thresholds: Tensor | None, draws: Draws
-) -> tuple[Tensor, Tensor]:
-    """What `sample` returns, by tile and then by row."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What `best_of_part` returns, by tile and then by row."""
     rows, tiles = highest.shape
     found = scores.new_empty(rows, tiles, 2)
     ids = torch.empty(rows, tiles, dtype=torch.int32, device=scores.device)
@@ -259,8 +273,16 @@ def _draw(
     row_scores = (scores, highest, draws.temperature)
     noise = (draws.is_drawn.to(torch.int32), draws.seeds, draws.positions)
     draw_kernel[(rows, tiles)](
-        *row_scores, thresholds, *noise, found, ids, *sizes, TILE=_TILE, num_warps=8
+        *row_scores,
+        thresholds,
+        *noise,
+        found,
+        ids,
+        draws.first_id // 4,
+        *sizes,
+        TILE=_TILE,
+        num_warps=8,
     )
     token_ids, logprobs = draws.seeds.new_empty(rows), scores.new_empty(rows)
     finish_kernel[(rows,)](*row_scores, found, ids, token_ids, logprobs, *sizes, num_warps=1)
-    return token_ids, logprobs
+    return token_ids, logprobs, found[..., 0].amax(dim=1)

@@ -29,13 +29,14 @@ def draw_kernel(
     positions,
     found,
     found_ids,
+    first_counter,
     vocab_size,
     num_tiles,
     TILES: tl.constexpr,
     TILE: tl.constexpr,
 ):
     """found: [rows, tiles, 2]: the best noisy score of a tile, and its sum of exp(score - peak);
-    found_ids: int32 [rows, tiles], whose the best is.
+    found_ids: int32 [rows, tiles], whose the best is. first_counter: of the first score's noise.
     """
     row, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
     tokens = tile * TILE + tl.arange(0, TILE)
@@ -57,7 +58,7 @@ def draw_kernel(
     noisy = score
     if (tl.load(is_drawn + row) != 0) & (tl.max(score) > float("-inf")):
         position = tl.load(positions + row).to(tl.int32)
-        noisy += gumbel(random_words(tl.load(seeds + row), position, tile, TILE))
+        noisy += gumbel(random_words(tl.load(seeds + row), position, tile, TILE, first_counter))
     value = tl.max(noisy)
     token = tl.min(tl.where((noisy == value) & inside, tokens, vocab_size))
     tl.store(found + (row * num_tiles + tile) * 2, value)
@@ -65,9 +66,9 @@ def draw_kernel(
 
 
 @triton.jit
-def random_words(seed, position, tile, TILE: tl.constexpr):
+def random_words(seed, position, tile, TILE: tl.constexpr, first_counter=0):
     """uint32 [TILE]: the random word of every token of a tile."""
-    blocks = tile * (TILE // 4) + tl.arange(0, TILE // 4)
+    blocks = first_counter + tile * (TILE // 4) + tl.arange(0, TILE // 4)
     zeros = tl.zeros([TILE // 4], tl.int32)
     first, second, third, fourth = tl.philox(seed, blocks, zeros + position, zeros, zeros)
     return tl.interleave(tl.interleave(first, third), tl.interleave(second, fourth))

@@ -73,6 +73,8 @@ PYBIND11_MODULE(text_generation_cpu_operators, module) {
       .def("choose_best", &Operators::choose_best, without_gil)
       .def("mask_scores", &Operators::mask_scores, without_gil)
       .def("sample", &Operators::sample, without_gil)
+      .def("candidates", &Operators::candidates, without_gil)
+      .def("choose", &Operators::choose, without_gil)
       .def("mlp", &Operators::mlp, without_gil)
       .def("project_and_store", &Operators::project_and_store, without_gil)
       .def("attention", &Operators::attention, without_gil)

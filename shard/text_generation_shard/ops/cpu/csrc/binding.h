@@ -95,6 +95,9 @@ Activation activation_named(const std::string& name);
 // The norm of rows of this size, checked.
 Norm norm_of(const NormFields& fields, int64_t size);
 
+// Ids, log-probabilities, scores with noise, and the rows that failed.
+using Sampled = std::tuple<Tensor, Tensor, Tensor, std::vector<int64_t>>;
+
 // The operators of one instruction set.
 class Operators {
  public:
@@ -139,10 +142,18 @@ class Operators {
   // Ids and log-softmax of the greatest scores, and the rows where there is no such thing.
   std::tuple<Tensor, Tensor, std::vector<int64_t>> choose_best(const Tensor& scores) const;
 
-  // The same of the tokens that are chosen or drawn.
-  std::tuple<Tensor, Tensor, std::vector<int64_t>> sample(
-      const Tensor& scores, const Tensor& temperature, const Tensor& top_k, const Tensor& top_p,
-      const Tensor& min_p, const Tensor& draws, const Tensor& seeds, const Tensor& positions) const;
+  // The same of the tokens that are chosen or drawn, and their scores with noise.
+  Sampled sample(const Tensor& scores, const Tensor& temperature, const Tensor& top_k,
+                 const Tensor& top_p, const Tensor& min_p, const Tensor& draws,
+                 const Tensor& seeds, const Tensor& positions, int64_t first_id) const;
+
+  // The best scores of each row of a part of the vocabulary: see CandidatesCall.
+  Tensor candidates(const Tensor& scores, int64_t first_id, int64_t count) const;
+
+  // What `sample` returns, from the candidates of all parts: see ChoiceCall.
+  Sampled choose(const Tensor& packets, const Tensor& top_k, const Tensor& top_p,
+                 const Tensor& min_p, const Tensor& draws, const Tensor& seeds,
+                 const Tensor& positions) const;
 
   // Remove what masks do not allow from some rows of the scores.
   void mask_scores(const Tensor& scores, const Tensor& rows, const Tensor& allowed) const;

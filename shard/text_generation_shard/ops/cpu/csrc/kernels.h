@@ -207,9 +207,30 @@ struct SampleCall {
   const int64_t* top_k;                      // [rows]; off: 0
   const bool* draws;                         // [rows]; false: the greatest score
   const int64_t *seeds, *positions;          // [rows], what the noise of a draw depends on
-  int64_t* ids;     // [rows]; -1 as for BestCall
-  float* logprobs;  // [rows], log-softmax of what the filters leave
+  int64_t first_id;  // the token of the first score, a multiple of 4: its noise depends on it, too
+  int64_t* ids;      // [rows], from 0 for the first score; -1 as for BestCall
+  float* logprobs;   // [rows], log-softmax of what the filters leave
+  float* values;     // [rows], the chosen scores with their noise
   int num_threads;
+};
+
+// The best scores of each row of a part of the vocabulary, one packet each: `count` scores, as many
+// tokens, ascending; the bound above which these are all, minus infinity if there are no others; and
+// the logarithm of the sum of e^score of the whole part. What is not used is minus infinity, and -1.
+// Both numbers are NaN where a score is no number.
+struct CandidatesCall {
+  const float* scores;  // [rows, size]
+  int64_t rows, size, stride;
+  int64_t first_id, count;
+  float* packets;  // [rows, 2 * count + 2]
+  int num_threads;
+};
+
+// As SampleCall, from the packets of all parts; -1 where they do not suffice, too.
+struct ChoiceCall {
+  SampleCall sample;     // without scores and temperature
+  const float* packets;  // [parts, rows, 2 * count + 2]
+  int64_t parts, count;
 };
 
 // Where the keys and values of one layer lie: keys are [num_blocks, block_size, num_kv_heads,
@@ -331,6 +352,8 @@ struct Kernels {
   Kernel<BestCall> choose_best;
   Kernel<MaskCall> mask_scores;
   Kernel<SampleCall> sample;
+  Kernel<CandidatesCall> candidates;
+  Kernel<ChoiceCall> choose;
   Kernel<HeadsCall> store_heads;
   Kernel<AttentionCall> attend;
   Kernel<ConvCall> causal_conv;

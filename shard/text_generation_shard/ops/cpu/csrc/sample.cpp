@@ -10,13 +10,11 @@
 #include <vector>
 
 #include "parallel.h"
-#include "simd.h"
+#include "scores.h"
 
 namespace cpu_operators::CPU_OPERATORS_ISA {
 namespace {
 
-// Less than any score, minus infinity included, which counts as this.
-constexpr float kNone = -3.0e38f;
 constexpr float kWordStep = 0x1p-32f;
 constexpr float kLargestUniform = 1.0f - 0x1p-24f;
 // Random words that are made at one time: four of each counter.
@@ -28,32 +26,19 @@ constexpr int64_t kFewShare = 16;
 // How far below the greatest score others are looked for step by step, before all are taken.
 constexpr float kLargestDepth = 1024;
 
-// One row: scores in whole lanes, the last ones filled up with kNone.
+// One row: scores in whole lanes, the last ones filled up with kNone. Where these are not all, whose
+// they are, in ascending order, and the sum of e^(score - best) of the others.
 struct Row {
   float* scores;
   int64_t size;
   float best;
-};
+  const float* tokens = nullptr;
+  float rest = 0;
 
-// The greatest score; false where it, or any score, is no number.
-bool find_best(const float* scores, int64_t size, float& best) {
-  Float16x most = broadcast(kNone), no_number = zeros();
-  int64_t i = 0;
-  const auto look = [&](Float16x x) {
-    // Minus infinity is a score like others; of operands that are no numbers the second is kept.
-    x = maximum(broadcast(kNone), x);
-    most = maximum(x, most);
-    no_number = fma(x, zeros(), no_number);
-  };
-  for (; i + kLanes <= size; i += kLanes) look(load(scores + i));
-  if (i < size) {
-    float lanes[kLanes];
-    for (int lane = 0; lane < kLanes; ++lane) lanes[lane] = i + lane < size ? scores[i + lane] : kNone;
-    look(load(lanes));
+  int64_t token(int64_t place) const {
+    return tokens == nullptr ? place : static_cast<int64_t>(tokens[place]);
   }
-  best = largest(most);
-  return !std::isnan(sum(no_number)) && best != kNone;
-}
+};
 
 // The scores by their temperature, as the reference rounds them.
 Row scaled_row(const float* scores, int64_t size, float best, float temperature, float* out) {
@@ -92,7 +77,7 @@ float total_weight(const Row& row, float cut) {
     for (int64_t i = 0; i < ceil_lanes(row.size); i += kLanes) {
       total = total + exponential(load(row.scores + i) - best);
     }
-    return sum(total);
+    return sum(total) + row.rest;
   }
   double total = 0;
   for (int64_t i = 0; i < row.size; i += kLanes) {
@@ -198,17 +183,19 @@ float cut_of(const SampleCall& call, int64_t index, const Row& row) {
 struct Random {
   uint32_t key[2];
   uint32_t position;
+  uint32_t start;
 
-  Random(int64_t seed, int64_t position)
+  Random(int64_t seed, int64_t position, int64_t first_id)
       : key{static_cast<uint32_t>(seed), static_cast<uint32_t>(static_cast<uint64_t>(seed) >> 32)},
-        position(static_cast<uint32_t>(position)) {}
+        position(static_cast<uint32_t>(position)),
+        start(static_cast<uint32_t>(first_id / 4)) {}
 
-  // words[4 * i + j]: word j of counter first + i.
+  // words[4 * i + j]: word j of counter first + i of the row.
   template <int Count>
   void make(uint32_t first, uint32_t* words) const {
     uint32_t c0[Count], c1[Count], c2[Count], c3[Count];
     for (int i = 0; i < Count; ++i) {
-      c0[i] = first + static_cast<uint32_t>(i);
+      c0[i] = start + first + static_cast<uint32_t>(i);
       c1[i] = position;
       c2[i] = c3[i] = 0;
     }
@@ -251,18 +238,19 @@ struct Winner {
   }
 };
 
-int64_t draw_among_few(const Row& row, float cut, const Random& random) {
+Winner draw_among_few(const Row& row, float cut, const Random& random) {
   Winner winner;
   uint32_t words[4];
   int64_t counter = -1;
-  for_kept(row, cut, [&](int64_t id) {
+  for_kept(row, cut, [&](int64_t place) {
+    const int64_t id = row.token(place);
     if (counter != id / 4) {
       counter = id / 4;
       random.make<1>(static_cast<uint32_t>(counter), words);
     }
-    winner.offer(row.scores[id] + gumbel(uniform(words[id % 4])), id);
+    winner.offer(row.scores[place] + gumbel(uniform(words[id % 4])), place);
   });
-  return winner.id;
+  return winner;
 }
 
 // score + noise >= value only if u <= e^(score - value): with some room for what rounding does.
@@ -271,7 +259,7 @@ Float16x uniform_limits(const float* scores, float value) {
   return exponential(load(scores) - broadcast(value - room));
 }
 
-int64_t draw_among_many(const Row& row, float cut, const Random& random) {
+Winner draw_among_many(const Row& row, float cut, const Random& random) {
   Winner winner;
   // Begin with a token that is likely to win: the more of the others need no noise.
   const int64_t likely = first_best(row);
@@ -291,16 +279,29 @@ int64_t draw_among_many(const Row& row, float cut, const Random& random) {
       }
     }
   }
-  return winner.id;
+  return winner;
 }
 
-int64_t draw(const Row& row, float cut, const Random& random) {
+Winner draw(const Row& row, float cut, const Random& random) {
+  if (row.tokens != nullptr) return draw_among_few(row, cut, random);
   if (cut > kNone) {
     int64_t count = 0;
     for_kept(row, cut, [&](int64_t) { ++count; });
     if (count * kFewShare <= row.size) return draw_among_few(row, cut, random);
   }
   return draw_among_many(row, cut, random);
+}
+
+void choose(const SampleCall& call, int64_t index, const Row& row, float cut) {
+  Winner winner;
+  if (call.draws[index]) {
+    winner = draw(row, cut, Random(call.seeds[index], call.positions[index], call.first_id));
+  } else {
+    winner.offer(row.best, first_best(row));
+  }
+  call.ids[index] = row.token(winner.id);
+  call.logprobs[index] = row.scores[winner.id] - row.best - std::log(total_weight(row, cut));
+  call.values[index] = winner.value;
 }
 
 void sample_row(const SampleCall& call, int64_t index) {
@@ -313,15 +314,48 @@ void sample_row(const SampleCall& call, int64_t index) {
   }
   auto* memory = static_cast<float*>(scratch.reserve(ceil_lanes(call.size) * 4));
   const Row row = scaled_row(scores, call.size, best, call.temperature[index], memory);
-  const float cut = cut_of(call, index, row);
-  const int64_t id = call.draws[index]
-                         ? draw(row, cut, Random(call.seeds[index], call.positions[index]))
-                         : first_best(row);
-  call.ids[index] = id;
-  call.logprobs[index] = row.scores[id] - row.best - std::log(total_weight(row, cut));
+  choose(call, index, row, cut_of(call, index, row));
+}
+
+// From what the parts of the vocabulary gave, if the cut lies where all of them gave everything.
+void choose_row(const ChoiceCall& call, int64_t index) {
+  static thread_local Scratch scratch;
+  const int64_t size = call.parts * call.count, lanes = ceil_lanes(size);
+  auto* scores = static_cast<float*>(scratch.reserve(2 * lanes * 4));
+  float* tokens = scores + lanes;
+  std::fill(scores + size, scores + lanes, kNone);
+  float best = kNone, bound = -INFINITY;
+  const auto packet_of = [&](int64_t part) {
+    return call.packets + (part * call.sample.rows + index) * (2 * call.count + 2);
+  };
+  call.sample.ids[index] = -1;
+  for (int64_t part = 0; part < call.parts; ++part) {
+    const float *packet = packet_of(part), *numbers = packet + 2 * call.count;
+    if (std::isnan(numbers[0])) return;
+    bound = std::max(bound, numbers[0]);
+    for (int64_t i = 0; i < call.count; ++i) {
+      scores[part * call.count + i] = std::max(kNone, packet[i]);
+      best = std::max(best, packet[i]);
+    }
+    std::copy(packet + call.count, numbers, tokens + part * call.count);
+  }
+  if (best == kNone) return;
+  Row row{scores, size, best, tokens};
+  double rest = -static_cast<double>(total_weight(row, kNone));
+  for (int64_t part = 0; part < call.parts; ++part) {
+    rest += std::exp(static_cast<double>(packet_of(part)[2 * call.count + 1] - best));
+  }
+  row.rest = std::max(0.0f, static_cast<float>(rest));
+  const float cut = cut_of(call.sample, index, row);
+  if (cut > bound) choose(call.sample, index, row, cut);
 }
 
 }  // namespace
+
+void choose(const ChoiceCall& call) {
+  share_out_rows(call.sample.num_threads, call.sample.rows, 4 * call.parts * call.count,
+                 [&](int64_t row) { choose_row(call, row); });
+}
 
 void sample(const SampleCall& call) {
   share_out_rows(call.num_threads, call.rows, 2 * call.size,

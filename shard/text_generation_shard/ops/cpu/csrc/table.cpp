@@ -18,6 +18,8 @@ void gate(const GateCall& call);
 void choose_best(const BestCall& call);
 void mask_scores(const MaskCall& call);
 void sample(const SampleCall& call);
+void candidates(const CandidatesCall& call);
+void choose(const ChoiceCall& call);
 void store_heads(const HeadsCall& call);
 void attend(const AttentionCall& call);
 void causal_conv(const ConvCall& call);
@@ -52,6 +54,8 @@ const Kernels kernels = {
     .choose_best = choose_best,
     .mask_scores = mask_scores,
     .sample = sample,
+    .candidates = candidates,
+    .choose = choose,
     .store_heads = store_heads,
     .attend = attend,
     .causal_conv = causal_conv,
