@@ -34,16 +34,24 @@ class RankGroup:
         """A group whose process group, if it has more than one rank, exists already."""
         self.rank = rank
         self.world_size = world_size
+        # How many collectives on tensors this rank has begun.
+        self.num_collectives = 0
 
     @classmethod
     def join(cls, info: RankInfo, device: torch.device) -> "RankGroup":
-        """Wait for the other ranks; gloo on CPU, NCCL on GPU."""
+        """Wait for the other ranks. Tensors on GPUs go through NCCL, others through gloo, and
+        so do the numbers on which ranks agree, whatever their GPUs are doing.
+        """
         group = cls(rank=info.rank, world_size=info.world_size)
         if info.world_size == 1:
             return group
         is_cuda = device.type == "cuda"
+        if is_cuda:
+            # Else NCCL adds streams and host nodes to every graph, so that a graph and another
+            # collective may run at the same time, which they never do here (nccl#1901).
+            os.environ.setdefault("NCCL_GRAPH_MIXING_SUPPORT", "0")
         dist.init_process_group(
-            backend="nccl" if is_cuda else "gloo",
+            backend="cpu:gloo,cuda:nccl" if is_cuda else "gloo",
             store=_rendezvous(info),
             rank=info.rank,
             world_size=info.world_size,
@@ -52,7 +60,7 @@ class RankGroup:
         )
         if is_cuda:
             # NCCL takes its memory with the first collective, which is before the cache is sized.
-            group.minimum(0)
+            group.all_reduce(torch.zeros(1, device=device))
         return group
 
     def leave(self) -> None:
@@ -63,14 +71,14 @@ class RankGroup:
     def all_reduce(self, partial: Tensor) -> Tensor:
         """The sum over ranks, equal to the last bit on all of them; may reuse `partial`."""
         if self.world_size > 1:
-            with _collective():
+            with self._counted():
                 dist.all_reduce(partial)
         return partial
 
     def largest(self, values: Tensor) -> Tensor:
         """The elementwise maximum over ranks; may reuse `values`."""
         if self.world_size > 1:
-            with _collective():
+            with self._counted():
                 dist.all_reduce(values, op=dist.ReduceOp.MAX)
         return values
 
@@ -81,7 +89,7 @@ class RankGroup:
         gathered = None
         if self.rank == 0:
             gathered = own.new_empty(self.world_size, *own.shape)
-        with _collective():
+        with self._counted():
             dist.gather(own.contiguous(), None if gathered is None else list(gathered), dst=0)
         return gathered
 
@@ -90,7 +98,7 @@ class RankGroup:
         if self.world_size == 1:
             return own[None]
         gathered = own.new_empty(self.world_size, *own.shape)
-        with _collective():
+        with self._counted():
             _all_gather(gathered.flatten(0, 1), own.contiguous())
         return gathered
 
@@ -107,7 +115,7 @@ class RankGroup:
     def broadcast(self, tensor: Tensor) -> Tensor:
         """Rank 0's values, in place; dtype and shape are the same everywhere."""
         if self.world_size > 1:
-            with _collective():
+            with self._counted():
                 dist.broadcast(tensor, src=0)
         return tensor
 
@@ -119,11 +127,17 @@ class RankGroup:
         """The greatest value that any rank named."""
         return self._reduced(value, dist.ReduceOp.MAX)
 
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Around a collective on tensors."""
+        self.num_collectives += 1
+        with _collective():
+            yield
+
     def _reduced(self, value: int, operation: dist.ReduceOp.RedOpType) -> int:
         if self.world_size == 1:
             return value
-        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-        tensor = torch.tensor(value, dtype=torch.int64, device=device)
+        tensor = torch.tensor(value, dtype=torch.int64)
         with _collective():
             dist.all_reduce(tensor, op=operation)
         return int(tensor)

@@ -68,7 +68,7 @@ class Engine:
         ranks: RankGroup,
         graphs: DecodeGraphs | None = None,
     ) -> None:
-        """graphs: for a device that records them, and one rank."""
+        """graphs: for a device that records them."""
         self._graphs = graphs
         self._model = model
         self._cache = cache

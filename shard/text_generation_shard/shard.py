@@ -186,7 +186,8 @@ class Shard:
         return self._warm_engine().graphs
 
     def close(self) -> None:
-        """Leave the other ranks."""
+        """Leave the other ranks. Graphs go before the collectives that they hold."""
+        self._engine = None
         self._ranks.leave()
 
     def _grammar_tokenizer(self, request: pb.WarmupRequest) -> GrammarTokenizer:

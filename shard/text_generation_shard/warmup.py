@@ -312,6 +312,7 @@ def make_engine(
             buckets=graph_buckets,
             recorder=_graph_recorder(model.cache_spec.device),
             policy=graph_policy(model.cache_spec.device),
+            ranks=ranks,
         )
         graphs.record_first()
     return Engine(

@@ -11,11 +11,17 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 from text_generation_proto import shard_pb2 as pb
 
 from tests.shard.engines import warmup_request
+
+if TYPE_CHECKING:
+    from text_generation_shard.config import ShardConfig
+    from text_generation_shard.distributed import RankGroup
+    from text_generation_shard.shard import Shard
 
 _PRELOAD = ["torch", "text_generation_shard.shard", "tests.shard.engines"]
 
@@ -135,3 +141,16 @@ def _call(
             return function(ranks, *args)
         finally:
             ranks.leave()
+
+
+def loaded_shard(config: "ShardConfig", ranks: "RankGroup") -> "Shard":
+    """The shard of a rank that has joined already."""
+    from text_generation_shard.config import RankInfo
+    from text_generation_shard.distributed import RankGroup
+    from text_generation_shard.shard import Shard
+
+    info = RankInfo(
+        rank=ranks.rank, world_size=ranks.world_size, master_addr="127.0.0.1", master_port=0
+    )
+    with mock.patch.object(RankGroup, "join", lambda *_: ranks):
+        return Shard.load(config, info)

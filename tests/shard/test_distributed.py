@@ -1,5 +1,6 @@
 """How ranks meet, and how one learns that the others are gone."""
 
+import os
 import socket
 
 import pytest
@@ -43,11 +44,14 @@ def test_nccl_takes_its_memory_before_the_cache_is_sized(monkeypatch: pytest.Mon
     calls: list[object] = []
     monkeypatch.setattr(dist, "init_process_group", lambda **options: calls.append(options))
     monkeypatch.setattr(distributed, "_rendezvous", lambda _: None)
-    monkeypatch.setattr(RankGroup, "minimum", lambda _, value: calls.append(value))
+    monkeypatch.setattr(torch, "zeros", lambda *_, device: calls.append(device))
+    monkeypatch.setattr(dist, "all_reduce", lambda *_: calls.append("first collective"))
+    monkeypatch.delenv("NCCL_GRAPH_MIXING_SUPPORT", raising=False)
     gpu = torch.device("cuda", 1)
     RankGroup.join(rank_info("localhost", 1), gpu)
-    assert isinstance(calls[0], dict) and calls[0]["backend"] == "nccl"
-    assert calls[0]["device_id"] == gpu and calls[1:] == [0]
+    assert isinstance(calls[0], dict) and calls[0]["backend"] == "cpu:gloo,cuda:nccl"
+    assert calls[0]["device_id"] == gpu and calls[1:] == [gpu, "first collective"]
+    assert os.environ["NCCL_GRAPH_MIXING_SUPPORT"] == "0"
 
 
 def test_lost_ranks_are_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

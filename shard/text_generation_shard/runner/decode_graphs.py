@@ -19,6 +19,10 @@ chunks of prompts have no graph.
 On the CPU a row that only fills up costs as much as another, and to record costs little more than
 a step. So a graph serves exactly its number of rows there, and is recorded after a few steps that
 wanted it, or in a pause.
+
+Ranks record the collectives of a step, too. So all of them must record the same graphs between the
+same steps: what decides is what the steps were, which all ranks see, and never a pause, of which
+each has its own. After a recording they agree whether all have the graph (`_Recording`).
 """
 
 import enum
@@ -26,7 +30,7 @@ import logging
 import math
 import time
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,8 +39,10 @@ from torch import Tensor
 from text_generation_shard.batch.scheduled_batch import ScheduledBatch
 from text_generation_shard.batch.slots import SequenceSlots, SlotLimits
 from text_generation_shard.distributed import RankGroup
+from text_generation_shard.errors import CollectiveError
 from text_generation_shard.grammar.table import GrammarTable
 from text_generation_shard.kv_cache import KVCache
+from text_generation_shard.layers.partition import VocabularyPart
 from text_generation_shard.models.model import Model
 from text_generation_shard.ops.cpu.library import native_operators
 from text_generation_shard.ops.triton import library
@@ -70,10 +76,9 @@ def graph_buckets(
     the CPU these are no CUDA graphs: the option can turn them off, not choose them.
     """
     nothing = torch.empty(0, device=device)
-    if ranks.world_size > 1:
-        return ()
     if native_operators(nothing) is not None:
-        return _CPU_BUCKETS if sizes is None else ()
+        # What ranks say to each other cannot be recorded there.
+        return _CPU_BUCKETS if sizes is None and ranks.world_size == 1 else ()
     if not library.takes(nothing):
         return ()
     return DEFAULT_BUCKETS if sizes is None else tuple(sorted({*sizes} - {0}))
@@ -170,6 +175,49 @@ class _GraphKey:
     kind: SamplingKind
 
 
+class _Recording:
+    """One graph, recorded by all ranks at the same time.
+
+    The function is called twice: to compute, when its collectives wait for the other ranks', and to
+    be recorded, when nothing is computed. A rank that fails the first time in the middle of it has
+    left the others in a collective; that cannot be mended.
+    """
+
+    def __init__(self, ranks: RankGroup) -> None:
+        self._ranks = ranks
+        self._num_computed = 0
+        self._first_collective = ranks.num_collectives
+        self._is_recorded = False
+        self.error: Exception | None = None
+
+    def record(self, recorder: GraphRecorder, compute: Callable[[], None]) -> StepGraph | None:
+        """The graph; None if this rank could not record it, and `error` says why."""
+
+        def counted() -> None:
+            compute()
+            self._num_computed += 1
+
+        try:
+            graph = recorder.record(counted)
+        except Exception as error:  # noqa: BLE001  torch's, or Triton's, which are no RuntimeErrors
+            self.error = error
+            return None
+        self._is_recorded = True
+        return graph
+
+    def agree(self) -> bool:
+        """Whether all ranks recorded; CollectiveError if they are in different places now."""
+        num_launched = self._ranks.num_collectives - self._first_collective
+        if self._ranks.minimum(self._num_computed) == 0 and (
+            self._ranks.minimum(num_launched) != self._ranks.maximum(num_launched)
+        ):
+            raise CollectiveError(
+                "a rank failed in the middle of a step that others computed: "
+                f"{self.error or 'see the log of that rank'}"
+            )
+        return self._ranks.minimum(self._is_recorded) > 0
+
+
 class DecodeGraphs:
     """Owns the graphs, and the memory through which they are told their rows and tell the tokens.
 
@@ -186,9 +234,11 @@ class DecodeGraphs:
         grammars: GrammarTable,
         buckets: Sequence[int],
         recorder: GraphRecorder,
+        ranks: RankGroup,
         policy: GraphPolicy = ON_GPU,
     ) -> None:
         """buckets: numbers of rows, ascending."""
+        self._ranks = ranks
         device, largest = model.cache_spec.device, buckets[-1]
         self._model = model
         self._cache = cache
@@ -201,7 +251,8 @@ class DecodeGraphs:
         self._packet = torch.empty(2 * largest, dtype=torch.int64, device=device)
         self._token_ids = torch.empty(largest, dtype=torch.int64, device=device)
         self._logprobs = torch.empty(largest, dtype=torch.float32, device=device)
-        shape = (largest, model.config.vocab_size)
+        part = VocabularyPart.of_rank(ranks.rank, ranks.world_size, model.config.vocab_size)
+        shape = (largest, part.size)
         self._logits = torch.empty(shape, dtype=torch.float32, device=device)
         self._graphs: dict[_GraphKey, StepGraph] = {}
         # What steps would have taken, and how many of them; the last one last.
@@ -235,8 +286,11 @@ class DecodeGraphs:
 
     def record_next(self) -> bool:
         """Record what steps wanted last, else a bucket that has no graph yet; whether there was
-        one. To be called while the device has nothing to do.
+        one. To be called while the device has nothing to do. Ranks do not share their pauses: if
+        there are several, there is never one.
         """
+        if self._ranks.world_size > 1:
+            return False
         ahead = _coarse_first(self._buckets) if self._policy.records_ahead else ()
         missing = (_GraphKey(bucket, SamplingKind.OUTSIDE) for bucket in ahead)
         candidates = (*reversed(self._wanted), *missing)
@@ -251,7 +305,7 @@ class DecodeGraphs:
         """Compute a step by a graph, if there is one that can.
 
         The result is the tokens, which then stand behind the known ones; or the logits to sample
-        from, float32 [rows, vocab], where the graph leaves that out. The rows are the items in
+        from, float32 [rows, part], where the graph leaves that out. The rows are the items in
         their order. The next step overwrites it.
         """
         key = self._choose(batch)
@@ -316,23 +370,25 @@ class DecodeGraphs:
     def _record(self, key: _GraphKey) -> None:
         """Make a graph for steps of this kind, recorded on rows of the scrap slot alone.
 
-        If it cannot be recorded, there will be no more than there are: better slow than not at all.
+        If any rank cannot record it, there will be no more than there are: better slow than not at
+        all.
         """
         if self._is_closed:
             return
         started = time.perf_counter()
         self._upload(key.bucket, [], [])
-        try:
-            graph = self._recorder.record(lambda: self._compute(key))
-        except RecordingRefusedError as error:
-            logger.info("Decode steps of this model are not recorded: %s", error)
+        recording = _Recording(self._ranks)
+        graph = recording.record(self._recorder, lambda: self._compute(key))
+        is_agreed = recording.agree()
+        if isinstance(recording.error, RecordingRefusedError):
+            logger.info("Decode steps of this model are not recorded: %s", recording.error)
             self._is_closed = True
             return
-        except Exception as error:  # noqa: BLE001  torch's, or Triton's, which are no RuntimeErrors
+        if not is_agreed or graph is None:
             logger.warning(
                 "No decode graphs beside %d: recording one failed (%s). Decoding will be slower",
                 len(self._graphs),
-                error,
+                recording.error or "on another rank",
             )
             self._is_closed = True
             return

@@ -14,24 +14,15 @@ import torch
 from text_generation_shard.ops.cpu import library as cpu_library
 from text_generation_shard.ops.triton import library
 
+from tests.shard.ops_triton.interpreter import take_scalars_as_indices
+
 pytest.importorskip("triton")
 IS_INTERPRETED = os.environ["TRITON_INTERPRET"] == "1"
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _scalars_as_indices() -> None:
-    """The bounds of a loop are arrays of one element in Triton 3.6's interpreter, which NumPy 2.4
-    no longer turns into an int.
-    """
-    from triton.runtime import interpreter
-
-    patch = interpreter._patch_lang_tensor
-
-    def patch_with_index(tensor: Any, scope: Any) -> None:
-        patch(tensor, scope)
-        scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
-
-    interpreter._patch_lang_tensor = patch_with_index
+    take_scalars_as_indices()
 
 
 @pytest.fixture(scope="session")

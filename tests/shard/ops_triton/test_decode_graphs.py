@@ -20,7 +20,7 @@ from text_generation_shard.runner.decode_graphs import (
 from triton.runtime.errors import OutOfResources
 
 from tests.shard.checkpoints import VOCAB_SIZE, Checkpoint
-from tests.shard.engines import ALONE, running_shard
+from tests.shard.engines import running_shard
 from tests.shard.step_script import StepScript, sampling
 
 PROMPTS = [[(7 * index * index + slot) % VOCAB_SIZE for index in range(6)] for slot in range(4)]
@@ -106,6 +106,7 @@ def play(
                     buckets=buckets,
                     recorder=recorder,
                     policy=replace(ON_GPU, patience=patience),
+                    ranks=RankGroup(),
                 )
                 engine._graphs.record_first()
             answers = []
