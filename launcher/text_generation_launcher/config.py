@@ -78,6 +78,7 @@ class LauncherConfig:
         None, help="Threads of each shard that compute on CPU (default: its share of the cores)."
     )
     cuda_graphs: tuple[int, ...] | None = same_as(ShardConfig, "cuda_graphs")
+    all_reduce: Literal["auto", "nccl"] = same_as(ShardConfig, "all_reduce")
     cuda_memory_fraction: float = option(
         1.0,
         help="Share of each GPU's memory that a shard may use; 4% of that are left for what is not "

@@ -61,6 +61,11 @@ class ShardConfig:
         "off (default: sizes from 1 to 256). On CPU "
         "decode steps of up to 64 rows are recorded, too, by one shard; 0 turns that off, sizes are refused.",
     )
+    all_reduce: Literal["auto", "nccl"] = option(
+        "auto",
+        help="What sums over GPUs: NCCL, or what is measured to be fastest for tensors of decode "
+        "steps.",
+    )
     watermark_gamma: float = option(
         0.5, help="Share of the vocabulary on the watermark's green list."
     )

@@ -19,6 +19,7 @@ from torch._C._distributed_c10d import TCPStore
 
 from text_generation_shard.config import RankInfo
 from text_generation_shard.errors import CollectiveError, RendezvousError
+from text_generation_shard.symmetric_memory import FastSums, fast_sums
 
 # How long a rank waits for the others: loading weights and long steps lie well below.
 _TIMEOUT = datetime.timedelta(minutes=10)
@@ -36,6 +37,7 @@ class RankGroup:
         self.world_size = world_size
         # How many collectives on tensors this rank has begun.
         self.num_collectives = 0
+        self._fast_sums: FastSums | None = None
 
     @classmethod
     def join(cls, info: RankInfo, device: torch.device) -> "RankGroup":
@@ -65,15 +67,27 @@ class RankGroup:
 
     def leave(self) -> None:
         """Give the process group back. Harmless when called twice."""
+        self._fast_sums = None
         if self.world_size > 1 and dist.is_initialized():
             dist.destroy_process_group()
 
     def all_reduce(self, partial: Tensor) -> Tensor:
         """The sum over ranks, equal to the last bit on all of them; may reuse `partial`."""
-        if self.world_size > 1:
-            with self._counted():
-                dist.all_reduce(partial)
+        if self.world_size == 1:
+            return partial
+        with self._counted():
+            total = None if self._fast_sums is None else self._fast_sums.all_reduce(partial)
+            if total is not None:
+                return total
+            dist.all_reduce(partial)
         return partial
+
+    def use_fast_sums(self, device: torch.device, *, max_bytes: int) -> None:
+        """Measure what sums tensors of up to max_bytes fastest, and use it from now on; all ranks
+        call this at the same time, before anything is recorded.
+        """
+        if self._fast_sums is None:
+            self._fast_sums = fast_sums(self, device, max_bytes=max_bytes)
 
     def largest(self, values: Tensor) -> Tensor:
         """The elementwise maximum over ranks; may reuse `values`."""

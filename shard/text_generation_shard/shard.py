@@ -55,6 +55,7 @@ class Shard:
         ranks: RankGroup,
         available_memory: "AvailableMemory",
         graph_buckets: tuple[int, ...] = (),
+        has_fast_sums: bool = True,
     ) -> None:
         self._model_path = model_path
         self._loaded = loaded
@@ -63,6 +64,7 @@ class Shard:
         self._ranks = ranks
         self._available_memory = available_memory
         self._graph_buckets = graph_buckets
+        self._has_fast_sums = has_fast_sums
         self._engine: Engine | None = None
 
     @classmethod
@@ -119,6 +121,7 @@ class Shard:
             ranks=ranks,
             available_memory=memory,
             graph_buckets=graph_buckets(config.cuda_graphs, ranks, device),
+            has_fast_sums=config.all_reduce == "auto",
         )
 
     def info(self) -> pb.InfoResponse:
@@ -144,6 +147,11 @@ class Shard:
     def warm_up(self, request: pb.WarmupRequest) -> pb.WarmupResponse:
         """Make the engine; a second call makes a new one."""
         self._engine = None
+        if self._has_fast_sums:
+            # Before memory is measured: the buffer is part of what is taken.
+            config, spec = self._loaded.model.config, self._loaded.model.cache_spec
+            row_bytes = config.hidden_size * spec.dtype.itemsize
+            self._ranks.use_fast_sums(spec.device, max_bytes=request.max_slots * row_bytes)
         grammar_tokenizer = self._grammar_tokenizer(request)
         warm = warm_up(
             self._loaded,

@@ -23,6 +23,7 @@ from text_generation_shard.grammar.table import GrammarTable
 from text_generation_shard.grammar.tokenizer import NOT_ASKED_FOR, GrammarTokenizer
 from text_generation_shard.host import PeakMemory
 from text_generation_shard.kv_cache import KVCache
+from text_generation_shard.models.model import Model
 from text_generation_shard.models.registry import LoadedModel
 from text_generation_shard.runner.cpu_graph import CpuGraphRecorder
 from text_generation_shard.runner.cuda_graph import CudaGraphRecorder
@@ -290,17 +291,8 @@ def make_engine(
         num_slots=request.max_slots,
     )
     slots = SequenceSlots(limits, model.cache_spec.device)
-    if ranks.rank == 0:
-        sampler.compile_kernels(slots.scrap_rows())
+    own_sampler = _own_sampler(sampler, ranks, model, slots)
     grammars = GrammarTable(grammar_tokenizer, request.max_slots)
-    own_sampler: TokenSampler = sampler
-    if ranks.world_size > 1:
-        own_sampler = ParallelSampler(
-            sampler,
-            ranks,
-            vocab_size=model.config.vocab_size,
-            device=model.cache_spec.device,
-        )
     graphs = None
     if graph_buckets and can_be_recorded(model, limits):
         graphs = DecodeGraphs(
@@ -328,6 +320,21 @@ def make_engine(
 
 def _graph_recorder(device: torch.device) -> GraphRecorder:
     return CudaGraphRecorder(device) if device.type == "cuda" else CpuGraphRecorder()
+
+
+def _own_sampler(
+    sampler: Sampler, ranks: RankGroup, model: Model, slots: SequenceSlots
+) -> TokenSampler:
+    """What samples on this rank, its kernels compiled; all ranks call this at the same time."""
+    if ranks.rank == 0:
+        sampler.compile_kernels(slots.scrap_rows())
+    if ranks.world_size == 1:
+        return sampler
+    together = ParallelSampler(
+        sampler, ranks, vocab_size=model.config.vocab_size, device=model.cache_spec.device
+    )
+    together.compile_kernels(slots.scrap_rows())
+    return together
 
 
 def _response(size: CacheSize, weight_bytes: int, steps: list[MeasuredStep]) -> pb.WarmupResponse:

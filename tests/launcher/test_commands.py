@@ -62,6 +62,7 @@ FOR_SHARD = {
     "rope_factor": 2.0,
     "cuda_memory_fraction": 0.5,
     "cuda_graphs": (1, 4),
+    "all_reduce": "nccl",
     "watermark_gamma": 0.25,
     "watermark_delta": 1.5,
     "num_threads": 3,

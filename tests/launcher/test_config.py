@@ -68,6 +68,7 @@ TABLE = {
     "graceful_termination_timeout": 90.0,
 }
 OWN = {
+    "all_reduce": "auto",
     "target_step_ms": 100.0,
     "block_size": 16,
     "num_threads": None,
@@ -83,6 +84,7 @@ SAMPLES = {
     "rope_scaling": ("dynamic", "dynamic"),
     "dtype": ("bfloat16", "bfloat16"),
     "kv_cache_dtype": ("fp8_e5m2", "fp8_e5m2"),
+    "all_reduce": ("nccl", "nccl"),
     "usage_stats": ("no-stack", "no-stack"),
     "sharded": ("false", False),
     "cuda_graphs": ("1,8", (1, 8)),

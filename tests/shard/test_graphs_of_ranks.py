@@ -36,6 +36,7 @@ class Recorder:
     """Calls a function as a GPU's does; may fail when it is to be recorded."""
 
     num_good: int | None = None
+    num_bytes: int = 0
     num_recorded: int = 0
 
     def record(self, compute: Callable[[], None]) -> StepGraph:

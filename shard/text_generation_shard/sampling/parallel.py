@@ -131,6 +131,11 @@ class ParallelSampler:
         ]
         return outcomes[0][1] if len(outcomes) == 1 else _joined(outcomes, logits)
 
+    def compile_kernels(self, rows: SamplingRows) -> None:
+        """Where kernels choose among the part's tokens, compile them. rows: one."""
+        scores = torch.zeros(1, self._part.size, device=rows.seeds.device)
+        best_of_part(scores, rows.draws, rows.seeds, rows.positions, first_id=self._part.start)
+
     def _sample(
         self,
         way: Callable[[Tensor, SamplingRows, Sequence[int]], SampledTokens],

@@ -294,7 +294,7 @@ def test_default_buckets() -> None:
 
 
 def test_buckets_of_the_option(monkeypatch: pytest.MonkeyPatch) -> None:
-    ranks = RankGroup.join(ALONE, torch.device("cpu"))
+    ranks = RankGroup()
     assert graph_buckets((4, 1), ranks, torch.device("cpu")) == ()
     monkeypatch.setattr(decode_graphs, "native_operators", lambda _: None)
     assert graph_buckets(None, ranks, torch.device("cpu")) == ()
