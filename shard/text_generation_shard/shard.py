@@ -246,6 +246,7 @@ def _model_config(config: ShardConfig, model_path: Path) -> ModelConfig:
 def _device(info: RankInfo) -> torch.device:
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    device = torch.device("cuda", info.rank % torch.cuda.device_count())
+    place = local_rank(info.rank, ranks_on_host(info.world_size))
+    device = torch.device("cuda", place % torch.cuda.device_count())
     torch.cuda.set_device(device)
     return device

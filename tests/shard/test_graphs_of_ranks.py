@@ -1,7 +1,7 @@
 """Graphs that ranks record together, over gloo, on devices whose graphs call what was recorded."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 import pytest
 from text_generation_proto import shard_pb2 as pb
@@ -10,8 +10,8 @@ from text_generation_shard.distributed import RankGroup
 from text_generation_shard.errors import CollectiveError
 from text_generation_shard.ops.triton import library
 from text_generation_shard.runner import decode_graphs
-from text_generation_shard.runner.cuda_graph import StepGraph
 from text_generation_shard.runner.decode_graphs import DecodeGraphs, _Recording
+from text_generation_shard.runner.step_graph import StepGraph
 from text_generation_shard.shard import Shard
 
 from tests.shard.checkpoints import VOCAB_SIZE, Checkpoint
@@ -33,10 +33,10 @@ class Graph:
 
 @dataclass
 class Recorder:
-    """Calls a function as a GPU's does; may fail when it is to be recorded."""
+    """Calls a function as a GPU's does; may fail when it is to be recorded, or need memory."""
 
     num_good: int | None = None
-    num_bytes: int = 0
+    graph_bytes: int = 0
     num_recorded: int = 0
 
     def record(self, compute: Callable[[], None]) -> StepGraph:
@@ -46,12 +46,18 @@ class Recorder:
         self.num_recorded += 1
         return Graph(compute)
 
+    @property
+    def num_bytes(self) -> int:
+        return self.num_recorded * self.graph_bytes
+
 
 @dataclass(frozen=True)
 class Played:
     results: list[bytes]
     # Rows and kinds of the graphs, in the order of recording.
-    graphs: list[tuple[int, str]] = field(default_factory=list)
+    graphs: list[tuple[int, str]]
+    # Whether it will record no more.
+    is_closed: bool
 
 
 def script() -> StepScript:
@@ -67,7 +73,6 @@ def play(ranks: RankGroup, path: str, requests: list[bytes], num_good: int | Non
     """num_good: the graphs that rank 1 can record, None: all."""
     from text_generation_shard.ops.triton import sample
 
-    decode_graphs._PATIENCE = 1
     shard = loaded_shard(ShardConfig(model_path=path, num_threads=1, dtype="float32"), ranks)
     shard.warm_up(warmup_request())
     engine = shard._engine
@@ -79,32 +84,38 @@ def play(ranks: RankGroup, path: str, requests: list[bytes], num_good: int | Non
         sampler=engine._sampler,
         grammars=engine._grammars,
         buckets=[2, 3],
-        recorder=Recorder(num_good if ranks.rank == 1 else None),
+        recorder=Recorder(num_good, graph_bytes=1 << 40) if ranks.rank == 1 else Recorder(),
         ranks=ranks,
+        policy=replace(decode_graphs.ON_GPU, patience=1),
     )
     take_scalars_as_indices()
     # From here on as on a GPU; this process is this rank's alone. Sizes at which the interpreter is
     # quick.
     library.takes = lambda _: True  # type: ignore[assignment]
     sample._CANDIDATES = 16  # type: ignore[misc]
-    graphs.record_largest()
+    graphs.record_first()
     results = []
     for request in requests:
         results.append(shard.step(pb.StepRequest.FromString(request)).SerializeToString())
         # One of the ranks believes that there is time.
         assert ranks.rank == 0 or not graphs.record_next()
-    return Played(results, [(key.bucket, key.kind.name) for key in graphs._graphs])
+    return Played(
+        results, [(key.bucket, key.kind.name) for key in graphs._graphs], graphs._is_closed
+    )
 
 
 @pytest.mark.parametrize(("num_good", "num_graphs"), [(None, 3), (1, 1)], ids=["all", "one"])
 def test_all_ranks_have_the_same_graphs(
     checkpoint: Checkpoint, shard: Shard, num_good: int | None, num_graphs: int
 ) -> None:
-    """Those that all can record, whichever of them has time, or fails; tokens are the same."""
+    """Those that all can record, whichever of them has time, fails, or has no memory for more;
+    tokens are the same.
+    """
     expected = [shard.step(request) for request in script().requests]
     requests = [request.SerializeToString() for request in script().requests]
     played = call_on_ranks(play, str(checkpoint.path), requests, num_good, world_size=2)
     assert played[0].graphs == played[1].graphs
+    assert played[0].is_closed and played[1].is_closed
     assert len(played[0].graphs) == num_graphs
     for first, other, without in zip(played[0].results, played[1].results, expected, strict=True):
         result = pb.StepResult.FromString(first)

@@ -401,7 +401,7 @@ class DecodeGraphs:
             "bytes_of_all": self.num_bytes,
         }
         logger.info("Recorded a decode graph", extra={"fields": fields})
-        if self.num_bytes > self._max_bytes:
+        if self._ranks.maximum(self.num_bytes > self._max_bytes):
             logger.warning("No decode graphs beside %d: their memory is taken", self.count)
             self._is_closed = True
 
