@@ -58,8 +58,8 @@ class ShardConfig:
     cuda_graphs: tuple[int, ...] | None = option(
         None,
         help="Batch sizes to record CUDA graphs of decode steps for, comma-separated; 0 turns them "
-        "off (default: sizes from 1 to 256). On CPU "
-        "decode steps of up to 64 rows are recorded, too, by one shard; 0 turns that off, sizes are refused.",
+        "off (default: sizes from 1 to 256). On CPU a single shard records steps of up to 64 rows, "
+        "too; 0 turns that off, sizes are refused.",
     )
     all_reduce: Literal["auto", "nccl"] = option(
         "auto",
