@@ -1,6 +1,7 @@
 """Rows to sample, made from the parameters of each."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from text_generation_shard.sampling.parameters import SamplingFeatures, SamplingParameters
@@ -32,8 +33,11 @@ def make_rows(
     known = [[*prompt, *output] for prompt, output in zip(prompts, outputs, strict=True)]
     history = [row + [GARBAGE] * (width - len(row)) for row in known]
     lengths = torch.tensor([len(row) for row in known])
+    floats: dict[str, Any] = {
+        name: torch.tensor([getattr(p, name) for p in parameters]).float() for name in FLOATS
+    }
     return SamplingRows(
-        **{name: torch.tensor([getattr(p, name) for p in parameters]).float() for name in FLOATS},
+        **floats,
         top_k=torch.tensor([p.top_k for p in parameters]),
         draws=torch.tensor([p.do_sample for p in parameters]),
         seeds=torch.tensor([p.signed_seed for p in parameters]),
