@@ -10,6 +10,7 @@ import pytest
 import torch
 from text_generation_proto import shard_pb2 as pb
 from text_generation_shard.batch.slots import SlotLimits
+from text_generation_shard.distributed import RankGroup
 from text_generation_shard.engine import Engine
 from text_generation_shard.ops.cpu import library as cpu_library
 from text_generation_shard.ops.triton import library
@@ -99,6 +100,7 @@ def test_steps(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             grammars=engine._grammars,
             buckets=[2],
             recorder=recorder,
+            ranks=RankGroup(),
         )
         assert graphs.record_next()
         actual = play(engine, graphs)

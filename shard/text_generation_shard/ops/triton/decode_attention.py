@@ -194,7 +194,7 @@ def store_piece(
         tl.store(scales + part, largest + tl.log2(total), mask=is_part)
         part_places = part[:, None] * HEAD_DIM + dims[None, :]
         tl.store(parts + part_places, values, mask=inside & is_part[:, None])
-    tl.store(output + places, values.to(output.dtype.element_ty), mask=inside & is_whole)
+    tl.store(output + places, values.to(output.dtype.element_ty), mask=inside & (is_whole != 0))
 
 
 @triton.jit(do_not_specialize=["num_rows", "per_row"], do_not_specialize_on_alignment=["contexts"])
