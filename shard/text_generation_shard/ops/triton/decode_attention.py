@@ -188,13 +188,14 @@ def store_piece(
     """
     output, parts, scales = out
     values = divided(values, total)
-    inside = is_row[:, None] & (dims < HEAD_DIM)[None, :]
+    is_dim = dims < HEAD_DIM
     if parts is not None:
-        is_part = is_row & (is_whole == 0)
+        is_part = tl.where(is_whole, False, is_row)
         tl.store(scales + part, largest + tl.log2(total), mask=is_part)
         part_places = part[:, None] * HEAD_DIM + dims[None, :]
-        tl.store(parts + part_places, values, mask=inside & is_part[:, None])
-    tl.store(output + places, values.to(output.dtype.element_ty), mask=inside & (is_whole != 0))
+        tl.store(parts + part_places, values, mask=is_part[:, None] & is_dim[None, :])
+    stored = tl.where(is_whole, is_row, False)[:, None] & is_dim[None, :]
+    tl.store(output + places, values.to(output.dtype.element_ty), mask=stored)
 
 
 @triton.jit(do_not_specialize=["num_rows", "per_row"], do_not_specialize_on_alignment=["contexts"])
