@@ -1,6 +1,8 @@
 """Functions recorded on the CPU: what a replay computes, and where; and what is refused."""
 
 import gc
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -168,3 +170,19 @@ def test_a_replay_checks_what_it_reads() -> None:
     ids[0] = 5
     with pytest.raises(RuntimeError, match="row 5 of 5"):
         graph.replay()
+
+
+def test_a_recording_does_not_load_torchs_compiler() -> None:
+    """It took a second of every start, and 100 MB."""
+    program = """
+import sys, torch
+from text_generation_shard.runner.cpu_graph import CpuGraphRecorder
+out = torch.zeros(3)
+CpuGraphRecorder().record(lambda: out.add_(torch.ones(3)))
+assert out.tolist() == [1, 1, 1]
+print({"sympy", "torch._dynamo"} & set(sys.modules))
+"""
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "set()"

@@ -65,6 +65,13 @@ class _WriteDown(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self._recording = recording
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """torch's own switch. Where it is on, the first operator imports its compiler and sympy:
+        a second of every start, and 100 MB.
+        """
+        return False
+
     def __torch_dispatch__(
         self,
         func: Any,
