@@ -32,7 +32,8 @@ from text_generation_shard.models.config import ModelConfig
 from text_generation_shard.models.registry import LoadedModel, load_model
 from text_generation_shard.ops.threads import use_threads
 from text_generation_shard.precision import choose_cache_dtype, choose_precision
-from text_generation_shard.runner.decode_graphs import DecodeGraphs, graph_buckets
+from text_generation_shard.runner.decode_graphs import DecodeGraphs
+from text_generation_shard.runner.graph_policy import graph_buckets
 from text_generation_shard.sampling.sampler import Sampler
 from text_generation_shard.warmup import warm_up
 

@@ -27,12 +27,8 @@ from text_generation_shard.models.model import Model
 from text_generation_shard.models.registry import LoadedModel
 from text_generation_shard.runner.cpu_graph import CpuGraphRecorder
 from text_generation_shard.runner.cuda_graph import CudaGraphRecorder
-from text_generation_shard.runner.decode_graphs import (
-    DecodeGraphs,
-    buckets_for,
-    can_be_recorded,
-    graph_policy,
-)
+from text_generation_shard.runner.decode_graphs import DecodeGraphs
+from text_generation_shard.runner.graph_policy import buckets_for, can_be_recorded, graph_policy
 from text_generation_shard.runner.step_graph import GraphRecorder
 from text_generation_shard.sampling.parallel import ParallelSampler
 from text_generation_shard.sampling.sampler import Sampler, TokenSampler

@@ -9,8 +9,9 @@ from text_generation_shard.config import ShardConfig
 from text_generation_shard.distributed import RankGroup
 from text_generation_shard.errors import CollectiveError
 from text_generation_shard.ops.triton import library
-from text_generation_shard.runner import decode_graphs
-from text_generation_shard.runner.decode_graphs import DecodeGraphs, _Recording
+from text_generation_shard.runner.agreed_recording import AgreedRecording
+from text_generation_shard.runner.decode_graphs import DecodeGraphs
+from text_generation_shard.runner.graph_policy import ON_GPU
 from text_generation_shard.runner.step_graph import StepGraph
 from text_generation_shard.shard import Shard
 
@@ -86,7 +87,7 @@ def play(ranks: RankGroup, path: str, requests: list[bytes], num_good: int | Non
         buckets=[2, 3],
         recorder=Recorder(num_good, graph_bytes=1 << 40) if ranks.rank == 1 else Recorder(),
         ranks=ranks,
-        policy=replace(decode_graphs.ON_GPU, patience=1),
+        policy=replace(ON_GPU, patience=1),
     )
     take_scalars_as_indices()
     # From here on as on a GPU; this process is this rank's alone. Sizes at which the interpreter is
@@ -148,13 +149,13 @@ class FailingRecorder:
 
 def test_a_rank_that_left_others_in_a_collective_ends_the_group() -> None:
     """It failed before its first collective, the other one began eleven."""
-    recording = _Recording(OtherRank([1, 11, 11]))
+    recording = AgreedRecording(OtherRank([1, 11, 11]))
     assert recording.record(FailingRecorder(), lambda: None) is None
     with pytest.raises(CollectiveError, match=r"in the middle of a step .*: out of memory"):
         recording.agree()
 
 
 def test_ranks_that_fail_in_the_same_place_go_on_without_graphs() -> None:
-    recording = _Recording(OtherRank([0, 0, 0, 0]))
+    recording = AgreedRecording(OtherRank([0, 0, 0, 0]))
     assert recording.record(FailingRecorder(), lambda: None) is None
     assert not recording.agree()

@@ -22,200 +22,43 @@ wanted it, or in a pause.
 
 Ranks record the collectives of a step, too. So all of them must record the same graphs between the
 same steps: what decides is what the steps were, which all ranks see, and never a pause, of which
-each has its own. After a recording they agree whether all have the graph (`_Recording`).
+each has its own. After a recording they agree whether all have the graph (`agreed_recording.py`).
 """
 
-import enum
 import logging
 import math
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from text_generation_shard.batch.scheduled_batch import ScheduledBatch
-from text_generation_shard.batch.slots import SequenceSlots, SlotLimits
+from text_generation_shard.batch.slots import SequenceSlots
 from text_generation_shard.distributed import RankGroup
-from text_generation_shard.errors import CollectiveError
 from text_generation_shard.grammar.table import GrammarTable
 from text_generation_shard.kv_cache import KVCache
 from text_generation_shard.layers.partition import VocabularyPart
 from text_generation_shard.models.model import Model
-from text_generation_shard.ops.cpu.library import native_operators
-from text_generation_shard.ops.triton import library
+from text_generation_shard.runner.agreed_recording import AgreedRecording
+from text_generation_shard.runner.graph_policy import ON_GPU, GraphPolicy, SamplingKind
 from text_generation_shard.runner.step_graph import (
     GraphRecorder,
     RecordingRefusedError,
     StepGraph,
 )
-from text_generation_shard.sampling import native
-from text_generation_shard.sampling.parameters import (
-    FILTERS,
-    Processor,
-    SamplingFeatures,
-)
+from text_generation_shard.sampling.parameters import Processor, SamplingFeatures
 from text_generation_shard.sampling.sampler import SampledTokens, TokenSampler
 
 logger = logging.getLogger(__name__)
-
-# Rows: matrix products take as long for a few rows more, so that buckets may be wide.
-DEFAULT_BUCKETS = (1, 2, 4, *range(8, 64, 8), *range(64, 128, 16), *range(128, 257, 32))
-
-# The same on the CPU, where a graph serves its own number alone. Above, what it saves is little
-# beside the step.
-_CPU_BUCKETS = tuple(range(1, 65))
-
-
-def graph_buckets(
-    sizes: Sequence[int] | None, ranks: RankGroup, device: torch.device
-) -> tuple[int, ...]:
-    """The rows of the graphs for --cuda-graphs, ascending; none where there can be no graphs. On
-    the CPU these are no CUDA graphs: the option can turn them off, not choose them.
-    """
-    nothing = torch.empty(0, device=device)
-    if native_operators(nothing) is not None:
-        # What ranks say to each other cannot be recorded there.
-        return _CPU_BUCKETS if sizes is None and ranks.world_size == 1 else ()
-    if not library.takes(nothing):
-        return ()
-    return DEFAULT_BUCKETS if sizes is None else tuple(sorted({*sizes} - {0}))
-
-
-def buckets_for(buckets: Sequence[int], max_rows: int) -> tuple[int, ...]:
-    """Those that steps of up to max_rows rows need; ascending, both."""
-    return tuple(buckets[: bisect_left(buckets, max_rows) + 1])
-
-
-def can_be_recorded(model: Model, limits: SlotLimits) -> bool:
-    """Whether the device alone can make the inputs of this model's decode steps: the attention must
-    be the kernels', no encoder's, and no state of another kind be kept.
-    """
-    spec = model.cache_spec
-    return not (limits.is_encoder_decoder or spec.recurrent is not None)
-
-
-class SamplingKind(enum.Enum):
-    """What a graph's sampler does, by the processors that rows may ask for; none: there is none."""
-
-    OUTSIDE = frozenset[Processor]()
-    PLAIN = frozenset({Processor.TEMPERATURE, Processor.DRAW})
-    FILTERED = PLAIN | frozenset(FILTERS)
-    PENALISED = FILTERED | {Processor.REPETITION, Processor.FREQUENCY}
-    # On the CPU: all that one C++ operator does.
-    NATIVE = frozenset(native.PROCESSORS)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GraphPolicy:
-    """How graphs of one kind of device are used.
-
-    sampling: kinds that there are, least first. fills_up: whether a step may take a graph of more
-    rows. patience: steps that make do without their graph until it is recorded between two of them:
-    by then they have lost about as much time as that takes. records_ahead: whether pauses serve to
-    record what no step wanted yet. bytes_per_score: of the largest step's scores, for all that is
-    computed with them, an estimate. bytes_per_graph: for the launches.
-    """
-
-    sampling: tuple[SamplingKind, ...]
-    fills_up: bool
-    patience: int
-    records_ahead: bool
-    bytes_per_score: int
-    bytes_per_graph: int
-
-    def num_bytes(self, buckets: Sequence[int], vocab_size: int) -> int:
-        """Memory that graphs take beside the cache: the largest, and all that may be recorded
-        later.
-        """
-        scores = max(buckets, default=0) * vocab_size
-        return scores * self.bytes_per_score + self.launch_bytes(buckets)
-
-    def launch_bytes(self, buckets: Sequence[int]) -> int:
-        """Memory for the launches of a graph of each kind for every bucket."""
-        return len(buckets) * len(self.sampling) * self.bytes_per_graph
-
-
-ON_GPU = GraphPolicy(
-    sampling=(
-        SamplingKind.OUTSIDE,
-        SamplingKind.PLAIN,
-        SamplingKind.FILTERED,
-        SamplingKind.PENALISED,
-    ),
-    fills_up=True,
-    patience=100,
-    records_ahead=True,
-    # For all processors' tensors, doubled; and for logits that are sampled from behind a graph.
-    bytes_per_score=2 * (2 + 4 + 4 + 4) + 4,
-    # The driver keeps it: an estimate.
-    bytes_per_graph=16 << 20,
-)
-ON_CPU = GraphPolicy(
-    sampling=(SamplingKind.OUTSIDE, SamplingKind.NATIVE),
-    fills_up=False,
-    patience=8,
-    records_ahead=False,
-    # For scores and for activations, in blocks up to twice as large; and as above.
-    bytes_per_score=2 * (4 + 4) + 4,
-    bytes_per_graph=256 << 10,
-)
-
-
-def graph_policy(device: torch.device) -> GraphPolicy:
-    """That of a device's graphs."""
-    return ON_GPU if device.type == "cuda" else ON_CPU
 
 
 @dataclass(frozen=True, slots=True)
 class _GraphKey:
     bucket: int
     kind: SamplingKind
-
-
-class _Recording:
-    """One graph, recorded by all ranks at the same time.
-
-    The function is called twice: to compute, when its collectives wait for the other ranks', and to
-    be recorded, when nothing is computed. A rank that fails the first time in the middle of it has
-    left the others in a collective; that cannot be mended.
-    """
-
-    def __init__(self, ranks: RankGroup) -> None:
-        self._ranks = ranks
-        self._num_computed = 0
-        self._first_collective = ranks.num_collectives
-        self._is_recorded = False
-        self.error: Exception | None = None
-
-    def record(self, recorder: GraphRecorder, compute: Callable[[], None]) -> StepGraph | None:
-        """The graph; None if this rank could not record it, and `error` says why."""
-
-        def counted() -> None:
-            compute()
-            self._num_computed += 1
-
-        try:
-            graph = recorder.record(counted)
-        except Exception as error:  # noqa: BLE001  torch's, or Triton's, which are no RuntimeErrors
-            self.error = error
-            return None
-        self._is_recorded = True
-        return graph
-
-    def agree(self) -> bool:
-        """Whether all ranks recorded; CollectiveError if they are in different places now."""
-        num_launched = self._ranks.num_collectives - self._first_collective
-        if self._ranks.minimum(self._num_computed) == 0 and (
-            self._ranks.minimum(num_launched) != self._ranks.maximum(num_launched)
-        ):
-            raise CollectiveError(
-                "a rank failed in the middle of a step that others computed: "
-                f"{self.error or 'see the log of that rank'}"
-            )
-        return self._ranks.minimum(self._is_recorded) > 0
 
 
 class DecodeGraphs:
@@ -377,7 +220,7 @@ class DecodeGraphs:
             return
         started = time.perf_counter()
         self._upload(key.bucket, [], [])
-        recording = _Recording(self._ranks)
+        recording = AgreedRecording(self._ranks)
         graph = recording.record(self._recorder, lambda: self._compute(key))
         is_agreed = recording.agree()
         if isinstance(recording.error, RecordingRefusedError):

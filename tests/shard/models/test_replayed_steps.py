@@ -12,8 +12,8 @@ from text_generation_proto import shard_pb2 as pb
 from text_generation_shard.engine import Engine
 from text_generation_shard.models.decoder import Decoder
 from text_generation_shard.ops.cpu import library
-from text_generation_shard.runner import decode_graphs
-from text_generation_shard.runner.decode_graphs import ON_CPU, SamplingKind
+from text_generation_shard.runner import graph_policy
+from text_generation_shard.runner.graph_policy import ON_CPU, SamplingKind
 from torch import Tensor
 
 from tests.shard.checkpoints import VOCAB_SIZE, Checkpoint
@@ -37,7 +37,7 @@ def checkpoint_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], C
 @contextmanager
 def engine_of(checkpoint: Checkpoint, monkeypatch: Any, **settings: Any) -> Iterator[Engine]:
     """One that records a graph as soon as a step wants it."""
-    monkeypatch.setattr(decode_graphs, "ON_CPU", replace(ON_CPU, patience=0))
+    monkeypatch.setattr(graph_policy, "ON_CPU", replace(ON_CPU, patience=0))
     with running_shard(
         checkpoint.path, warmup=warmup_request(max_total_tokens=96), **settings
     ) as shard:

@@ -9,11 +9,11 @@ from text_generation_proto import shard_pb2 as pb
 from text_generation_shard.distributed import RankGroup
 from text_generation_shard.engine import Engine
 from text_generation_shard.ops.triton import library, sample
-from text_generation_shard.runner import decode_graphs
-from text_generation_shard.runner.decode_graphs import (
+from text_generation_shard.runner import graph_policy
+from text_generation_shard.runner.decode_graphs import DecodeGraphs
+from text_generation_shard.runner.graph_policy import (
     DEFAULT_BUCKETS,
     ON_GPU,
-    DecodeGraphs,
     buckets_for,
     graph_buckets,
 )
@@ -296,7 +296,7 @@ def test_default_buckets() -> None:
 def test_buckets_of_the_option(monkeypatch: pytest.MonkeyPatch) -> None:
     ranks = RankGroup()
     assert graph_buckets((4, 1), ranks, torch.device("cpu")) == ()
-    monkeypatch.setattr(decode_graphs, "native_operators", lambda _: None)
+    monkeypatch.setattr(graph_policy, "native_operators", lambda _: None)
     assert graph_buckets(None, ranks, torch.device("cpu")) == ()
     monkeypatch.setattr(library, "takes", lambda _: True)
     assert graph_buckets((4, 1, 4, 0), ranks, torch.device("cpu")) == (1, 4)

@@ -14,7 +14,8 @@ from text_generation_shard.distributed import RankGroup
 from text_generation_shard.engine import Engine
 from text_generation_shard.ops.cpu import library as cpu_library
 from text_generation_shard.ops.triton import library
-from text_generation_shard.runner.decode_graphs import DecodeGraphs, can_be_recorded
+from text_generation_shard.runner.decode_graphs import DecodeGraphs
+from text_generation_shard.runner.graph_policy import can_be_recorded
 
 from tests.shard.engines import running_shard
 from tests.shard.models.families import OTHER, PROMPT, write_model

@@ -18,7 +18,7 @@ from text_generation_shard.ops.mix_experts import Experts, Routing
 from text_generation_shard.ops.triton.experts import mix_experts
 from text_generation_shard.ops.triton.geometry import DeviceGeometry
 from text_generation_shard.ops.triton.paged_attention import paged_attention
-from text_generation_shard.runner.decode_graphs import SamplingKind
+from text_generation_shard.runner.graph_policy import SamplingKind
 from text_generation_shard.sampling import fused
 from text_generation_shard.sampling.parameters import NO_FEATURES, SamplingFeatures
 from text_generation_shard.sampling.rows import GrammarMask
