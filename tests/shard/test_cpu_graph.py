@@ -172,6 +172,26 @@ def test_a_replay_checks_what_it_reads() -> None:
         graph.replay()
 
 
+def test_shown_values_are_read_where_they_are() -> None:
+    """And keep no memory from other recordings, whose replays may overwrite them."""
+    recorder = CpuGraphRecorder()
+    layers = [Layers(seed, 3) for seed in range(2)]
+    shown: list[Tensor] = []
+
+    def recorded(i: int) -> Callable[[], None]:
+        return lambda: shown.append(recorder.show(layers[i].forward()[:, 1:], torch.empty(0)))
+
+    graphs = [recorder.record(recorded(i)) for i in range(2)]
+    num_bytes = recorder.num_bytes
+    recorder.record(recorded(0))
+    assert recorder.num_bytes == num_bytes
+    for i in (1, 0, 1):
+        layers[i].fill()
+        expected = layers[i].forward()[:, 1:]
+        graphs[i].replay()
+        assert torch.equal(shown[i], expected)
+
+
 def test_a_recording_does_not_load_torchs_compiler() -> None:
     """It took a second of every start, and 100 MB."""
     program = """

@@ -12,7 +12,7 @@ from text_generation_shard.ops.triton import library
 from text_generation_shard.runner.agreed_recording import AgreedRecording
 from text_generation_shard.runner.decode_graphs import DecodeGraphs
 from text_generation_shard.runner.graph_policy import ON_GPU
-from text_generation_shard.runner.step_graph import StepGraph
+from text_generation_shard.runner.step_graph import StepGraph, copied
 from text_generation_shard.shard import Shard
 
 from tests.shard.checkpoints import VOCAB_SIZE, Checkpoint
@@ -39,6 +39,7 @@ class Recorder:
     num_good: int | None = None
     graph_bytes: int = 0
     num_recorded: int = 0
+    show = staticmethod(copied)
 
     def record(self, compute: Callable[[], None]) -> StepGraph:
         compute()

@@ -8,6 +8,7 @@ Whatever the function reads on the host would be the same in every replay. So a 
 at a tensor's numbers, or whose shapes depend on them, is refused.
 """
 
+import ctypes
 from collections.abc import Callable
 from typing import Any
 
@@ -56,6 +57,16 @@ class CpuGraphRecorder:
         finally:
             recording.end()
         return recording
+
+    def show(self, values: Tensor, memory: Tensor) -> Tensor:  # noqa: ARG002
+        """See `GraphRecorder`: the values themselves. To hold them would keep other recordings from
+        using their block, of which none computes before they are read.
+        """
+        count = values.untyped_storage().nbytes() // values.element_size()
+        block = (ctypes.c_float * count).from_address(values.untyped_storage().data_ptr())
+        return torch.frombuffer(block, dtype=torch.float32).as_strided(
+            values.shape, values.stride(), values.storage_offset()
+        )
 
 
 class _WriteDown(TorchDispatchMode):  # type: ignore[no-untyped-call]

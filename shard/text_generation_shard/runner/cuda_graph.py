@@ -5,8 +5,9 @@ import warnings
 from collections.abc import Callable, Iterator
 
 import torch
+from torch import Tensor
 
-from text_generation_shard.runner.step_graph import StepGraph
+from text_generation_shard.runner.step_graph import StepGraph, copied
 
 
 class CudaGraphRecorder:
@@ -52,6 +53,10 @@ class CudaGraphRecorder:
             compute()
         self._num_bytes += max(0, before - self._free_bytes())
         return graph
+
+    def show(self, values: Tensor, memory: Tensor) -> Tensor:
+        """See `GraphRecorder`: graphs recorded later may use the memory of the values."""
+        return copied(values, memory)
 
     def _free_bytes(self) -> int:
         """Of the device, if the allocator kept nothing for later: a recording gives that back."""

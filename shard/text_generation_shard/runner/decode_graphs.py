@@ -48,6 +48,7 @@ from text_generation_shard.runner.step_graph import (
     GraphRecorder,
     RecordingRefusedError,
     StepGraph,
+    copied,
 )
 from text_generation_shard.sampling.parameters import Processor, SamplingFeatures
 from text_generation_shard.sampling.sampler import SampledTokens, TokenSampler
@@ -97,6 +98,8 @@ class DecodeGraphs:
         part = VocabularyPart.of_rank(ranks.rank, ranks.world_size, model.config.vocab_size)
         shape = (largest, part.size)
         self._logits = torch.empty(shape, dtype=torch.float32, device=device)
+        # Where a graph that leaves out the sampler has its logits.
+        self._shown: dict[_GraphKey, Tensor] = {}
         self._graphs: dict[_GraphKey, StepGraph] = {}
         # What steps would have taken, and how many of them; the last one last.
         self._wanted: dict[_GraphKey, int] = {}
@@ -160,7 +163,7 @@ class DecodeGraphs:
         self._graphs[key].replay()
         count = len(batch.items)
         if key.kind is SamplingKind.OUTSIDE:
-            return self._logits[:count]
+            return self._shown[key][:count]
         token_ids = self._token_ids[:count]
         if key.kind is SamplingKind.NATIVE and int(token_ids.min()) < 0:
             # Scores that are not numbers: torch says what becomes of them.
@@ -263,16 +266,12 @@ class DecodeGraphs:
         hidden = self._model.forward(self._slots.decode_inputs(slots, contexts), self._cache)
         logits = self._model.logits(hidden)
         if key.kind is SamplingKind.OUTSIDE:
-            _fill(self._logits, logits)
+            self._shown[key] = self._recorder.show(logits, self._logits)
             return
         sampled = self._sampler(logits, self._slots.decode_rows(slots, contexts, _features(key)))
         self._slots.append_tokens(slots, contexts, sampled.token_ids)
-        _fill(self._token_ids, sampled.token_ids)
-        _fill(self._logprobs, sampled.logprobs)
-
-
-def _fill(memory: Tensor, values: Tensor) -> None:
-    memory[: len(values)].copy_(values)
+        copied(sampled.token_ids, self._token_ids)
+        copied(sampled.logprobs, self._logprobs)
 
 
 def _coarse_first(buckets: Sequence[int]) -> list[int]:

@@ -17,6 +17,7 @@ from text_generation_shard.runner.graph_policy import (
     buckets_for,
     graph_buckets,
 )
+from text_generation_shard.runner.step_graph import copied
 from triton.runtime.errors import OutOfResources
 
 from tests.shard.checkpoints import VOCAB_SIZE, Checkpoint
@@ -45,6 +46,7 @@ class FakeRecorder:
     # Recorded before that error.
     num_good: int = 0
     bytes_per_graph: int = 0
+    show = staticmethod(copied)
 
     @property
     def num_bytes(self) -> int:

@@ -16,6 +16,7 @@ from text_generation_shard.ops.cpu import library as cpu_library
 from text_generation_shard.ops.triton import library
 from text_generation_shard.runner.decode_graphs import DecodeGraphs
 from text_generation_shard.runner.graph_policy import can_be_recorded
+from text_generation_shard.runner.step_graph import copied
 
 from tests.shard.engines import running_shard
 from tests.shard.models.families import OTHER, PROMPT, write_model
@@ -39,6 +40,7 @@ class StrictRecorder:
     """What a GPU's recorder refuses fails here, too; so does every replay."""
 
     num_bytes = 0
+    show = staticmethod(copied)
 
     def __init__(self) -> None:
         self.graphs: list[Recorded] = []
