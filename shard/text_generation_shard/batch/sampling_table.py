@@ -15,17 +15,7 @@ from text_generation_shard.sampling.parameters import (
     SamplingParameterError,
     SamplingParameters,
 )
-from text_generation_shard.sampling.rows import RowBias, SamplingRows
-
-_FLOATS = (
-    "temperature",
-    "top_p",
-    "typical_p",
-    "min_p",
-    "repetition_penalty",
-    "frequency_penalty",
-    "presence_penalty",
-)
+from text_generation_shard.sampling.rows import FLOATS, RowBias, SamplingRows
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +25,7 @@ class _Selection:
     slots: tuple[int, ...]
     # int64 [rows]
     index: Tensor
-    # float32 [len(_FLOATS), rows]
+    # float32 [len(FLOATS), rows]
     floats: Tensor
     # int64 [4, rows]: top_k, seed, output start, whether it is drawn
     integers: Tensor
@@ -54,7 +44,7 @@ class SamplingTable:
         self._device = device
         self._parameters = [SamplingParameters()] * num_slots
         # Rows that only fill up a step ask for nothing, too.
-        floats = [[float(getattr(SamplingParameters(), name))] for name in _FLOATS]
+        floats = [[float(getattr(SamplingParameters(), name))] for name in FLOATS]
         self._floats = torch.tensor(floats, device=device).repeat(1, num_slots)
         self._integers = torch.zeros(4, num_slots, dtype=torch.int64, device=device)
         self._selection: _Selection | None = None
@@ -63,7 +53,7 @@ class SamplingTable:
         """Store one sequence's parameters; SamplingParameterError if one has no meaning."""
         parameters = _from_message(message, self._vocab_size)
         self._parameters[slot] = parameters
-        floats = [float(getattr(parameters, name)) for name in _FLOATS]
+        floats = [float(getattr(parameters, name)) for name in FLOATS]
         sampled = parameters.do_sample
         integers = [parameters.top_k, parameters.signed_seed, output_start, int(sampled)]
         self._floats[:, slot] = to_device(torch.tensor(floats), self._device)
@@ -83,7 +73,7 @@ class SamplingTable:
         top_k, seeds, output_starts, draws = chosen.integers
         positions = upload(lengths, self._device)
         return SamplingRows(
-            **dict(zip(_FLOATS, chosen.floats, strict=True)),
+            **dict(zip(FLOATS, chosen.floats, strict=True)),
             top_k=top_k,
             draws=draws.bool(),
             seeds=seeds,
@@ -109,7 +99,7 @@ class SamplingTable:
         """
         top_k, seeds, output_starts, draws = self._integers.index_select(1, slots)
         return SamplingRows(
-            **dict(zip(_FLOATS, self._floats.index_select(1, slots), strict=True)),
+            **dict(zip(FLOATS, self._floats.index_select(1, slots), strict=True)),
             top_k=top_k,
             draws=draws.bool(),
             seeds=seeds,
@@ -160,5 +150,5 @@ def _from_message(message: pb.SamplingParameters, vocab_size: int) -> SamplingPa
         watermark=message.watermark,
         seed=message.seed,
         logit_bias=tuple(bias.items()),
-        **{name: getattr(message, name) for name in _FLOATS},
+        **{name: getattr(message, name) for name in FLOATS},
     )

@@ -41,15 +41,7 @@ def sample(scores: Tensor, rows: SamplingRows) -> tuple[Tensor, Tensor, list[int
     operators = native_operators(scores)
     assert operators is not None
     token_ids, logprobs, _, failed = operators.sample(
-        scores,
-        rows.temperature.contiguous(),
-        rows.top_k.contiguous(),
-        rows.top_p.contiguous(),
-        rows.min_p.contiguous(),
-        rows.draws.contiguous(),
-        rows.seeds.contiguous(),
-        rows.positions.contiguous(),
-        0,
+        scores, rows.temperature.contiguous(), *_choice(rows), 0
     )
     return token_ids, logprobs, failed
 
@@ -71,8 +63,13 @@ def choose(packets: Tensor, rows: SamplingRows) -> tuple[Tensor, Tensor, list[in
     """
     operators = native_operators(packets)
     assert operators is not None
-    token_ids, logprobs, _, failed = operators.choose(
-        packets,
+    token_ids, logprobs, _, failed = operators.choose(packets, *_choice(rows))
+    return token_ids, logprobs, failed
+
+
+def _choice(rows: SamplingRows) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """How tokens are chosen among scores that have their temperature: the operators' arguments."""
+    return (
         rows.top_k.contiguous(),
         rows.top_p.contiguous(),
         rows.min_p.contiguous(),
@@ -80,4 +77,3 @@ def choose(packets: Tensor, rows: SamplingRows) -> tuple[Tensor, Tensor, list[in
         rows.seeds.contiguous(),
         rows.positions.contiguous(),
     )
-    return token_ids, logprobs, failed

@@ -10,8 +10,8 @@ from text_generation_shard.layers.partition import VocabularyPart
 from text_generation_shard.ops.to_device import to_device
 from text_generation_shard.sampling.parameters import SamplingFeatures
 
-# Fields of `SamplingRows` that have an entry for each row.
-_BY_ROW = (
+# Fields of `SamplingRows` that are the parameters of each row, in float32.
+FLOATS = (
     "temperature",
     "top_p",
     "typical_p",
@@ -19,6 +19,10 @@ _BY_ROW = (
     "repetition_penalty",
     "frequency_penalty",
     "presence_penalty",
+)
+# All that have an entry for each row.
+_BY_ROW = (
+    *FLOATS,
     "top_k",
     "draws",
     "seeds",

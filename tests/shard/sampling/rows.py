@@ -5,17 +5,8 @@ from typing import Any
 
 import torch
 from text_generation_shard.sampling.parameters import SamplingFeatures, SamplingParameters
-from text_generation_shard.sampling.rows import GrammarMask, RowBias, SamplingRows
+from text_generation_shard.sampling.rows import FLOATS, GrammarMask, RowBias, SamplingRows
 
-FLOATS = (
-    "temperature",
-    "top_p",
-    "typical_p",
-    "min_p",
-    "repetition_penalty",
-    "frequency_penalty",
-    "presence_penalty",
-)
 # What lies beyond a row's valid history: no token id at all.
 GARBAGE = 987654321
 
