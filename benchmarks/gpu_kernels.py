@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from text_generation_shard.attention_choice import PromptShape, PromptTrial
+from text_generation_shard.kv_cache import KVCacheSpec
 from text_generation_shard.ops.activation import gated_activation
+from text_generation_shard.ops.flash_attention import CUDNN, FlashAttention, flash_kernels
 from text_generation_shard.ops.linear import DenseWeight, MatrixStack
 from text_generation_shard.ops.mix_experts import Experts, Routing, mix_experts
 from text_generation_shard.ops.paged_attention import Workspace, paged_attention, plan_decode
@@ -105,6 +108,12 @@ def measure_kernels(folder: Path) -> Iterator[GpuRow]:
     for name, num_bytes, make in kernel_calls():
         measure = partial(_kernel, name, num_bytes, make, folder)
         yield from attempt("kernels", name, measure, needs_s=1)
+    for kernel in (None, *flash_kernels(), CUDNN):
+        for tokens in (2048, 8192):
+            owner = "Triton" if kernel is None else kernel.name
+            name = f"attention to a prompt of {tokens} tokens, {owner}"
+            measure = partial(_prompt_attention, name, tokens, kernel)
+            yield from attempt("kernels", name, measure, needs_s=1)
 
 
 def _kernel(
@@ -113,6 +122,25 @@ def _kernel(
     taken = seconds(rotated(make, num_bytes))
     share = share_of_bandwidth(num_bytes, taken, folder)
     yield GpuRow(part="kernels", name=name, value=taken * 1e6, unit="us", share=share)
+
+
+def _prompt_attention(name: str, tokens: int, kernel: FlashAttention | None) -> Iterator[GpuRow]:
+    """With the gathering of keys and values, where others' kernels need it."""
+    spec = KVCacheSpec(
+        num_layers=1,
+        num_kv_heads=8,
+        head_dim=128,
+        dtype=torch.bfloat16,
+        device=torch.device("cuda"),
+    )
+    trial = PromptTrial(
+        PromptShape(
+            spec=spec, num_heads=32, windows=(None,), block_size=BLOCK_SIZE, max_step_tokens=tokens
+        )
+    )
+    if kernel is not None and (obstacle := trial.obstacle(kernel)) is not None:
+        raise RuntimeError(obstacle)
+    yield GpuRow(part="kernels", name=name, value=trial.milliseconds(kernel), unit="ms")
 
 
 def kernel_calls() -> Iterator[tuple[str, int, Callable[[], Callable[[], Any]]]]:

@@ -10,6 +10,7 @@ from text_generation_shard.ops.attention_window import AttentionChunk, Window
 from text_generation_shard.ops.kv_write import KVScales
 from text_generation_shard.ops.linear import MatrixStack
 from text_generation_shard.ops.mix_experts import Experts, Routing
+from text_generation_shard.ops.reference_attention import Workspace
 from text_generation_shard.ops.triton import (
     activation,
     experts,
@@ -215,6 +216,8 @@ def _attention(layer: Attention) -> Callable[[], Any]:
         cache,
         cache[..., : layer.latent or layer.head_dim],
         DeviceGeometry(tables, contexts, layer.decodes, chunks),
+        Workspace(cache, cache),
+        flash=None,
         window=layer.window,
         scale=0.1,
         soft_cap=layer.soft_cap,

@@ -45,6 +45,7 @@ def shard_config(
         cuda_memory_fraction=config.cuda_memory_fraction,
         cuda_graphs=config.cuda_graphs,
         all_reduce=config.all_reduce,
+        attention=config.attention,
         num_threads=config.num_threads,
         json_output=True,
         logger_level=most_verbose(config.log_level),

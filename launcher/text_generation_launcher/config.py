@@ -9,7 +9,7 @@ from typing import Literal
 
 from text_generation_process.options import OptionError, flag_name, option, same_as
 from text_generation_router.config import RouterConfig
-from text_generation_shard.config import KvCacheDtype, ShardConfig
+from text_generation_shard.config import AttentionName, KvCacheDtype, ShardConfig
 
 from text_generation_launcher.log_level import most_verbose
 from text_generation_launcher.refusals import refuse_unavailable
@@ -79,6 +79,7 @@ class LauncherConfig:
     )
     cuda_graphs: tuple[int, ...] | None = same_as(ShardConfig, "cuda_graphs")
     all_reduce: Literal["auto", "nccl"] = same_as(ShardConfig, "all_reduce")
+    attention: AttentionName = same_as(ShardConfig, "attention")
     cuda_memory_fraction: float = option(
         1.0,
         help="Share of each GPU's memory that a shard may use; 4% of that are left for what is not "

@@ -14,6 +14,8 @@ from text_generation_process.options import OptionError, option
 
 DtypeName = Literal["float32", "float16", "bfloat16"]
 KvCacheDtype = Literal["float32", "float16", "bfloat16", "fp8_e4m3fn", "fp8_e5m2"]
+# The last three are TGI's.
+AttentionName = Literal["auto", "triton", "flash", "cudnn", "paged", "flashdecoding", "flashinfer"]
 CpuQuantization = Literal["int8", "int4"]
 
 
@@ -65,6 +67,13 @@ class ShardConfig:
         "auto",
         help="What sums over GPUs: NCCL, or what is measured to be fastest for tensors of decode "
         "steps.",
+    )
+    attention: AttentionName = option(
+        "auto",
+        help="What attends to prompts on a GPU: the kernel of this server (triton), flash "
+        "attention (of the packages flash-attn 3 or flash-attn, or else torch's), cuDNN's where a "
+        "prompt is read from its begin, or what is measured to be fastest. Decode steps are "
+        "Triton's. TGI's names mean auto.",
     )
     watermark_gamma: float = option(
         0.5, help="Share of the vocabulary on the watermark's green list."

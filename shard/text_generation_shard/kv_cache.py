@@ -31,6 +31,8 @@ class KVCacheSpec:
     recurrent: RecurrentSpec | None = None
     # Of cached keys and values: as dtype, bfloat16 beside float32, or 8-bit floats. None: as dtype.
     cache_dtype: torch.dtype | None = None
+    # Whether what attends to prompts wants their contexts gathered, also on a GPU.
+    gathers_prompts: bool = False
 
     def slots_bytes(self, num_slots: int) -> int:
         """Bytes of the recurrent states of so many sequences."""
@@ -53,9 +55,11 @@ class KVCacheSpec:
         return num_tensors * self.num_kv_heads * self.head_dim
 
     def workspace_tokens(self, max_total_tokens: int) -> int:
-        """Tokens that attention may gather at one time: none where kernels read the blocks."""
+        """Tokens that attention may gather at one time: none where kernels read all blocks."""
         is_latent = self.latent_dim is not None
-        if has_kernel(torch.empty(0, device=self.device), self.head_dim, is_latent=is_latent):
+        nothing = torch.empty(0, device=self.device)
+        is_read_in_place = has_kernel(nothing, self.head_dim, is_latent=is_latent)
+        if is_read_in_place and not self.gathers_prompts:
             return 0
         return max(MAX_GROUP_TOKENS, max_total_tokens + 1)
 

@@ -11,7 +11,7 @@ import torch
 from text_generation_proto import shard_pb2 as pb
 
 from text_generation_shard import cuda_memory
-from text_generation_shard.config import RankInfo, ShardConfig
+from text_generation_shard.config import AttentionName, RankInfo, ShardConfig
 from text_generation_shard.cores import pin_this_thread
 from text_generation_shard.distributed import RankGroup
 from text_generation_shard.engine import Engine
@@ -57,6 +57,7 @@ class Shard:
         available_memory: "AvailableMemory",
         graph_buckets: tuple[int, ...] = (),
         has_fast_sums: bool = True,
+        attention: AttentionName = "auto",
     ) -> None:
         self._model_path = model_path
         self._loaded = loaded
@@ -66,6 +67,7 @@ class Shard:
         self._available_memory = available_memory
         self._graph_buckets = graph_buckets
         self._has_fast_sums = has_fast_sums
+        self._attention = attention
         self._engine: Engine | None = None
 
     @classmethod
@@ -123,6 +125,7 @@ class Shard:
             available_memory=memory,
             graph_buckets=graph_buckets(config.cuda_graphs, ranks, device),
             has_fast_sums=config.all_reduce == "auto",
+            attention=config.attention,
         )
 
     def info(self) -> pb.InfoResponse:
@@ -162,6 +165,7 @@ class Shard:
             available_bytes=self._available_memory.measure(),
             grammar_tokenizer=grammar_tokenizer,
             graph_buckets=self._graph_buckets,
+            attention=self._attention,
         )
         self._engine = warm.engine
         if self._ranks.rank == 0 and request.eos_token_ids:

@@ -9,22 +9,25 @@ itself is run.
 import logging
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from text_generation_proto import shard_pb2 as pb
 
+from text_generation_shard.attention_choice import PromptShape, choose_attention
 from text_generation_shard.batch.slots import SequenceSlots, SlotLimits
 from text_generation_shard.cache_sizing import CacheBudget, CacheSize, size_cache
+from text_generation_shard.config import AttentionName
 from text_generation_shard.cuda_memory import PeakReserved
 from text_generation_shard.distributed import RankGroup
 from text_generation_shard.engine import Engine
 from text_generation_shard.grammar.table import GrammarTable
 from text_generation_shard.grammar.tokenizer import NOT_ASKED_FOR, GrammarTokenizer
 from text_generation_shard.host import PeakMemory
-from text_generation_shard.kv_cache import KVCache
+from text_generation_shard.kv_cache import KVCache, KVCacheSpec
 from text_generation_shard.models.model import Model
 from text_generation_shard.models.registry import LoadedModel
+from text_generation_shard.ops.flash_attention import FlashAttention
 from text_generation_shard.runner.cpu_graph import CpuGraphRecorder
 from text_generation_shard.runner.cuda_graph import CudaGraphRecorder
 from text_generation_shard.runner.decode_graphs import DecodeGraphs
@@ -70,26 +73,36 @@ def warm_up(
     available_bytes: int,
     grammar_tokenizer: GrammarTokenizer = NOT_ASKED_FOR,
     graph_buckets: tuple[int, ...] = (),
+    attention: AttentionName = "auto",
 ) -> WarmEngine:
     """Measure, size and allocate; all ranks call this at the same time.
 
     available_bytes: memory that this rank may use beyond what it holds already. graph_buckets:
-    rows of the decode graphs that there may be. CapacityError names the flags that ask for more
-    than there is.
+    rows of the decode graphs that there may be. attention: who attends to prompts. CapacityError
+    names the flags that ask for more than there is.
     """
     started = time.monotonic()
     graph_buckets = buckets_for(graph_buckets, request.max_slots)
     policy = graph_policy(loaded.model.cache_spec.device)
     available_bytes -= policy.num_bytes(graph_buckets, loaded.model.config.vocab_size)
     budget = CacheBudget.of_request(request, loaded.model, available_bytes)
-    probe = _Probe(loaded, sampler, ranks, request, budget)
+    flash = choose_attention(attention, _prompt_shape(loaded.model, ranks, request))
+    budget = replace(budget, spec=_cache_spec(loaded.model, flash))
+    probe = _Probe(loaded, sampler, ranks, request, budget, flash)
     steps = probe.measure()
     size = size_cache(budget, activation_bytes=probe.activation_bytes(steps), ranks=ranks)
     # A GPU has no room for the probe's memory beside the cache.
     del probe
     torch.cuda.empty_cache()
     engine = make_engine(
-        loaded, sampler, ranks, request, size, grammar_tokenizer, graph_buckets=graph_buckets
+        loaded,
+        sampler,
+        ranks,
+        request,
+        size,
+        grammar_tokenizer,
+        graph_buckets=graph_buckets,
+        flash=flash,
     )
     logger.info(
         "Warmed up",
@@ -115,6 +128,7 @@ class _Probe:
         ranks: RankGroup,
         request: pb.WarmupRequest,
         budget: CacheBudget,
+        flash: FlashAttention | None,
     ) -> None:
         self._request = request
         self._ranks = ranks
@@ -133,7 +147,7 @@ class _Probe:
             max_total_tokens=self._max_context,
             cache_bytes=0,
         )
-        self._engine = make_engine(loaded, sampler, ranks, request, size)
+        self._engine = make_engine(loaded, sampler, ranks, request, size, flash=flash)
         self._peak: PeakReserved | PeakMemory = PeakMemory()
         if self._spec.device.type == "cuda":
             self._peak = PeakReserved(self._spec.device)
@@ -267,6 +281,7 @@ def make_engine(
     grammar_tokenizer: GrammarTokenizer = NOT_ASKED_FOR,
     *,
     graph_buckets: tuple[int, ...] = (),
+    flash: FlashAttention | None = None,
 ) -> Engine:
     model = loaded.model
     limits = SlotLimits(
@@ -280,13 +295,13 @@ def make_engine(
         can_share_prefixes=model.cache_spec.recurrent is None,
     )
     cache = KVCache.allocate(
-        model.cache_spec,
+        _cache_spec(model, flash),
         num_blocks=size.num_blocks,
         block_size=size.block_size,
         max_total_tokens=size.max_total_tokens,
         num_slots=request.max_slots,
     )
-    slots = SequenceSlots(limits, model.cache_spec.device)
+    slots = SequenceSlots(limits, model.cache_spec.device, flash)
     own_sampler = _own_sampler(sampler, ranks, model, slots)
     grammars = GrammarTable(grammar_tokenizer, request.max_slots)
     graphs = None
@@ -311,6 +326,20 @@ def make_engine(
         grammars=grammars,
         ranks=ranks,
         graphs=graphs,
+    )
+
+
+def _cache_spec(model: Model, flash: FlashAttention | None) -> KVCacheSpec:
+    return replace(model.cache_spec, gathers_prompts=flash is not None)
+
+
+def _prompt_shape(model: Model, ranks: RankGroup, request: pb.WarmupRequest) -> PromptShape:
+    return PromptShape(
+        spec=model.cache_spec,
+        num_heads=model.config.total_num_heads // ranks.world_size,
+        windows=model.config.sliding_windows,
+        block_size=request.block_size,
+        max_step_tokens=request.max_step_tokens,
     )
 
 

@@ -63,6 +63,7 @@ FOR_SHARD = {
     "cuda_memory_fraction": 0.5,
     "cuda_graphs": (1, 4),
     "all_reduce": "nccl",
+    "attention": "flash",
     "watermark_gamma": 0.25,
     "watermark_delta": 1.5,
     "num_threads": 3,

@@ -69,6 +69,7 @@ TABLE = {
 }
 OWN = {
     "all_reduce": "auto",
+    "attention": "auto",
     "target_step_ms": 100.0,
     "block_size": 16,
     "num_threads": None,
@@ -85,6 +86,7 @@ SAMPLES = {
     "dtype": ("bfloat16", "bfloat16"),
     "kv_cache_dtype": ("fp8_e5m2", "fp8_e5m2"),
     "all_reduce": ("nccl", "nccl"),
+    "attention": ("flashinfer", "flashinfer"),
     "usage_stats": ("no-stack", "no-stack"),
     "sharded": ("false", False),
     "cuda_graphs": ("1,8", (1, 8)),

@@ -29,6 +29,7 @@ from text_generation_shard.batch.scheduled_batch import ScheduledBatch, WorkItem
 from text_generation_shard.batch.upload import Numbers, upload
 from text_generation_shard.errors import ProtocolError
 from text_generation_shard.ops.attention_window import Window
+from text_generation_shard.ops.flash_attention import FlashAttention
 from text_generation_shard.ops.paged_attention import plan_attention, plan_decode
 from text_generation_shard.ops.sequence_rows import SequenceRows
 from text_generation_shard.sampling.parameters import (
@@ -82,10 +83,18 @@ class RefusedSequence:
 
 
 class SequenceSlots:
-    """Owns the slots; `limits` says how many and how large."""
+    """Owns the slots; `limits` says how many and how large. flash_attention: see
+    `plan_attention`.
+    """
 
-    def __init__(self, limits: SlotLimits, device: torch.device) -> None:
+    def __init__(
+        self,
+        limits: SlotLimits,
+        device: torch.device,
+        flash_attention: FlashAttention | None = None,
+    ) -> None:
         self._limits = limits
+        self._flash_attention = flash_attention
         self._device = device
         self._states: dict[int, SlotState] = {}
         width = limits.max_total_tokens + 1
@@ -175,6 +184,7 @@ class SequenceSlots:
                     context_lengths=[item.end for item in rows],
                     block_size=self._limits.block_size,
                     sliding_window=window,
+                    flash_attention=self._flash_attention,
                 )
                 for window in self._limits.sliding_windows
             },

@@ -17,11 +17,13 @@ from torch import Tensor
 
 from text_generation_shard.ops.attention_window import AttentionChunk, Window
 from text_generation_shard.ops.cpu.library import native_operators
+from text_generation_shard.ops.flash_attention import FlashAttention, FlashPlan
 from text_generation_shard.ops.kv_write import UNSCALED, KVScales, is_eight_bit
 from text_generation_shard.ops.reference_attention import (
     MAX_GROUP_TOKENS,
     ReferencePlan,
     Workspace,
+    plan_chunks,
     plan_reference,
     reference_attention,
 )
@@ -56,18 +58,23 @@ class AttentionPlan:
     sliding_window: Window
     # Where the device alone knows the contexts, and context_lengths are what they may be at most.
     device_contexts: Tensor | None = None
+    # What attends to chunks on a GPU instead of our own kernel.
+    flash_attention: FlashAttention | None = None
 
     @cached_property
     def reference(self) -> ReferencePlan:
         """The indices of the torch reference, which needs to know the contexts."""
         self._require_contexts()
-        return plan_reference(
-            self.block_tables,
-            self.query_lengths,
-            self.context_lengths,
-            self.block_size,
-            self.sliding_window,
-        )
+        return plan_reference(*self._numbers)
+
+    @cached_property
+    def flash(self) -> FlashPlan | None:
+        """The chunks, if flash attention is to attend to them."""
+        if self.flash_attention is None or max(self.query_lengths) == 1:
+            return None
+        chunks = plan_chunks(*self._numbers)
+        device = self.block_tables.device
+        return FlashPlan.of(self.flash_attention, chunks, self.sliding_window, device)
 
     @cached_property
     def on_device(self) -> "DeviceGeometry":
@@ -105,6 +112,11 @@ class AttentionPlan:
         """All that the C++ operators want to know of it."""
         return self.block_tables, self.first_rows, self.contexts, *self.native_window
 
+    @property
+    def _numbers(self) -> tuple[Tensor, Sequence[int], Sequence[int], int, Window]:
+        lengths = self.query_lengths, self.context_lengths
+        return self.block_tables, *lengths, self.block_size, self.sliding_window
+
     def _require_contexts(self) -> None:
         """RuntimeError where context_lengths are only what the contexts may be at most."""
         if self.device_contexts is not None:
@@ -118,14 +130,18 @@ def plan_attention(
     context_lengths: Sequence[int],
     block_size: int,
     sliding_window: Window,
+    flash_attention: FlashAttention | None = None,
 ) -> AttentionPlan:
     """Plan the attention of one step.
 
     block_tables: [requests, max_blocks], int32. query_lengths, context_lengths: per request, the
     tokens computed now and the tokens up to and with the last of them. Requests with one query
-    token come first, best in ascending order of context.
+    token come first, best in ascending order of context. flash_attention: what attends to the
+    others on a GPU, where it can; None: our own kernel.
     """
-    return AttentionPlan(block_tables, query_lengths, context_lengths, block_size, sliding_window)
+    lengths = query_lengths, context_lengths
+    bounds = (block_size, sliding_window)
+    return AttentionPlan(block_tables, *lengths, *bounds, flash_attention=flash_attention)
 
 
 def plan_decode(
@@ -180,8 +196,9 @@ def paged_attention(
     if has_kernel(query, query.shape[-1], is_latent=is_latent):
         from text_generation_shard.ops.triton import paged_attention as kernels
 
-        window = plan.sliding_window
-        return kernels.paged_attention(query, *caches, plan.on_device, window=window, **scores)
+        on_device = (plan.on_device, workspace)
+        scores |= {"flash": plan.flash, "window": plan.sliding_window}
+        return kernels.paged_attention(query, *caches, *on_device, **scores)
     is_widened = query.dtype is torch.bfloat16 and query.device.type == "cpu"
     wide = query.float() if is_widened else query
     native = None if is_eight_bit(key_cache) else native_operators(wide)

@@ -95,15 +95,28 @@ def plan_reference(
         _decode_group(pages, rows, context_lengths[rows], seen[rows])
         for rows in _group_decodes(seen[:num_decodes])
     )
+    chunks = plan_chunks(block_tables, query_lengths, context_lengths, block_size, window)
+    return ReferencePlan(groups, chunks, window)
+
+
+def plan_chunks(
+    block_tables: Tensor,
+    query_lengths: Sequence[int],
+    context_lengths: Sequence[int],
+    block_size: int,
+    window: Window,
+) -> tuple[Chunk, ...]:
+    """The requests with several query tokens; arguments as `plan_attention` has them."""
+    pages = _Pages(block_tables, block_size)
     chunks = []
-    first_row = num_decodes
-    for request in range(num_decodes, len(query_lengths)):
-        length, context = query_lengths[request], context_lengths[request]
+    first_row = 0
+    for request, (length, context) in enumerate(zip(query_lengths, context_lengths, strict=True)):
         rows, start = slice(first_row, first_row + length), context - length
-        first = first_visible(window, start)
-        chunks.append(Chunk(rows, start, first, pages.places(request, first, context)))
         first_row += length
-    return ReferencePlan(groups, tuple(chunks), window)
+        if length > 1:
+            first = first_visible(window, start)
+            chunks.append(Chunk(rows, start, first, pages.places(request, first, context)))
+    return tuple(chunks)
 
 
 def reference_attention(
@@ -127,10 +140,10 @@ def reference_attention(
     scores = _Scores(scale, soft_cap, alibi_slopes, distance_bias, sinks)
     output = query.new_empty((*query.shape[:2], values.shape[-1]))
     for group in plan.decode_groups:
-        gathered = _gather(keys, values, group.places, workspace, kv_scales)
+        gathered = gather_context(keys, values, group.places, workspace, kv_scales)
         output[group.rows] = _attend_decodes(query[group.rows], gathered, group, scores)
     for chunk in plan.chunks:
-        gathered = _gather(keys, values, chunk.places, workspace, kv_scales)
+        gathered = gather_context(keys, values, chunk.places, workspace, kv_scales)
         _attend_chunk(query, gathered, chunk, plan.sliding_window, scores, output)
     return output
 
@@ -259,9 +272,16 @@ def _decode_group(
     return DecodeGroup(rows, places, lengths, mask)
 
 
-def _gather(
-    keys: Tensor, values: Tensor, places: Tensor, workspace: Workspace, scales: KVScales
+def gather_context(
+    keys: Tensor,
+    values: Tensor,
+    places: Tensor,
+    workspace: Workspace,
+    scales: KVScales = UNSCALED,
 ) -> Workspace:
+    """The keys and values of some places, [places, num_kv_heads, ...]; keys, values: [tokens, ...],
+    of the cache. They stay until the next call.
+    """
     length = len(places)
     gathered = Workspace(workspace.keys[:length], workspace.values[:length])
     if keys.dtype != workspace.keys.dtype:

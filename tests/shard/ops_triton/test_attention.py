@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from text_generation_shard.ops.attention_window import AttentionChunk, Window
+from text_generation_shard.ops.flash_attention import FlashAttention
 from text_generation_shard.ops.kv_write import UNSCALED, KVScales
 from text_generation_shard.ops.paged_attention import Workspace, paged_attention, plan_attention
 from text_generation_shard.ops.triton import context_pieces, decode_attention, library
@@ -105,7 +106,7 @@ def make_inputs(case: Case, device: torch.device) -> Inputs:
     return Inputs(query.to(device, case.dtype), *caches, tables.to(device))
 
 
-def attend(call: Call, case: Case, inputs: Inputs) -> Tensor:
+def attend(call: Call, case: Case, inputs: Inputs, flash: FlashAttention | None = None) -> Tensor:
     device = inputs.query.device
     plan = plan_attention(
         block_tables=inputs.tables,
@@ -113,6 +114,7 @@ def attend(call: Call, case: Case, inputs: Inputs) -> Tensor:
         context_lengths=[context for _, context in case.requests],
         block_size=case.block_size,
         sliding_window=case.window,
+        flash_attention=flash,
     )
     space = torch.zeros(9000, case.heads[1], case.head_dim, device=device, dtype=case.dtype)
     generator = torch.Generator().manual_seed(3)

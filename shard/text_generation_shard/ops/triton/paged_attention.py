@@ -1,10 +1,12 @@
-"""Attention over the paged KV cache: decode rows by one kernel, chunks by another."""
+"""Attention over the paged KV cache: decode rows by one kernel, chunks by another or by others'."""
 
 import torch
 from torch import Tensor
 
 from text_generation_shard.ops.attention_window import Window
+from text_generation_shard.ops.flash_attention import FlashPlan
 from text_generation_shard.ops.kv_write import UNSCALED, KVScales, is_eight_bit
+from text_generation_shard.ops.reference_attention import Workspace
 from text_generation_shard.ops.triton.decode_attention import decode_attention
 from text_generation_shard.ops.triton.geometry import AttentionCall, DeviceGeometry
 from text_generation_shard.ops.triton.latent_attention import latent_attention
@@ -16,7 +18,9 @@ def paged_attention(
     key_cache: Tensor,
     value_cache: Tensor,
     geometry: DeviceGeometry,
+    workspace: Workspace,
     *,
+    flash: FlashPlan | None,
     window: Window,
     scale: float,
     soft_cap: float | None = None,
@@ -25,7 +29,9 @@ def paged_attention(
     sinks: Tensor | None = None,
     kv_scales: KVScales = UNSCALED,
 ) -> Tensor:
-    """Arguments and result as `ops.paged_attention.paged_attention` has them."""
+    """Arguments and result as `ops.paged_attention.paged_attention` has them; flash: what attends
+    to chunks instead, where it can.
+    """
     query = query.contiguous()
     assert key_cache.is_contiguous()
     if not is_eight_bit(key_cache):
@@ -55,5 +61,9 @@ def paged_attention(
     if num_decodes:
         decode_attention(query[:num_decodes], output[:num_decodes], geometry.contexts, call)
     if geometry.chunks is not None:
-        prefill_attention(query, output, geometry.chunks, call)
+        caches, others = (key_cache, value_cache), (alibi_slopes, distance_bias, sinks)
+        if flash is not None and flash.takes(*caches, soft_cap, others):
+            flash.attend(query, output, caches, workspace, scale=scale, soft_cap=soft_cap)
+        else:
+            prefill_attention(query, output, geometry.chunks, call)
     return output if kv_scales.values == 1 else output.mul_(kv_scales.values)
