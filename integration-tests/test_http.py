@@ -143,7 +143,8 @@ def test_info_and_models(server: Any) -> None:
     assert info["router"] == "text-generation-router"
     assert 0 < info["max_input_tokens"] < info["max_total_tokens"]
     models = server.get("/v1/models").json()
-    assert [model["id"] for model in models["data"]] == [info["model_id"]]
+    facts = [(model["id"], model["max_model_len"]) for model in models["data"]]
+    assert facts == [(info["model_id"], info["max_total_tokens"])]
 
 
 @pytest.mark.parametrize("path", ["/health", "/ping"])

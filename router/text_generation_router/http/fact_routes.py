@@ -30,12 +30,15 @@ class Info(msgspec.Struct, kw_only=True):
 
 
 class ModelEntry(msgspec.Struct, kw_only=True):
-    """An entry of GET /v1/models."""
+    """An entry of GET /v1/models. max_model_len, tokens of the longest sequence, is vLLM's field,
+    by which clients find out how much they may send.
+    """
 
     id: str
     object: str = "model"
     created: int = 0
     owned_by: str
+    max_model_len: int
 
 
 class ModelList(msgspec.Struct, kw_only=True):
@@ -109,8 +112,9 @@ class FactRoutes:
         raise ValidationError(f"{model_id!r} generates text, it has no embeddings", param="model")
 
     def _entry(self) -> ModelEntry:
-        model_id = self._service.model.model_id
-        return ModelEntry(id=model_id, owned_by=model_id)
+        model_id, limits = self._service.model.model_id, self._service.limits
+        longest = limits.max_total_tokens
+        return ModelEntry(id=model_id, owned_by=model_id, max_model_len=longest)
 
     async def metrics(self, request: web.Request) -> web.Response:
         """Prometheus text, or OpenMetrics for whoever accepts it."""

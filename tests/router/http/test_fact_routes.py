@@ -30,7 +30,15 @@ async def test_models() -> None:
     async with running_app() as app, app.session.get("/v1/models") as response:
         assert await response.json() == {
             "object": "list",
-            "data": [{"id": MODEL_ID, "object": "model", "created": 0, "owned_by": MODEL_ID}],
+            "data": [
+                {
+                    "id": MODEL_ID,
+                    "object": "model",
+                    "created": 0,
+                    "owned_by": MODEL_ID,
+                    "max_model_len": 500,
+                }
+            ],
         }
 
 
