@@ -8,12 +8,13 @@ the result instead ("absorbed"), so that a context is read as it is cached, once
     cached value  [ latent             ]                    a view of the key
     query         [ to_latent(q_plain) | turned query ]     of each head
     output        from_latent(sum over tokens of weight * latent)
+
+On CPU a prompt's chunk that costs less so makes keys and values of its context after all.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from text_generation_shard.batch.model_inputs import ModelInputs
@@ -21,15 +22,14 @@ from text_generation_shard.distributed import RankGroup
 from text_generation_shard.kv_cache import LayerCache
 from text_generation_shard.layers.linear import (
     ColumnParallelLinear,
-    HeadLinear,
     OutputPart,
     RowParallelLinear,
     whole_linear,
 )
 from text_generation_shard.layers.norm import Norm, RMSNorm
-from text_generation_shard.ops.kv_write import write_keys
-from text_generation_shard.ops.paged_attention import paged_attention
-from text_generation_shard.ops.rotary import Rotation, turn
+from text_generation_shard.ops.latent_attention import LatentExpansion, latent_attention
+from text_generation_shard.ops.linear import MatrixStack
+from text_generation_shard.ops.rotary import Rotation
 from text_generation_shard.weights.reader import WeightScope
 
 # Of the norms between two projections, whatever the model's other norms have.
@@ -79,20 +79,7 @@ class LatentAttention:
             bias=bias,
         )
         self._latent_norm = RMSNorm(weights.scope("kv_a_layernorm"), size=latent, eps=_NORM_EPS)
-        self._to_latent = HeadLinear(
-            weights,
-            _expansion(weights, shape, of_values=False),
-            heads=heads,
-            num_inputs=shape.plain_dim,
-            num_outputs=latent,
-        )
-        self._from_latent = HeadLinear(
-            weights,
-            _expansion(weights, shape, of_values=True),
-            heads=heads,
-            num_inputs=latent,
-            num_outputs=shape.value_dim,
-        )
+        self._expansion = _expansion(weights, shape)
         self._output = RowParallelLinear(
             weights.scope("o_proj"),
             ranks,
@@ -115,21 +102,19 @@ class LatentAttention:
         """As `layers.attention.Attention`."""
         assert rotation is not None
         x = x if norm is None else norm(x)
-        shape = self._shape
-        key, query = self._key(x).unsqueeze(1), self._query(x).view(len(x), len(shape.heads), -1)
-        latent, turning = key[..., : shape.latent_dim], key[..., shape.latent_dim :]
-        key = torch.cat((self._latent_norm(latent), turn(turning, rotation)), dim=-1)
-        write_keys(key, cache.keys, inputs.slot_mapping)
-        plain, turning = query[..., : shape.plain_dim], query[..., shape.plain_dim :]
-        attended = paged_attention(
-            torch.cat((self._to_latent(plain), turn(turning, rotation)), dim=-1),
-            cache.keys,
-            cache.values,
+        attended = latent_attention(
+            self._query(x).view(len(x), len(self._shape.heads), -1),
+            self._key(x),
+            self._latent_norm.weights,
+            rotation,
+            self._expansion,
+            (cache.keys, cache.values),
+            inputs.slot_mapping,
             inputs.attention[None],
             cache.workspace,
             scale=self._scale,
         )
-        return self._output(self._from_latent(attended).flatten(1), addend)
+        return self._output(attended.flatten(1), addend)
 
 
 def _query_projection(
@@ -160,23 +145,32 @@ def _query_projection(
     return lambda x: up(norm(down(x)))
 
 
-def _expansion(
-    weights: WeightScope, shape: LatentShape, *, of_values: bool
-) -> Callable[[int, Tensor], None]:
-    """Reads a head's part of kv_b_proj, which lie one after the other:
+def _expansion(weights: WeightScope, shape: LatentShape) -> LatentExpansion:
+    """The heads' parts of kv_b_proj, which lie one after the other:
 
-        head 0: plain_dim keys, value_dim values | head 1: ...
-
-    as [value_dim, latent_dim], or turned over as [latent_dim, plain_dim] to be applied to queries.
+    head 0: plain_dim keys, value_dim values | head 1: ...
     """
-    width = shape.plain_dim + shape.value_dim
+    plain, value, latent = shape.plain_dim, shape.value_dim, shape.latent_dim
+    stored = (shape.total_num_heads * (plain + value), latent)
 
-    def read(head: int, matrix: Tensor) -> None:
-        weights.read_into(
-            matrix if of_values else matrix.t(),
-            "kv_b_proj.weight",
-            shape=(shape.total_num_heads * width, shape.latent_dim),
-            start=head * width + (shape.plain_dim if of_values else 0),
-        )
+    def matrices(
+        num_outputs: int, num_inputs: int, *, skipped: int = 0, turned_over: bool = False
+    ) -> MatrixStack:
+        """skipped: outputs of each head before those that are read."""
 
-    return read
+        def fill(index: int, matrix: Tensor) -> None:
+            weights.read_into(
+                matrix.t() if turned_over else matrix,
+                "kv_b_proj.weight",
+                shape=stored,
+                start=shape.heads[index] * (plain + value) + skipped,
+            )
+
+        # Fewer bits than a table's would save little, and no time: a product has few inputs.
+        return weights.matrices(len(shape.heads), num_outputs, num_inputs, fill, is_table=True)
+
+    return LatentExpansion(
+        to_latent=matrices(latent, plain, turned_over=True),
+        to_key=matrices(plain, latent) if weights.storage.body is not None else None,
+        from_latent=matrices(value, latent, skipped=plain),
+    )

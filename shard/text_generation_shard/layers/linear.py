@@ -4,11 +4,10 @@ A column-parallel layer makes part of the outputs from all inputs; a row-paralle
 the inputs and sums over the ranks. One after the other they need one collective.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-import torch
 from torch import Tensor
 
 from text_generation_shard.distributed import RankGroup
@@ -135,36 +134,6 @@ class RowParallelLinear:
         if self._bias is not None:
             total.add_(self._bias)
         return total if addend is None else addend + total
-
-
-class HeadLinear:
-    """y_h = x_h W_h^T: a matrix of its own for each head."""
-
-    def __init__(
-        self,
-        weights: WeightScope,
-        fill: Callable[[int, Tensor], None],
-        *,
-        heads: Sequence[int],
-        num_inputs: int,
-        num_outputs: int,
-    ) -> None:
-        """heads: of this rank, by their numbers in the whole model, by which `fill` reads a matrix
-        into [num_outputs, num_inputs].
-        """
-
-        def fill_own(index: int, matrix: Tensor) -> None:
-            fill(heads[index], matrix)
-
-        self._weights = weights.matrices(len(heads), num_outputs, num_inputs, fill_own)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """x: [tokens, heads, num_inputs]. Returns [tokens, heads, num_outputs]."""
-        matrices, dense = self._weights.matrices, self._weights.dense
-        if dense is not None:
-            return torch.bmm(x.transpose(0, 1), dense.transpose(1, 2)).transpose(0, 1)
-        products = [matrix(part) for matrix, part in zip(matrices, x.unbind(1), strict=True)]
-        return torch.stack(products, dim=1)
 
 
 def _read_weight(

@@ -286,12 +286,19 @@ class WeightScope:
         return weight
 
     def matrices(
-        self, count: int, num_outputs: int, num_inputs: int, fill: Callable[[int, Tensor], None]
+        self,
+        count: int,
+        num_outputs: int,
+        num_inputs: int,
+        fill: Callable[[int, Tensor], None],
+        *,
+        is_table: bool = False,
     ) -> MatrixStack:
         """Matrices of one shape; `fill` takes an index as well, and is otherwise as in `matrix`."""
         if self.storage.body is not None:
             made = [
-                self.matrix(num_outputs, num_inputs, partial(fill, index)) for index in range(count)
+                self.matrix(num_outputs, num_inputs, partial(fill, index), is_table=is_table)
+                for index in range(count)
             ]
             return packed_stack(made)
         dense = self.empty(count, num_outputs, num_inputs)

@@ -11,7 +11,8 @@ from text_generation_shard.ops.linear import PackedFormat
 class WeightStorage:
     """None: dense, in the dtype of the activations; a format: packed for the CPU operators.
 
-    body: the matrices of the layers; table: the token embedding and the output head.
+    body: the matrices of the layers; table: the token embedding and the output head, and matrices
+    so small that fewer bits would not make their products faster.
     """
 
     name: str

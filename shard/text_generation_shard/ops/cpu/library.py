@@ -50,6 +50,8 @@ HeadFields = tuple[float, NormFields | None, NormFields | None, bool]
 RuleFields = tuple[str, int, bool, float, int, int, int, Tensor | None]
 # gates and ups, downs, and the biases of both,
 ExpertFields = tuple["PackedStack", "PackedStack", Tensor | None, Tensor | None]
+# those of `ops.latent_attention.LatentExpansion`: to latent, to key, from latent,
+ExpansionFields = tuple["PackedStack", "PackedStack", "PackedStack"]
 # block tables, first rows, contexts, sliding window, attention chunk (see `attend`),
 PlanFields = tuple[Tensor, Tensor, Tensor, int, int]
 # and `ops.add_attention.ScoreOptions`.
@@ -224,6 +226,20 @@ class Operators(Protocol):
         sinks: Tensor | None,
     ) -> Tensor:
         """Causal attention over the paged cache, see `AttentionCall` in `csrc/kernels.h`."""
+
+    def latent_attention(
+        self,
+        query: Tensor,
+        key: Tensor,
+        norm: NormFields,
+        rotation: RotationFields,
+        expansion: ExpansionFields,
+        cache: tuple[Tensor, Tensor],
+        slots: Tensor,
+        plan: PlanFields,
+        scale: float,
+    ) -> Tensor:
+        """As `ops.latent_attention`; changes the query and the cache (float32 or bfloat16)."""
 
     def causal_conv(
         self,

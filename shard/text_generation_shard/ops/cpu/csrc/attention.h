@@ -90,6 +90,13 @@ inline void store_some(float* p, Float16x x, int64_t count) {
   }
 }
 
+inline void store_some(BFloat16* p, Float16x x, int64_t count) {
+  if (count >= kLanes) return store(p, x);
+  BFloat16 lanes[kLanes];
+  store(lanes, x);
+  for (int lane = 0; lane < count; ++lane) p[lane] = lanes[lane];
+}
+
 // What some models do to scores. scores: [count], count a multiple of sixteen, of one query head;
 // `distance`: position of the first key less that of the query.
 inline void adjust_scores(const AttentionCall& call, int64_t query_head, int64_t distance,

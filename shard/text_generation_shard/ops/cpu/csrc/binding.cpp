@@ -80,6 +80,7 @@ PYBIND11_MODULE(text_generation_cpu_operators, module) {
       .def("attention", &Operators::attention, without_gil)
       .def("store_heads", &Operators::store_heads, without_gil)
       .def("attend", &Operators::attend, without_gil)
+      .def("latent_attention", &Operators::latent_attention, without_gil)
       .def("causal_conv", &Operators::causal_conv, without_gil)
       .def("selective_scan", &Operators::selective_scan, without_gil);
   define_recording(module);

@@ -89,6 +89,9 @@ using RuleFields =
 using ExpertFields =
     std::tuple<const MatrixStack*, const MatrixStack*, OptionalTensor, OptionalTensor>;
 
+// to_latent, to_key, from_latent: see LatentAttentionCall
+using ExpansionFields = std::tuple<const MatrixStack*, const MatrixStack*, const MatrixStack*>;
+
 // Raises where there is none of this name.
 Activation activation_named(const std::string& name);
 
@@ -180,6 +183,18 @@ class Operators {
                 int64_t sliding_window, int64_t attention_chunk, double scale, double soft_cap,
                 const OptionalTensor& alibi_slopes, const OptionalTensor& distance_bias,
                 const OptionalTensor& sinks) const;
+
+  // Of latent attention: see LatentCall and LatentAttentionCall. The first changes query and keys;
+  // the last is both.
+  void store_latent(const Tensor& key, const NormFields& norm, const Tensor& query,
+                    const RotationFields& rotation, const Tensor& keys, const Tensor& slots) const;
+  Tensor attend_latent(const Tensor& query, const ExpansionFields& expansion, const Tensor& keys,
+                       const Tensor& block_tables, const Tensor& first_rows,
+                       const Tensor& contexts, double scale) const;
+  Tensor latent_attention(const Tensor& query, const Tensor& key, const NormFields& norm,
+                          const RotationFields& rotation, const ExpansionFields& expansion,
+                          const CacheFields& cache, const Tensor& slots, const PlanFields& plan,
+                          double scale) const;
 
   // addend + output(attention of norm(x)). Changes keys and values.
   Tensor attention(const Tensor& x, const std::optional<NormFields>& norm,

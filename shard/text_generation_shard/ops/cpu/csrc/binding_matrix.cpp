@@ -68,7 +68,7 @@ Tensor PackedMatrix::multiply(const Tensor& x, const OptionalTensor& bias,
   if (out.numel() == 0) return out;
   kernels_.linear({x.const_data_ptr<float>(), x.size(0), x.stride(0), weights_,
                    data_of<float>(bias), data_of<float>(addend), out.mutable_data_ptr<float>(),
-                   num_threads()});
+                   weights_.outputs, num_threads()});
   return out;
 }
 

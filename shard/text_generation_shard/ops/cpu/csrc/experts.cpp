@@ -61,11 +61,11 @@ void compute(const MixCall& call, const Places& places, int64_t expert) {
       call.down_bias == nullptr ? nullptr : call.down_bias + expert * call.hidden;
   float* activated = places.gates + rows * up.outputs;
   call.linear({places.inputs + first * call.hidden, rows, call.hidden, up, up_bias, nullptr,
-               places.gates, call.num_threads});
+               places.gates, up.outputs, call.num_threads});
   activate({places.gates, rows, down.inputs, call.activation, true, call.limit, call.alpha,
             activated, call.num_threads});
   call.linear({activated, rows, down.inputs, down, down_bias, nullptr,
-               places.outputs + first * call.hidden, call.num_threads});
+               places.outputs + first * call.hidden, call.hidden, call.num_threads});
 }
 
 void add_up(const MixCall& call, const Places& places) {

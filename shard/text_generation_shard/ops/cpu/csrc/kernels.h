@@ -41,8 +41,9 @@ struct LinearCall {
   int64_t rows, x_stride;
   Weights weights;
   const float* bias;    // [outputs]
-  const float* addend;  // [rows, outputs]
+  const float* addend;  // [rows, outputs], of out's stride
   float* out;           // [rows, outputs], apart from all the others
+  int64_t out_stride;
   int num_threads;
 };
 
@@ -287,6 +288,41 @@ struct AttentionCall {
   int num_threads;
 };
 
+// What a token leaves for latent attention, and its queries: the latent vector is normed, the key that
+// all heads share and every head's query are turned by the position, and vector and key are cached.
+struct LatentCall {
+  const float* key;  // [rows, latent_dim + turned_dim], of this stride between rows
+  int64_t key_stride;
+  Norm norm;     // of the latent vector
+  float* query;  // [rows, num_heads, plain_dim + turned_dim], turned in place
+  int64_t rows, num_heads, latent_dim, plain_dim, turned_dim;
+  const float* cos;         // [rows, turned_dim], as HeadsCall has them
+  const float* signed_sin;  // [rows, turned_dim]
+  bool is_interleaved;
+  const int64_t* slots;  // [rows]
+  Cache cache;           // of one head of latent_dim + turned_dim
+  int num_threads;
+};
+
+// Causal attention to latent vectors, of which a head makes its keys' first part and its values. The
+// matrices are applied to queries and sums ("absorbed"), or to the context: see latent_attention.cpp.
+struct LatentAttentionCall {
+  void (*linear)(const LinearCall&);  // that of the instruction set
+  const float* query;                 // [rows, num_heads, plain_dim + turned_dim]
+  int64_t num_heads, plain_dim, turned_dim, latent_dim, value_dim;
+  const Weights* to_latent;    // [latent_dim, plain_dim] of each head
+  const Weights* to_key;       // the same turned over, [plain_dim, latent_dim]
+  const Weights* from_latent;  // [value_dim, latent_dim]
+  Cache cache;                 // keys [latent | turned], whose first part are the values
+  const int32_t* block_tables;  // the rest as AttentionCall has it
+  int64_t max_blocks, requests;
+  const int64_t* first_rows;
+  const int64_t* contexts;
+  float scale;
+  float* out;  // [rows, num_heads, value_dim]
+  int num_threads;
+};
+
 // Largest state of a channel that the scan takes.
 inline constexpr int64_t kMaxStateSize = 256;
 
@@ -356,6 +392,8 @@ struct Kernels {
   Kernel<ChoiceCall> choose;
   Kernel<HeadsCall> store_heads;
   Kernel<AttentionCall> attend;
+  Kernel<LatentCall> store_latent;
+  Kernel<LatentAttentionCall> attend_latent;
   Kernel<ConvCall> causal_conv;
   Kernel<ScanCall> selective_scan;
 };

@@ -67,7 +67,7 @@ class Product {
   // One tile of outputs times one of rows.
   void multiply_tile(uint8_t* weights, int64_t index, int64_t row_tile, int64_t block) const {
     const Range rows = activations_.tiles()[row_tile];
-    const int64_t column = index * kTileOutputs, stride = call_.weights.outputs;
+    const int64_t column = index * kTileOutputs, stride = call_.out_stride;
     const int64_t corner = rows.begin * stride + column;
     Tile<Bits> tile{};
     tile.weights = weights;
@@ -77,7 +77,7 @@ class Product {
     tile.addend = call_.addend == nullptr ? nullptr : call_.addend + corner;
     tile.out = call_.out + corner;
     tile.stride = stride;
-    tile.columns = stride - column;
+    tile.columns = call_.weights.outputs - column;
     tile.ahead = ahead_of(index, row_tile, block);
     multiply_rows<Bits>(tile, rows.end - rows.begin);
   }

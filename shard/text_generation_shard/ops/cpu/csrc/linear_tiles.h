@@ -254,7 +254,7 @@ void multiply_panels(const LinearCall& call, const Activations<Step>& activation
       // Later blocks go on with the sums of the ones before.
       const float* start = is_first ? call.addend : call.out;
       tile.bias = is_first && call.bias != nullptr ? call.bias + column : nullptr;
-      tile.stride = weights.outputs;
+      tile.stride = call.out_stride;
       tile.columns = weights.outputs - column;
       for (int64_t row_tile = 0; row_tile < row_tiles.count; ++row_tile) {
         const Range rows = row_tiles[row_tile];

@@ -22,6 +22,8 @@ void candidates(const CandidatesCall& call);
 void choose(const ChoiceCall& call);
 void store_heads(const HeadsCall& call);
 void attend(const AttentionCall& call);
+void store_latent(const LatentCall& call);
+void attend_latent(const LatentAttentionCall& call);
 void causal_conv(const ConvCall& call);
 void selective_scan(const ScanCall& call);
 
@@ -58,6 +60,8 @@ const Kernels kernels = {
     .choose = choose,
     .store_heads = store_heads,
     .attend = attend,
+    .store_latent = store_latent,
+    .attend_latent = attend_latent,
     .causal_conv = causal_conv,
     .selective_scan = selective_scan,
 };
