@@ -64,7 +64,7 @@ def latent_attention(
     turned_key = turn(key[:, None, latent_dim:], rotation)
     latent = normed(key[:, None, :latent_dim], norm)
     write_keys(torch.cat((latent, turned_key), dim=-1), cache[0], slot_mapping)
-    plain, turning = query.split((query.shape[2] - turned_dim, turned_dim), dim=2)
+    plain, turning = query[..., :-turned_dim], query[..., -turned_dim:]
     attended = paged_attention(
         torch.cat((_multiply(plain, expansion.to_latent), turn(turning, rotation)), dim=-1),
         *cache,
