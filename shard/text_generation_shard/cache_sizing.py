@@ -76,7 +76,7 @@ def size_cache(budget: CacheBudget, *, activation_bytes: int, ranks: RankGroup) 
     """
     block_bytes = budget.block_size * budget.spec.token_bytes
     workspace = budget.spec.workspace_bytes(budget.max_total_tokens)
-    states = budget.spec.slots_bytes(budget.max_slots)
+    states = budget.spec.slots_bytes(budget.max_slots + 1)  # and the scrap slot
     room = budget.available_bytes - activation_bytes - workspace - states
     if states and ranks.minimum(room) < 0:
         raise CapacityError(

@@ -103,7 +103,7 @@ class KVCache:
         max_total_tokens: int,
         num_slots: int,
     ) -> "KVCache":
-        """Zeroed memory: blocks, the scrap block included, and states of so many slots."""
+        """Zeroed memory: blocks and states of slots; the scrap block and slot count as well."""
         room = (spec.workspace_tokens(max_total_tokens),)
         workspace = Workspace(*_keys_and_values(spec, room, spec.dtype))
         paged = (num_blocks, block_size)

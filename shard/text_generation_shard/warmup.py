@@ -299,7 +299,7 @@ def make_engine(
         num_blocks=size.num_blocks,
         block_size=size.block_size,
         max_total_tokens=size.max_total_tokens,
-        num_slots=request.max_slots,
+        num_slots=request.max_slots + 1,
     )
     slots = SequenceSlots(limits, model.cache_spec.device, flash)
     own_sampler = _own_sampler(sampler, ranks, model, slots)

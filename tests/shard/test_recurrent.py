@@ -109,15 +109,16 @@ def test_a_prefix_cannot_be_taken_over(shard: Shard) -> None:
 
 
 def test_the_states_are_part_of_the_cache(checkpoint: Checkpoint) -> None:
-    """Past inputs and state space of two layers of 96 channels for each slot; nothing per token."""
+    """Past inputs and state space of two layers of 96 channels for each slot, and for rows
+    that fill up; nothing per token."""
     slot_bytes = 2 * 96 * (3 * 4 + 16 * 4)
     with running_shard(checkpoint.path) as shard:
         small = shard.warm_up(warmup_request(max_total_tokens=0))
         large = shard.warm_up(warmup_request(max_total_tokens=100_000, max_slots=2))
-    assert small.cache_bytes == 40 * slot_bytes
+    assert small.cache_bytes == (40 + 1) * slot_bytes
     assert small.max_total_tokens == 4096, "trained lengths; there is no limit to go by"
     assert small.num_blocks == 1 + 40 * 4096 // 4
-    assert large.cache_bytes == 2 * slot_bytes
+    assert large.cache_bytes == (2 + 1) * slot_bytes
     assert large.max_total_tokens == 100_000
 
 
@@ -146,7 +147,7 @@ def test_more_slots_than_the_memory_has_states_for() -> None:
         max_total_tokens=4096,
         is_total_fixed=False,
         max_cache_tokens=None,
-        available_bytes=128 * recurrent.slot_bytes,
+        available_bytes=(128 + 1) * recurrent.slot_bytes,
     )
     assert size_cache(budget, activation_bytes=0, ranks=RankGroup()).num_blocks == 1 + 128 * 256
     with pytest.raises(CapacityError, match=r"states of 128 sequences.*--max-batch-size"):

@@ -233,7 +233,7 @@ class SequenceSlots:
                 for window in self._limits.sliding_windows
             },
             max_total_tokens=self._limits.max_total_tokens,
-            # No recurrent layer reads these: `new_slots` would have to be known here.
+            # Only the host knows who is new: such a step has no graph where layers are recurrent.
             sequences=SequenceRows(
                 slots=slots,
                 first_rows=torch.arange(len(slots) + 1),

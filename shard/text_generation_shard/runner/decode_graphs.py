@@ -176,6 +176,9 @@ class DecodeGraphs:
         """
         count = len(batch.items)
         is_decode = all(item.num_tokens == 1 and item.is_sampled for item in batch.items)
+        # A graph cannot start a recurrent state from zeros.
+        if self._cache.states is not None:
+            is_decode = is_decode and all(item.start > 0 for item in batch.items)
         if not is_decode or not 0 < count <= self._buckets[-1]:
             return None
         buckets = self._buckets[bisect_left(self._buckets, count) :]

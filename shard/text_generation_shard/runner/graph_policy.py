@@ -44,11 +44,12 @@ def buckets_for(buckets: Sequence[int], max_rows: int) -> tuple[int, ...]:
 
 
 def can_be_recorded(model: Model, limits: SlotLimits) -> bool:
-    """Whether the device alone can make the inputs of this model's decode steps: the attention must
-    be the kernels', no encoder's, and no state of another kind be kept.
+    """Whether the device alone can make the inputs of this model's decode steps: there must be no
+    encoder, and on a GPU no recurrent layers, which torch computes there.
     """
     spec = model.cache_spec
-    return not (limits.is_encoder_decoder or spec.recurrent is not None)
+    is_by_torch = spec.recurrent is not None and spec.device.type == "cuda"
+    return not (limits.is_encoder_decoder or is_by_torch)
 
 
 class SamplingKind(enum.Enum):

@@ -112,10 +112,22 @@ def test_every_family(
     name: str, checkpoint_of: Callable[[str], Checkpoint], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with engine_of(checkpoint_of(name), monkeypatch) as engine:
-        if engine._graphs is None:
-            pytest.skip("recurrent")
         check_same(engine, script_of([2, 1, 3]))
         assert {rows for rows, _ in recorded(engine)} == {1, 2, 3}
+
+
+def test_a_recurrent_state_starts_from_zeros(
+    checkpoint_of: Callable[[str], Checkpoint], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in a step that looks like all others: the first token of a prompt of one."""
+    script = script_of([2])
+    script.retire(0)
+    script.admit(0, PROMPTS[0][:1], sequence_id=7)
+    for _ in range(4):
+        script.decode([0, 1], 1)
+    with engine_of(checkpoint_of("mamba"), monkeypatch) as engine:
+        check_same(engine, script)
+        assert {rows for rows, _ in recorded(engine)} == {1, 2}
 
 
 def test_what_the_host_decides_is_not_recorded_and_works(
