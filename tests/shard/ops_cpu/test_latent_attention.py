@@ -217,6 +217,18 @@ def test_a_row_is_the_same_in_any_company(operators: Operators) -> None:
         assert torch.equal(made, together[rows])
 
 
+def test_any_number_of_threads_computes_the_same(operators: Operators) -> None:
+    step = Step(CASES["few heads at a time"], torch.bfloat16, torch.float32)
+    expected = step.actual(operators, "float32")
+    try:
+        library.set_num_threads(3)
+        made = step.actual(operators, "float32")
+    finally:
+        library.set_num_threads(1)
+    assert torch.equal(made[0], expected[0])
+    torch.testing.assert_close(made[1], expected[1], atol=0, rtol=0, equal_nan=True)
+
+
 def test_rows_that_fill_up_a_step(operators: Operators) -> None:
     """They write to the scrap block, and read there what they wrote."""
     case = replace(WIDE, queries=(1, 1, 1), contexts=(1, 1, 40))
