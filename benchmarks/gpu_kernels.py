@@ -30,6 +30,12 @@ CACHE_BYTES = 200_000_000
 BLOCK_SIZE = 64
 # Of a small Mixtral: experts, of which two compute a token, hidden and intermediate dimensions.
 EXPERTS, HIDDEN, INTERMEDIATE = 8, 2048, 7168
+# What rows ask of the sampler.
+FILTERS: dict[str, dict[str, float]] = {
+    "no filter": {},
+    "top-k and top-p": {"top_k": 50, "top_p": 0.9},
+    "typical-p": {"typical_p": 0.9},
+}
 
 
 def seconds(calls: Sequence[Callable[[], Any]], repeats: int = 5) -> float:
@@ -172,10 +178,9 @@ def kernel_calls() -> Iterator[tuple[str, int, Callable[[], Callable[[], Any]]]]
         name = f"decode attention, {rows} rows, context {context}, fp8 cache"
         yield name, num_bytes, partial(_attention, rows, context, torch.float8_e4m3fn)
     for rows in (1, 32, 256):
-        for is_filtered in (False, True):
-            name = f"sample, {rows} rows, {'top-k and top-p' if is_filtered else 'no filter'}"
-            make = _sampling(rows, is_filtered)
-            yield name, rows * 128256 * 4, make
+        for filtered, options in FILTERS.items():
+            name = f"sample, {rows} rows, {filtered}"
+            yield name, rows * 128256 * 4, _sampling(rows, options)
 
 
 def _random(*shape: int) -> Tensor:
@@ -229,7 +234,7 @@ def _attention(rows: int, context: int, cache_dtype: torch.dtype) -> Callable[[]
     return lambda: paged_attention(query, keys, values, plan, unused, scale=128**-0.5)
 
 
-def _sampling(rows: int, is_filtered: bool) -> Callable[[], Callable[[], Any]]:
+def _sampling(rows: int, options: dict[str, float]) -> Callable[[], Callable[[], Any]]:
     def make() -> Callable[[], Any]:
         from text_generation_shard.ops.triton.sample import Draws, Filters, sample
 
@@ -238,8 +243,11 @@ def _sampling(rows: int, is_filtered: bool) -> Callable[[], Callable[[], Any]]:
         ones = torch.ones(rows, device="cuda")
         draws = Draws(temperature=ones, is_drawn=ones.bool(), seeds=whole, positions=whole)
         filters = Filters(
-            top_k=torch.full_like(whole, 50), top_p=ones * 0.9, typical_p=ones, min_p=ones * 0
+            top_k=torch.full_like(whole, options.get("top_k", 0)),
+            top_p=ones * options.get("top_p", 1),
+            typical_p=ones * options.get("typical_p", 1),
+            min_p=ones * 0,
         )
-        return lambda: sample(logits, draws, filters=filters if is_filtered else None)
+        return lambda: sample(logits, draws, filters=filters if options else None)
 
     return make

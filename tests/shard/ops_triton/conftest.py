@@ -50,6 +50,7 @@ def by_kernel(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
             patch.setattr(library, "takes", lambda _: True)
             for name in ("empty", "empty_like"):
                 patch.setattr(torch, name, _poisoned(getattr(torch, name)))
+            patch.setattr(torch.Tensor, "new_empty", _poisoned(torch.Tensor.new_empty))
             return operator(*args, **options)
 
     return call

@@ -34,6 +34,7 @@ FILTERS = {
     "typical-p": {"typical_p": 0.5},
     "min-p": {"min_p": 0.1},
     "min-p of one": {"min_p": 1.0},
+    "typical-p of nearly all": {"typical_p": 0.9999999},
     "chain": {"temperature": 1.3, "top_k": 20, "top_p": 0.9, "typical_p": 0.9, "min_p": 0.02},
     "penalties": {"repetition_penalty": 1.3, "frequency_penalty": 0.4, "presence_penalty": -0.6},
     "repetition alone": {"repetition_penalty": 0.8, "top_p": 0.5},
@@ -43,7 +44,8 @@ FILTERS = {
 
 SPREADS = {
     "normal": lambda shape: torch.randn(shape) * 3,
-    "flat": lambda shape: torch.randn(shape) * 0.01,
+    # In steps that are wider than what float32 cannot tell apart of surprises.
+    "flat": lambda shape: (torch.randn(shape) * 25).round() / 512,
     "even": lambda shape: torch.rand(shape) * 20,
     "peaked": lambda shape: -torch.rand(shape).log().neg().log() * 2,
     "far outliers": lambda shape: torch.randn(shape) + 90 * (torch.rand(shape) < 2e-3),
@@ -149,6 +151,7 @@ class Surveys:
         return note
 
 
+@pytest.mark.parametrize("filtered", [{"top_p": 0.9}, {"typical_p": 0.9}], ids=str)
 @pytest.mark.parametrize("spread", ["flat", "peaked"])
 def test_two_surveys_are_enough(
     by_kernel: Call,
@@ -156,16 +159,20 @@ def test_two_surveys_are_enough(
     device: torch.device,
     monkeypatch: pytest.MonkeyPatch,
     spread: str,
+    filtered: dict[str, float],
 ) -> None:
     """A bracket is narrow enough when it holds few tokens itself, however many lie above."""
     surveys = Surveys()
     monkeypatch.setattr(kernels, "survey_kernel", surveys)
     monkeypatch.setattr(kernels, "_CANDIDATES", 128)
-    parameters = [SamplingParameters(do_sample=True, seed=seed, top_p=0.9) for seed in range(4)]
+    parameters = [
+        SamplingParameters(do_sample=True, seed=seed, **filtered)  # type: ignore[arg-type]
+        for seed in range(2)
+    ]
     rows = moved(make_rows(parameters), device)
     logits = SPREADS[spread]((len(parameters), 1500)).to(device)
     check_same(*both(by_kernel, by_reference, logits, rows))
-    assert surveys.rows[0] == 4 and surveys.rows[2] == 0
+    assert surveys.rows[0] == 2 and surveys.rows[2] == 0
 
 
 def test_only_rows_that_list_others_are_sampled_by_torch(
@@ -211,7 +218,15 @@ def test_only_rows_that_list_others_are_sampled_by_torch(
 
 @pytest.mark.parametrize(
     "options",
-    [{"top_k": 3}, {"top_p": 0.5}, {"typical_p": 0.5}, {"min_p": 0.9}, {"top_k": 2, "top_p": 0.3}],
+    [
+        {"top_k": 3},
+        {"top_p": 0.5},
+        {"typical_p": 0.5},
+        {"min_p": 0.9},
+        {"top_k": 2, "top_p": 0.3},
+        {"top_k": 20, "typical_p": 0.4},
+        {"top_p": 0.9, "typical_p": 0.3, "min_p": 0.5},
+    ],
     ids=str,
 )
 def test_equal_scores_stay_together(
@@ -243,15 +258,40 @@ def test_thresholds_without_a_search(
         {"top_k": 40, "top_p": 0.9, "min_p": 0.01},
         {"min_p": 0.2, "temperature": 1.7},
         {"top_p": 0.9, "temperature": 1.2},
+        {"typical_p": random.uniform(0.1, 0.98)},
+        {"typical_p": 0.7, "temperature": 0.8, "min_p": 0.05},
+        {"typical_p": 0.9, "top_k": 50, "top_p": 0.95, "temperature": 0.5, "min_p": 0.001},
+        {"typical_p": 0.6, "top_p": 0.05},
         {},
     ]
     parameters = [
         SamplingParameters(do_sample=True, seed=random.getrandbits(64), **row) for row in options
     ]
     rows = moved(make_rows(parameters), device)
-    logits = SPREADS[spread]((len(parameters), 1500)).to(device)
+    logits = SPREADS[spread]((len(parameters), 1100)).to(device)
     check_same(*both(by_kernel, by_reference, logits, rows))
     assert spy.is_settled is not None and spy.is_settled.tolist() == [1] * len(parameters)
+
+
+@pytest.mark.parametrize("spread", list(SPREADS))
+def test_any_chain_of_filters(
+    by_kernel: Call, by_reference: Call, device: torch.device, spread: str
+) -> None:
+    """With too many tokens for a bracket and with few, one filter after the other."""
+    ranges: dict[str, Callable[[], float]] = {
+        "temperature": lambda: random.uniform(0.3, 2.0),
+        "top_k": lambda: random.choice([1, 3, 8, 30, 200]),
+        "top_p": lambda: random.uniform(0.05, 0.99),
+        "typical_p": lambda: random.uniform(0.05, 0.99),
+        "min_p": lambda: random.uniform(0.0, 0.5) ** 3,
+    }
+    parameters = []
+    for seed in range(4):
+        chosen = {name: draw() for name, draw in ranges.items() if random.random() < 0.6}
+        parameters.append(SamplingParameters(do_sample=True, seed=seed, **chosen))  # type: ignore[arg-type]
+    rows = moved(make_rows(parameters), device)
+    logits = SPREADS[spread]((len(parameters), 1100)).to(device)
+    check_same(*both(by_kernel, by_reference, logits, rows))
 
 
 def test_mask_of_some_rows(by_kernel: Call, by_reference: Call, device: torch.device) -> None:

@@ -1,8 +1,9 @@
 """One token per row of logits, exactly as the reference sampler chooses it, without a sort.
 
     adjust   (rows, tiles)   penalties and mask; the largest score of every tile
-    bracket  several         the thresholds of the filters, see `sample_bracket`
-    cut      (rows)          the thresholds of rows that those do not settle, by their digits
+    bracket  several         the few tokens near the thresholds, see `sample_bracket`
+    settle   (rows)          the thresholds, see `sample_settle`
+    cut      (rows)          those of the few rows that these do not settle, by their digits
     draw     (rows, tiles)   the best of what is left, with noise, and its share of the softmax
     finish   (rows)          the best tile; the log-probability
 
@@ -23,12 +24,12 @@ from text_generation_shard.ops.triton.sample_bracket import (
     ROUNDS,
     collect_kernel,
     narrow_kernel,
-    settle_kernel,
     survey_kernel,
 )
 from text_generation_shard.ops.triton.sample_cut import cut_kernel
 from text_generation_shard.ops.triton.sample_draw import draw_kernel, finish_kernel
 from text_generation_shard.ops.triton.sample_scores import adjust_kernel, count_kernel
+from text_generation_shard.ops.triton.sample_settle import settle_kernel
 
 # Tokens that one program takes at a time: of a tile, and of the search for a threshold.
 _TILE = 4096
@@ -88,6 +89,34 @@ class Draws:
     first_id: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Tiles:
+    """What is known of the tiles of each row, [rows, tiles] each; float32 the largest score and the
+    least, float64 [rows, tiles, 2] the moments. The last two are there for filters.
+    """
+
+    highest: Tensor
+    lowest: Tensor | None
+    moments: Tensor | None
+
+    @classmethod
+    def empty(cls, logits: Tensor, *, for_filters: bool) -> "_Tiles":
+        rows, tiles = len(logits), triton.cdiv(logits.shape[1], _TILE)
+        moments = None
+        if for_filters:
+            moments = torch.empty(rows, tiles, 2, dtype=torch.float64, device=logits.device)
+        return cls(
+            highest=logits.new_empty(rows, tiles),
+            lowest=logits.new_empty(rows, tiles) if for_filters else None,
+            moments=moments,
+        )
+
+    @property
+    def count(self) -> int:
+        """Of a row."""
+        return self.highest.shape[1]
+
+
 def sample(
     logits: Tensor,
     draws: Draws,
@@ -105,13 +134,10 @@ def sample(
     logits = logits.contiguous()
     is_adjusted = penalties is not None or mask is not None
     scores = torch.empty_like(logits) if is_adjusted else logits
-    highest = logits.new_empty(len(logits), triton.cdiv(logits.shape[1], _TILE))
-    lowest = None if filters is None else torch.empty_like(highest)
-    _adjust(logits, scores, (highest, lowest), penalties, mask)
-    thresholds = None
-    if filters is not None and lowest is not None:
-        thresholds = _cut(scores, highest, lowest, draws.temperature, filters)
-    token_ids, logprobs, _ = _draw(scores, highest, thresholds, draws)
+    tiles = _Tiles.empty(logits, for_filters=filters is not None)
+    _adjust(logits, scores, tiles, penalties, mask, draws, filters)
+    thresholds = None if filters is None else _cut(scores, tiles, draws.temperature, filters)
+    token_ids, logprobs, _ = _draw(scores, tiles.highest, thresholds, draws)
     return token_ids, logprobs
 
 
@@ -122,30 +148,34 @@ def best_of_part(scores: Tensor, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
     score; float32 [rows], the log-softmax within the part; float32 [rows], the best.
     """
     scores = scores.contiguous()
-    highest = scores.new_empty(len(scores), triton.cdiv(scores.shape[1], _TILE))
-    _adjust(scores, scores, (highest, None), None, None)
-    return _draw(scores, highest, None, draws)
+    tiles = _Tiles.empty(scores, for_filters=False)
+    _adjust(scores, scores, tiles, None, None, draws, None)
+    return _draw(scores, tiles.highest, None, draws)
 
 
 def _adjust(
     logits: Tensor,
     scores: Tensor,
-    extremes: tuple[Tensor, Tensor | None],
+    tiles: _Tiles,
     penalties: Penalties | None,
     mask: TokenMask | None,
+    draws: Draws,
+    filters: Filters | None,
 ) -> None:
-    """Fill scores, if they are not the logits, and the extremes: [rows, tiles] each, the largest
-    and, if filters need to know it, the least.
-    """
+    """Fill scores, if they are not the logits, and what is to be known of the tiles."""
     rows, vocab_size = logits.shape
     counts = None
     if penalties is not None:
         counts = torch.zeros(rows, vocab_size, dtype=torch.int32, device=logits.device)
         _count(counts, penalties)
-    adjust_kernel[(rows, extremes[0].shape[1])](
+    adjust_kernel[(rows, tiles.count)](
         logits,
         None if scores is logits else scores,
-        *extremes,
+        tiles.highest,
+        tiles.lowest,
+        tiles.moments,
+        None if filters is None else draws.temperature,
+        None if filters is None else filters.typical_p,
         counts,
         None if penalties is None else penalties.repetition,
         None if penalties is None else penalties.frequency,
@@ -176,32 +206,33 @@ def _count(counts: Tensor, penalties: Penalties) -> None:
     )
 
 
-def _cut(
-    scores: Tensor, highest: Tensor, lowest: Tensor, temperature: Tensor, filters: Filters
-) -> Tensor:
+def _cut(scores: Tensor, tiles: _Tiles, temperature: Tensor, filters: Filters) -> Tensor:
     """The thresholds of every row, float32 [rows, 4], see `cut_kernel`."""
-    (rows, tiles), vocab_size = highest.shape, scores.shape[1]
+    rows, vocab_size = scores.shape
     thresholds = scores.new_empty(rows, 4)
     is_settled = torch.empty(rows, dtype=torch.int32, device=scores.device)
     asked = (temperature, filters.top_k, filters.top_p, filters.typical_p)
-    sizes = (vocab_size, tiles)
-    padded_tiles = triton.next_power_of_2(tiles)
-    bracket = _bracket(scores, highest, lowest, asked)
+    sizes = (vocab_size, tiles.count)
+    padded_tiles = triton.next_power_of_2(tiles.count)
+    found = _bracket(scores, tiles, asked)
     settle_kernel[(rows,)](
-        highest,
+        tiles.highest,
         *asked,
         filters.min_p,
-        *bracket,
+        *found,
         thresholds,
         is_settled,
         *sizes,
-        CANDIDATES=bracket[1].shape[1],
+        BOUNDS=BOUNDS,
+        CANDIDATES=found[2].shape[1],
         TILES=padded_tiles,
         num_warps=8,
+        # Two programs to a multiprocessor: all rows of a large step at one time.
+        maxnreg=128,
     )
     cut_kernel[(rows,)](
         scores,
-        highest,
+        tiles.highest,
         *asked,
         filters.min_p,
         thresholds,
@@ -215,29 +246,29 @@ def _cut(
 
 
 def _bracket(
-    scores: Tensor, highest: Tensor, lowest: Tensor, asked: tuple[Tensor, ...]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """What `settle_kernel` reads: counts, candidates, masses.
+    scores: Tensor, tiles: _Tiles, asked: tuple[Tensor, ...]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What `settle_kernel` reads: bounds, counts, candidates, masses.
 
     asked: temperature, top_k, top_p, typical_p.
     """
-    (rows, tiles), vocab_size = highest.shape, scores.shape[1]
+    (rows, vocab_size), num_tiles = scores.shape, tiles.count
     num_candidates = min(_CANDIDATES, int(triton.next_power_of_2(vocab_size)))
     pivots, bounds = scores.new_empty(rows, PIVOTS), scores.new_empty(rows, BOUNDS)
-    above = scores.new_empty(rows, tiles, PIVOTS)
+    above = scores.new_empty(rows, num_tiles, PIVOTS)
     counts = torch.empty(rows, dtype=torch.int32, device=scores.device)
     candidates = scores.new_empty(rows, num_candidates)
-    masses = torch.empty(rows, tiles, 2, dtype=torch.float64, device=scores.device)
+    masses = torch.empty(rows, num_tiles, 3, dtype=torch.float64, device=scores.device)
     constants = {
         "BOUNDS": BOUNDS,
         "CANDIDATES": num_candidates,
-        "TILES": triton.next_power_of_2(tiles),
+        "TILES": triton.next_power_of_2(num_tiles),
     }
-    row_scores, sizes = (scores, highest, *asked), (vocab_size, tiles)
+    row_scores, sizes = (scores, tiles.highest, *asked), (vocab_size, num_tiles)
     tiling = {"TILE": _TILE, "num_warps": 8}
     for done in range(ROUNDS + 1):
         if done:
-            survey_kernel[(rows, tiles)](
+            survey_kernel[(rows, num_tiles)](
                 *row_scores,
                 *(pivots, above, bounds),
                 *sizes,
@@ -247,7 +278,7 @@ def _bracket(
                 **tiling,
             )
         narrow_kernel[(rows,)](
-            *(highest, lowest, *asked),
+            *(tiles.highest, tiles.lowest, tiles.moments, *asked),
             *(pivots, above, bounds, counts),
             *sizes,
             IS_FIRST=done == 0,
@@ -256,10 +287,10 @@ def _bracket(
             **constants,
             num_warps=1,
         )
-    collect_kernel[(rows, tiles)](
+    collect_kernel[(rows, num_tiles)](
         *row_scores, *(bounds, counts, candidates, masses), *sizes, **constants, **tiling
     )
-    return counts, candidates, masses
+    return bounds, counts, candidates, masses
 
 
 def _draw(

@@ -1,6 +1,6 @@
-"""The thresholds of top-k, top-p, typical-p and min-p, for rows that `sample_bracket` leaves.
+"""The thresholds of top-k, top-p, typical-p and min-p, for rows that `sample_settle` leaves.
 
-Those are mostly rows with typical-p. This reads a row by one program, many times.
+Those are few. This reads a row by one program, nine times for each filter.
 
 A threshold is the largest key at which enough is kept: k tokens, or a probability. Keys are the
 bits of a float32 in an order of unsigned numbers; the largest one is found by its hexadecimal
@@ -19,6 +19,9 @@ from text_generation_shard.ops.triton.sample_scores import (
     highest_score,
     highest_tempered,
     load_tempered,
+    nearness,
+    surprise,
+    weighted,
 )
 
 _BINS = tl.constexpr(16)
@@ -69,8 +72,7 @@ def cut_kernel(
     typical_p = tl.load(typical_ps + row)
     if typical_p < 1:
         total, moment = _softmax_sum(row_scores, vocab_size, temperature, best, cut, TILE)
-        log_sum = tl.log(total.to(tl.float32))
-        entropy = log_sum - (moment / total).to(tl.float32)
+        log_sum, entropy = surprise(total, moment)
         mass = typical_p.to(tl.float64) * total
         near_cut = _search(
             row_scores,
@@ -90,21 +92,15 @@ def cut_kernel(
             row_scores, vocab_size, temperature, best, cut, near_cut, log_sum, entropy, TILE
         )
         cut = tl.maximum(cut, top + tl.log(min_p))
-    _store_thresholds(thresholds + row * 4, cut, near_cut, log_sum, entropy)
+    store_thresholds(thresholds + row * 4, cut, near_cut, log_sum, entropy)
 
 
 @triton.jit
-def _store_thresholds(thresholds, cut, near_cut, log_sum, entropy):
+def store_thresholds(thresholds, cut, near_cut, log_sum, entropy):
     tl.store(thresholds, cut)
     tl.store(thresholds + 1, near_cut)
     tl.store(thresholds + 2, log_sum)
     tl.store(thresholds + 3, entropy)
-
-
-@triton.jit
-def nearness(score, peak, log_sum, entropy):
-    """How near a token's surprise is to the expected one; 0 is nearest, -inf what was removed."""
-    return -tl.abs(log_sum - (score - peak) - entropy)
 
 
 @triton.jit
@@ -118,7 +114,7 @@ def _softmax_sum(row_scores, vocab_size, temperature, best, cut, TILE: tl.conste
         shifted = score - peak
         weight = tl.where(score >= cut, tl.exp(shifted), 0.0)
         total += weight.to(tl.float64)
-        moment += tl.where(weight > 0, weight * shifted, 0.0).to(tl.float64)
+        moment += weighted(weight, shifted)
     return tl.sum(total), tl.sum(moment)
 
 

@@ -7,10 +7,10 @@ float32 as there, by other functions: the last digits may differ.
 import triton
 import triton.language as tl
 
-from text_generation_shard.ops.triton.sample_cut import nearness
 from text_generation_shard.ops.triton.sample_scores import (
     highest_score,
     highest_tempered,
+    nearness,
     tempered,
 )
 

@@ -55,12 +55,24 @@ def count_kernel(
     tl.atomic_add(places, tl.full([TILE], 1, tl.int32), mask=known & is_output)
 
 
-@triton.jit(do_not_specialize_on_alignment=["repetition", "frequency", "presence", "mask_index"])
+@triton.jit(
+    do_not_specialize_on_alignment=[
+        "temperatures",
+        "typical_ps",
+        "repetition",
+        "frequency",
+        "presence",
+        "mask_index",
+    ]
+)
 def adjust_kernel(
     logits,
     scores,
     highest,
     lowest,
+    moments,
+    temperatures,
+    typical_ps,
     counts,
     repetition,
     frequency,
@@ -71,7 +83,8 @@ def adjust_kernel(
     TILE: tl.constexpr,
 ):
     """A tile of a row: its scores, where they are not the logits, the largest of them, and, where
-    it is asked for, the least that is not masked; inf if all are.
+    it is asked for, the least that is not masked, inf if all are, and of rows with typical-p the
+    moments, see `row_moments`.
     """
     row = tl.program_id(0).to(tl.int64)
     tokens = tl.program_id(1) * TILE + tl.arange(0, TILE)
@@ -94,9 +107,15 @@ def adjust_kernel(
     if scores is not None:
         tl.store(scores + places, score, mask=inside)
     place = row * tl.num_programs(1) + tl.program_id(1)
-    tl.store(highest + place, tl.max(score))
+    best = tl.max(score)
+    tl.store(highest + place, best)
     if lowest is not None:
         tl.store(lowest + place, tl.min(tl.where(score > float("-inf"), score, float("inf"))))
+        if tl.load(typical_ps + row) < 1:
+            shifted = tl.div_rn(score - best, tl.load(temperatures + row))
+            weight = tl.where(score > float("-inf"), tl.exp(shifted), 0.0)
+            tl.store(moments + place * 2, tl.sum(weight.to(tl.float64)))
+            tl.store(moments + place * 2 + 1, tl.sum(weighted(weight, shifted)))
 
 
 @triton.jit
@@ -132,3 +151,39 @@ def tempered(scores, best, temperature):
 def highest_tempered(best, temperature):
     """What `tempered` makes of a row's largest score."""
     return tl.where(temperature == 1.0, best, 0.0)
+
+
+@triton.jit
+def row_moments(moments, highest, row, num_tiles, temperature, best, TILES: tl.constexpr):
+    """Over all tokens of a row: the sum of exp(score - peak), and of the same times (score - peak).
+
+    moments: float64 [rows, tiles, 2], the same of each tile, whose peak is its own best score.
+    """
+    tiles = tl.arange(0, TILES)
+    inside, places = tiles < num_tiles, row * num_tiles + tiles
+    own_best = tl.load(highest + places, mask=inside, other=float("-inf"))
+    shift = tempered(own_best, best, temperature) - highest_tempered(best, temperature)
+    scale = tl.exp(shift).to(tl.float64)
+    total = tl.load(moments + places * 2, mask=inside, other=0.0)
+    moment = tl.load(moments + places * 2 + 1, mask=inside, other=0.0)
+    moment = tl.where(scale > 0, (moment + total * shift.to(tl.float64)) * scale, 0.0)
+    return tl.sum(total * scale), tl.sum(moment)
+
+
+@triton.jit
+def weighted(weight, shifted):
+    """weight * shifted in float64, where shifted may be -inf if the weight is 0."""
+    return tl.where(weight > 0, weight * shifted, 0.0).to(tl.float64)
+
+
+@triton.jit
+def surprise(total, moment):
+    """The logarithm of the softmax's sum, and the entropy: all that `nearness` needs of a row."""
+    log_sum = tl.log(total.to(tl.float32))
+    return log_sum, log_sum - (moment / total).to(tl.float32)
+
+
+@triton.jit
+def nearness(score, peak, log_sum, entropy):
+    """How near a token's surprise is to the expected one; 0 is nearest, -inf what was removed."""
+    return -tl.abs(log_sum - (score - peak) - entropy)
