@@ -36,6 +36,7 @@ KINDS = {
     "temperature": SamplingParameters(do_sample=True, temperature=0.8),
     "top-k 50": SamplingParameters(do_sample=True, top_k=50),
     "top-p 0.9": SamplingParameters(do_sample=True, temperature=0.8, top_p=0.9),
+    "typical-p 0.9": SamplingParameters(do_sample=True, typical_p=0.9),
 }
 _CPU = torch.device("cpu")
 
@@ -56,6 +57,11 @@ class CountingRanks(RankGroup):
     def gather(self, own: Tensor) -> Tensor | None:
         self.sent += own.nbytes
         return super().gather(own)
+
+    def exchange_rows(self, part: Tensor) -> Tensor:
+        own = self.row_share(len(part))
+        self.sent += part.nbytes - part[own.start : own.stop].nbytes
+        return super().exchange_rows(part)
 
     def gather_everywhere(self, own: Tensor) -> Tensor:
         self.sent += own.nbytes

@@ -61,8 +61,10 @@ class RankGroup:
             device_id=device if is_cuda else None,
         )
         if is_cuda:
-            # NCCL takes its memory with the first collective, which is before the cache is sized.
+            # NCCL takes its memory with the first collective, and that for what two ranks say to
+            # each other with their first word, which is before the cache is sized.
             group.all_reduce(torch.zeros(1, device=device))
+            group.exchange_rows(torch.zeros(info.world_size, 1, device=device))
         return group
 
     def leave(self) -> None:
@@ -125,6 +127,27 @@ class RankGroup:
             return part
         parts = self.gather(part)
         return None if parts is None else parts.transpose(0, 1).flatten(1)
+
+    def row_share(self, num_rows: int, rank: int | None = None) -> range:
+        """The rows that one of the ranks, this one if None, gets of those that all have in part."""
+        size = -(-num_rows // self.world_size)
+        start = size * (self.rank if rank is None else rank)
+        return range(min(start, num_rows), min(start + size, num_rows))
+
+    def exchange_rows(self, part: Tensor) -> Tensor:
+        """This rank's share of the rows, of which all ranks have some columns; `row_share` says
+        which these are. The shares of the last ranks may be smaller, or empty.
+
+        part: [rows, columns], of one shape on all ranks. Returns [share, world_size * columns].
+        """
+        if self.world_size == 1:
+            return part
+        (num_rows, columns), own = part.shape, len(self.row_share(len(part)))
+        gathered = part.new_empty(self.world_size * own, columns)
+        shares = [len(self.row_share(num_rows, rank)) for rank in range(self.world_size)]
+        with self._counted():
+            dist.all_to_all_single(gathered, part.contiguous(), [own] * self.world_size, shares)
+        return gathered.view(self.world_size, own, columns).transpose(0, 1).flatten(1)
 
     def broadcast(self, tensor: Tensor) -> Tensor:
         """Rank 0's values, in place; dtype and shape are the same everywhere."""

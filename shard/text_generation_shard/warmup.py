@@ -351,8 +351,7 @@ def _own_sampler(
     sampler: Sampler, ranks: RankGroup, model: Model, slots: SequenceSlots
 ) -> TokenSampler:
     """What samples on this rank, its kernels compiled; all ranks call this at the same time."""
-    if ranks.rank == 0:
-        sampler.compile_kernels(slots.scrap_rows())
+    sampler.compile_kernels(slots.scrap_rows())
     if ranks.world_size == 1:
         return sampler
     together = ParallelSampler(

@@ -42,15 +42,24 @@ def test_an_unknown_address_is_named() -> None:
 
 def test_nccl_takes_its_memory_before_the_cache_is_sized(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[object] = []
+
+    def zeros(*shape: int, device: torch.device) -> torch.Tensor:
+        calls.append(device)
+        return torch.empty(shape)
+
     monkeypatch.setattr(dist, "init_process_group", lambda **options: calls.append(options))
     monkeypatch.setattr(distributed, "_rendezvous", lambda _: None)
-    monkeypatch.setattr(torch, "zeros", lambda *_, device: calls.append(device))
+    monkeypatch.setattr(torch, "zeros", zeros)
     monkeypatch.setattr(dist, "all_reduce", lambda *_: calls.append("first collective"))
+    monkeypatch.setattr(dist, "all_to_all_single", lambda *_: calls.append("first words"))
     monkeypatch.delenv("NCCL_GRAPH_MIXING_SUPPORT", raising=False)
     gpu = torch.device("cuda", 1)
     RankGroup.join(rank_info("localhost", 1), gpu)
     assert isinstance(calls[0], dict) and calls[0]["backend"] == "cpu:gloo,cuda:nccl"
-    assert calls[0]["device_id"] == gpu and calls[1:] == [gpu, "first collective"]
+    assert calls[0]["device_id"] == gpu and calls[1:] == [
+        *(gpu, "first collective"),
+        *(gpu, "first words"),
+    ]
     assert os.environ["NCCL_GRAPH_MIXING_SUPPORT"] == "0"
 
 

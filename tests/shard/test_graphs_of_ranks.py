@@ -62,10 +62,15 @@ class Played:
     is_closed: bool
 
 
-def script() -> StepScript:
+# Whose ranks compare their best tokens, and whose ranks deal out the rows.
+PLAIN = {"temperature": 0.8}
+FILTERED = {"temperature": 0.8, "top_p": 0.9, "repetition_penalty": 1.3}
+
+
+def script(options: dict[str, float]) -> StepScript:
     script = StepScript()
     script.admit(0, PROMPTS[0])
-    script.admit(1, PROMPTS[1], sampling=sampling(do_sample=True, seed=5, temperature=0.8))
+    script.admit(1, PROMPTS[1], sampling=sampling(do_sample=True, seed=5, **options))
     script.step({0: 6, 1: 6})
     script.decode([1, 0], 3)
     return script
@@ -106,15 +111,23 @@ def play(ranks: RankGroup, path: str, requests: list[bytes], num_good: int | Non
     )
 
 
-@pytest.mark.parametrize(("num_good", "num_graphs"), [(None, 3), (1, 1)], ids=["all", "one"])
+@pytest.mark.parametrize(
+    ("num_good", "num_graphs", "options"),
+    [(None, 3, FILTERED), (1, 1, PLAIN)],
+    ids=["all", "one"],
+)
 def test_all_ranks_have_the_same_graphs(
-    checkpoint: Checkpoint, shard: Shard, num_good: int | None, num_graphs: int
+    checkpoint: Checkpoint,
+    shard: Shard,
+    num_good: int | None,
+    num_graphs: int,
+    options: dict[str, float],
 ) -> None:
     """Those that all can record, whichever of them has time, fails, or has no memory for more;
     tokens are the same.
     """
-    expected = [shard.step(request) for request in script().requests]
-    requests = [request.SerializeToString() for request in script().requests]
+    expected = [shard.step(request) for request in script(options).requests]
+    requests = [request.SerializeToString() for request in script(options).requests]
     played = call_on_ranks(play, str(checkpoint.path), requests, num_good, world_size=2)
     assert played[0].graphs == played[1].graphs
     assert played[0].is_closed and played[1].is_closed

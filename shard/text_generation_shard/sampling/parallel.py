@@ -8,9 +8,12 @@ it asks for:
                  gives its best one and its share of the softmax, four numbers, and all compare
     candidates   a filter (top-k, top-p, min-p) looks at the best tokens: each part gives its own to
                  rank 0, and what all of the part weigh together, of which top-p wants a share
-    logits       all scores go to rank 0: typical-p, which cuts at both ends; watermarks, whose list
-                 is one of the whole vocabulary; grammars, whose masks rank 0 has; lists of the most
-                 likely tokens; and rows whose candidates did not suffice
+    shares       the rows are dealt out: each rank gets all scores of its share of them, samples
+                 these as one rank would, and tells the tokens. So go typical-p, which cuts at both
+                 ends; watermarks, whose list is one of the whole vocabulary; rows whose candidates
+                 did not suffice; and on a GPU all rows with filters or penalties
+    logits       all scores go to rank 0: grammars, whose masks it has, and lists of the most likely
+                 tokens, which it reports
 
 Candidates suffice if the filters cut above a bound, the greatest of the parts' least candidates:
 above it all tokens are among them.
@@ -18,9 +21,9 @@ above it all tokens are among them.
     part 0   9.1  7.0  6.2 | ...        bound 6.2: a cut at 7.0 keeps what is known; one at 6.2 may
     part 1   8.4  5.5  5.1 | ...        miss a token of the same score
 
-That is known from the values, for which a GPU would have to be waited: there these rows give their
-logits, as do those with penalties, whose kernels know whole rows; and so do ranks that lack the C++
-operators.
+That is known from the values, for which a GPU would have to be waited; and its kernels know whole
+rows. There shares are part of a step's graph. What they cost, and why not less is exchanged, is in
+docs/performance.md.
 
 The token is the one that one rank would choose from the gathered logits: by comparing the same
 numbers. Only a log-probability, and where exactly top-p cuts, come from a sum in another order.
@@ -55,7 +58,7 @@ _MAX_VOCAB_SIZE = 1 << 24
 
 @dataclass(frozen=True, slots=True)
 class _Abilities:
-    """What a row may ask for to go a way."""
+    """What a row may ask for to go a way; any other goes as a share."""
 
     best: frozenset[Processor]
     candidates: frozenset[Processor]
@@ -76,6 +79,7 @@ class _Ways:
 
     best: tuple[int, ...]
     candidates: tuple[int, ...]
+    shares: tuple[int, ...]
     logits: tuple[int, ...]
 
     @classmethod
@@ -85,14 +89,14 @@ class _Ways:
         for processor, found in rows.features.rows.items():
             for row in found:
                 asked[row].add(processor)
-        ways: dict[str, list[int]] = {"best": [], "candidates": [], "logits": []}
+        ways: dict[str, list[int]] = {"best": [], "candidates": [], "shares": [], "logits": []}
         for row, processors in enumerate(asked):
-            way = "logits"
-            if row not in rows.constrained and not (top_n and top_n[row]):
-                if processors <= abilities.best:
-                    way = "best"
-                elif processors <= abilities.candidates:
-                    way = "candidates"
+            if row in rows.constrained or (top_n and top_n[row]):
+                way = "logits"
+            elif processors <= abilities.best:
+                way = "best"
+            else:
+                way = "candidates" if processors <= abilities.candidates else "shares"
             ways[way].append(row)
         return cls(**{way: tuple(found) for way, found in ways.items()})
 
@@ -125,6 +129,7 @@ class ParallelSampler:
             for chosen, way in (
                 (ways.best, self._by_best),
                 (ways.candidates, self._by_candidates),
+                (ways.shares, self._by_shares),
                 (ways.logits, self._by_logits),
             )
             if chosen
@@ -191,14 +196,29 @@ class ParallelSampler:
             sampled.token_ids[short], sampled.logprobs[short] = again.token_ids, again.logprobs
         return sampled
 
-    def _by_scores(self, scores: Tensor, rows: SamplingRows, top_n: Sequence[int]) -> SampledTokens:
-        """What `_by_logits` does, after the changes."""
-        whole = self._ranks.gather_columns(scores)
-        sampled = _nothing(scores)
-        if whole is not None:
-            sampled = self._sampler.choose(whole[:, : self._vocab_size], rows, top_n)
-        self._ranks.broadcast(sampled.token_ids)
-        return sampled
+    def _by_shares(self, part: Tensor, rows: SamplingRows, _: Sequence[int]) -> SampledTokens:
+        return self._dealt(self._sampler, part, rows)
+
+    def _by_scores(self, scores: Tensor, rows: SamplingRows, _: Sequence[int]) -> SampledTokens:
+        """What `_by_shares` does, after the changes."""
+        return self._dealt(self._sampler.choose, scores, rows)
+
+    def _dealt(
+        self,
+        sample: Callable[[Tensor, SamplingRows], SampledTokens],
+        part: Tensor,
+        rows: SamplingRows,
+    ) -> SampledTokens:
+        """Every rank samples its share of the rows; ids and log-probabilities go to all."""
+        own = self._ranks.row_share(len(part))
+        scores = self._ranks.exchange_rows(part)[:, : self._vocab_size]
+        # Of one size on all ranks, that of the first one's share.
+        packet = part.new_zeros(len(self._ranks.row_share(len(part), 0)), 2)
+        if own:
+            sampled = sample(scores, rows.share(own))
+            packet[: len(own), 0], packet[: len(own), 1] = sampled.token_ids, sampled.logprobs
+        token_ids, logprobs = self._ranks.gather_everywhere(packet).flatten(0, 1)[: len(part)].T
+        return SampledTokens(token_ids=token_ids.long(), logprobs=logprobs, top_tokens=None)
 
     def _by_logits(self, part: Tensor, rows: SamplingRows, top_n: Sequence[int]) -> SampledTokens:
         logits = self._ranks.gather_columns(part)

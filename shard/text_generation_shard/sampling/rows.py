@@ -134,6 +134,23 @@ class SamplingRows:
             constrained=tuple(places[row] for row in self.constrained if row in places),
         )
 
+    def share(self, chosen: range) -> "SamplingRows":
+        """Neighbouring rows, none of which has a grammar, as if there were no others. Looks at the
+        same memory, so that it may be recorded.
+        """
+        assert self.grammar is None and not self.constrained
+        places = {row: place for place, row in enumerate(chosen)}
+        return replace(
+            self,
+            **{name: getattr(self, name)[chosen.start : chosen.stop] for name in _BY_ROW},
+            features=self.features.placed(places),
+            logit_bias=tuple(
+                replace(bias, row=places[bias.row])
+                for bias in self.logit_bias
+                if bias.row in places
+            ),
+        )
+
     def within(self, part: VocabularyPart) -> "SamplingRows":
         """The same rows for the scores of a part: tokens elsewhere are none that it has."""
         index = torch.arange(len(self.lengths), device=self.lengths.device)

@@ -1,5 +1,6 @@
 """Ranks that have a part of the scores each choose what one rank chooses from all of them."""
 
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -7,12 +8,15 @@ import pytest
 import torch
 from text_generation_shard.distributed import RankGroup
 from text_generation_shard.layers.partition import VocabularyPart
+from text_generation_shard.ops.triton import library
+from text_generation_shard.sampling import parallel
 from text_generation_shard.sampling.parallel import ParallelSampler
 from text_generation_shard.sampling.parameters import SamplingParameters
 from text_generation_shard.sampling.rows import GrammarMask, SamplingRows
 from text_generation_shard.sampling.sampler import SampledTokens, Sampler
 from torch import Tensor
 
+from tests.shard.ops_triton.interpreter import take_scalars_as_indices
 from tests.shard.ranks import call_on_ranks
 from tests.shard.sampling.rows import make_rows, pack_allowed
 
@@ -95,7 +99,7 @@ CASES = [
 ]
 # Scores that are not numbers, everywhere or in some part.
 BROKEN = [float("nan"), float("inf")]
-# What one rank sends to another of a row that does not send its logits.
+# Of which a rank gives away a few hundred numbers, or four.
 FEW = ["greedy", "temperature", "penalties", "top-k", "top-p", "chain", "filters without a draw"]
 
 
@@ -162,10 +166,46 @@ def test_ranks_choose_what_one_would(world_size: int) -> None:
         assert ((answer.token_ids >= 0) & (answer.token_ids < 50)).all()
 
 
+def sample_by_kernels(ranks: RankGroup, cases: Sequence[Case]) -> list[SampledTokens]:
+    """As on a GPU; this process is this rank's alone. Sizes at which the interpreter is quick."""
+    from text_generation_shard.ops.triton import sample as kernels
+
+    take_scalars_as_indices()
+    library.takes = lambda _: True  # type: ignore[assignment]
+    parallel._Abilities.of = lambda *_: parallel._Abilities(  # type: ignore[method-assign]
+        parallel._CHOICE, frozenset()
+    )
+    kernels._TILE, kernels._SEARCH_TILE, kernels._CANDIDATES = 256, 256, 64  # type: ignore[misc]
+    return [sample(ranks, case.logits(), case.rows(), case.top_n) for case in cases]
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_ranks_choose_by_kernels_what_one_would(world_size: int) -> None:
+    """Rows of all kinds, which are dealt out unevenly, and fewer rows than ranks."""
+    cases = [
+        Case(331, "normal", tuple(random.sample(ALL, 12))),
+        Case(40, "few left", ("top-p", "typical-p", "filtered penalties")),
+        Case(90, "flat", ("chain",)),
+    ]
+    answers = call_on_ranks(sample_by_kernels, cases, world_size=world_size)
+    for place, case in enumerate(cases):
+        expected = sampler_of(case.vocab_size)(case.logits(), case.rows(), case.top_n)
+        for answer in answers:
+            wrong = (answer[place].token_ids != expected.token_ids).nonzero().flatten().tolist()
+            assert not wrong, (case, [case.kinds[row] for row in wrong])
+        torch.testing.assert_close(
+            answers[0][place].logprobs, expected.logprobs, rtol=1e-5, atol=2e-5, msg=str(case)
+        )
+
+
 class CountingRanks(RankGroup):
     """Counts the numbers that this rank gives away."""
 
     sent = 0
+
+    def exchange_rows(self, part: Tensor) -> Tensor:
+        self.sent += part.numel()
+        return super().exchange_rows(part)
 
     def gather(self, own: Tensor) -> Tensor | None:
         self.sent += own.numel()
@@ -188,12 +228,12 @@ def numbers_sent(ranks: RankGroup, kinds: Sequence[str], vocab_size: int) -> lis
 
 def test_logits_stay_where_they_are() -> None:
     """A few numbers where one token is looked for, a few hundred where a filter is, and a part of
-    the vocabulary only where all tokens count.
+    the vocabulary only where all tokens count: then token and log-probability come back.
     """
     kinds = [*FEW, "typical-p", "top-k of many"]
     counts = dict(
         zip(kinds, call_on_ranks(numbers_sent, kinds, 5000, world_size=2)[1], strict=True)
     )
     assert [counts[kind] for kind in FEW] == [4, 4, 4, 514, 514, 514, 514]
-    assert counts["typical-p"] == 2500
-    assert counts["top-k of many"] == 514 + 2500
+    assert counts["typical-p"] == 2500 + 2
+    assert counts["top-k of many"] == 514 + 2500 + 2
