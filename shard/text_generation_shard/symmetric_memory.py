@@ -70,7 +70,7 @@ class Summer(Protocol):
         """Those that there are, NCCL among them."""
 
     def __call__(self, way: Way, partial: Tensor) -> Tensor:
-        """The sum over ranks, in the place of `partial`."""
+        """The sum over ranks; may reuse `partial`."""
 
     def microseconds(self, way: Way, num_bytes: int) -> float:
         """How long a sum of so many bytes takes; all ranks measure together."""
@@ -115,7 +115,7 @@ class FastSums:
         return cls(summer, table)
 
     def all_reduce(self, partial: Tensor) -> Tensor | None:
-        """The sum over ranks, in the place of `partial`; None where NCCL is to do it."""
+        """The sum over ranks; None where NCCL is to do it. May reuse `partial`."""
         if partial.dtype not in _DTYPES or partial.nbytes % _ALIGNMENT:
             return None
         if not partial.is_contiguous():
@@ -148,14 +148,17 @@ class SharedBuffer:
         if way is Way.NCCL:
             torch.distributed.all_reduce(partial)
             return partial
-        shared.copy_(partial)
         if way is Way.ONE_SHOT:
-            operators.one_shot_all_reduce_out(shared, "sum", self._group, partial)
-            return partial
+            # The kernel fills the buffer itself: one launch less, twice a layer.
+            total = torch.empty_like(partial)
+            return operators.one_shot_all_reduce_copy_out(  # type: ignore[no-any-return]
+                shared, partial, "sum", self._group, total
+            )
+        shared.copy_(partial)
         if way is Way.TWO_SHOT:
-            operators.two_shot_all_reduce_(shared, "sum", self._group)
-        else:
-            operators.multimem_all_reduce_(shared, "sum", self._group)
+            operators.two_shot_all_reduce_out(shared, "sum", self._group, partial)
+            return partial
+        operators.multimem_all_reduce_(shared, "sum", self._group)
         return partial.copy_(shared)
 
     def microseconds(self, way: Way, num_bytes: int) -> float:
@@ -191,7 +194,8 @@ def fast_sums(ranks: Agreement, device: torch.device, *, max_bytes: int) -> Fast
         assert torch.distributed.group.WORLD is not None
         buffer = SharedBuffer(num_bytes, device, torch.distributed.group.WORLD)
         sums = FastSums.measure(buffer, ranks, max_bytes=num_bytes)
-    except RuntimeError as error:  # a container may forbid what the driver needs
+    # A container may forbid what the driver needs; a torch may lack a kernel.
+    except (RuntimeError, AttributeError) as error:
         failure = " ".join(str(error).split())
     if ranks.minimum(sums is not None) == 0:
         logger.warning(

@@ -139,13 +139,15 @@ class FakeOperators:
     def __init__(self) -> None:
         self.calls: list[str] = []
 
-    def one_shot_all_reduce_out(self, shared: Tensor, op: str, name: str, out: Tensor) -> Tensor:
+    def one_shot_all_reduce_copy_out(
+        self, shared: Tensor, own: Tensor, op: str, name: str, out: Tensor
+    ) -> Tensor:
         self.calls.append(f"one-shot {op} {name}")
-        return out.copy_(shared * 2)
+        return out.copy_(shared.copy_(own) * 2)
 
-    def two_shot_all_reduce_(self, shared: Tensor, op: str, name: str) -> Tensor:
+    def two_shot_all_reduce_out(self, shared: Tensor, op: str, name: str, out: Tensor) -> Tensor:
         self.calls.append(f"two-shot {op} {name}")
-        return shared.mul_(2)
+        return out.copy_(shared.mul_(2))
 
     def multimem_all_reduce_(self, shared: Tensor, op: str, name: str) -> Tensor:
         self.calls.append(f"multimem {op} {name}")
@@ -173,8 +175,9 @@ def test_a_sum_goes_through_the_buffer(multicast_ptr: int, monkeypatch: pytest.M
     assert (Way.MULTIMEM in ways) == bool(multicast_ptr)
     for way in ways:
         partial = torch.arange(24.0).bfloat16().view(3, 8)
-        assert shared(way, partial) is partial
-        assert partial.tolist() == (2 * torch.arange(24.0)).view(3, 8).tolist()
+        total = shared(way, partial)
+        assert total.dtype == torch.bfloat16
+        assert total.tolist() == (2 * torch.arange(24.0)).view(3, 8).tolist()
     assert operators.calls == [
         f"{name} sum world" for name in ("one-shot", "two-shot", "multimem")[: len(ways)]
     ]
@@ -184,10 +187,12 @@ def test_a_sum_goes_through_the_buffer(multicast_ptr: int, monkeypatch: pytest.M
 def test_torch_has_these_operators() -> None:
     """Names and arguments, which are there without a GPU, too."""
     operators: Any = torch.ops.symm_mem
-    in_place = "(Tensor(a!) input, str reduce_op, str group_name) -> Tensor(a!)"
-    for name in ("two_shot_all_reduce_", "multimem_all_reduce_"):
-        assert str(getattr(operators, name).default._schema) == f"symm_mem::{name}{in_place}"
-    assert str(operators.one_shot_all_reduce_out.default._schema) == (
-        "symm_mem::one_shot_all_reduce_out(Tensor input, str reduce_op, str group_name, "
-        "Tensor(a!) out) -> Tensor(a!)"
-    )
+    names = "str reduce_op, str group_name"
+    arguments = {
+        "one_shot_all_reduce_copy_out": "Tensor symm_buffer, Tensor local_input, "
+        f"{names}, Tensor(a!) out) -> Tensor(a!)",
+        "two_shot_all_reduce_out": f"Tensor(a!) input, {names}, Tensor(b!) output) -> Tensor(b!)",
+        "multimem_all_reduce_": f"Tensor(a!) input, {names}) -> Tensor(a!)",
+    }
+    for name, rest in arguments.items():
+        assert str(getattr(operators, name).default._schema) == f"symm_mem::{name}({rest}"

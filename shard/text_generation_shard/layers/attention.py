@@ -29,6 +29,12 @@ Temperature = Callable[[Tensor], Tensor]
 class Attention(Protocol):
     """Any of the attentions."""
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether this rank computes all of it: then the last product begins with the addend. If
+        ranks sum up first, it is added behind that, and as well by the norm that follows.
+        """
+
     def __call__(
         self,
         x: Tensor,
@@ -106,6 +112,11 @@ class SelfAttention:
         )
         self._temperature = temperature
         self._kv_scales = _kv_scales(weights)
+
+    @property
+    def is_whole(self) -> bool:
+        """As `Attention`."""
+        return self._output.projection is not None
 
     def __call__(
         self,

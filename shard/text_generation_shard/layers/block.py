@@ -41,8 +41,11 @@ class SequentialBlock:
         self, x: Tensor, rotation: Rotation | None, inputs: ModelInputs, cache: LayerCache
     ) -> Tensor:
         """x: [tokens, hidden]. Returns the same shape."""
-        x = self._attention(x, rotation, inputs, cache, norm=self._attention_norm, addend=x)
-        return self._mlp(x, addend=x, norm=self._mlp_norm)
+        if self._attention.is_whole:
+            x = self._attention(x, rotation, inputs, cache, norm=self._attention_norm, addend=x)
+            return self._mlp(x, addend=x, norm=self._mlp_norm)
+        attended = self._attention(x, rotation, inputs, cache, norm=self._attention_norm)
+        return self._mlp(self._mlp_norm.after_adding(x, attended), addend=x)
 
 
 class ParallelBlock:

@@ -89,6 +89,11 @@ class LatentAttention:
             bias=bias,
         )
 
+    @property
+    def is_whole(self) -> bool:
+        """As `Attention`."""
+        return self._output.projection is not None
+
     def __call__(
         self,
         x: Tensor,

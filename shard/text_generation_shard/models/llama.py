@@ -103,12 +103,13 @@ class LlamaLayer:
         self, x: Tensor, rotation: Rotation | None, inputs: ModelInputs, cache: LayerCache
     ) -> Tensor:
         """x: [tokens, hidden]. Returns the same shape."""
-        if self.residual_scale == 1:
+        scale = self.residual_scale
+        if scale == 1 and self.attention.is_whole:
             x = self.attention(x, rotation, inputs, cache, norm=self.input_norm, addend=x)
             return self.mlp(x, addend=x, norm=self.mlp_norm)
         attended = self.attention(x, rotation, inputs, cache, norm=self.input_norm)
-        normed = self.mlp_norm.after_adding(x, attended, scale=self.residual_scale)
-        return add_scaled(x, self.mlp(normed), self.residual_scale)
+        normed = self.mlp_norm.after_adding(x, attended, scale=scale)
+        return self.mlp(normed, addend=x) if scale == 1 else add_scaled(x, self.mlp(normed), scale)
 
 
 def llama(
