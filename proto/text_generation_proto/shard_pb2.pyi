@@ -208,7 +208,7 @@ class SequenceFailure(_message.Message):
     def __init__(self, slot: _Optional[int] = ..., message: _Optional[str] = ...) -> None: ...
 
 class StepResult(_message.Message):
-    __slots__ = ("step", "error", "token_ids", "logprobs", "top_n_counts", "top_n_token_ids", "top_n_logprobs", "prompt_logprobs", "total_us", "forward_us", "sampled_checksum", "failures")
+    __slots__ = ("step", "error", "token_ids", "logprobs", "top_n_counts", "top_n_token_ids", "top_n_logprobs", "prompt_logprobs", "total_us", "forward_us", "sampled_checksum", "failures", "num_graphs", "is_replayed")
     STEP_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
@@ -221,6 +221,8 @@ class StepResult(_message.Message):
     FORWARD_US_FIELD_NUMBER: _ClassVar[int]
     SAMPLED_CHECKSUM_FIELD_NUMBER: _ClassVar[int]
     FAILURES_FIELD_NUMBER: _ClassVar[int]
+    NUM_GRAPHS_FIELD_NUMBER: _ClassVar[int]
+    IS_REPLAYED_FIELD_NUMBER: _ClassVar[int]
     step: int
     error: StepError
     token_ids: _containers.RepeatedScalarFieldContainer[int]
@@ -233,4 +235,6 @@ class StepResult(_message.Message):
     forward_us: int
     sampled_checksum: int
     failures: _containers.RepeatedCompositeFieldContainer[SequenceFailure]
-    def __init__(self, step: _Optional[int] = ..., error: _Optional[_Union[StepError, _Mapping]] = ..., token_ids: _Optional[_Iterable[int]] = ..., logprobs: _Optional[_Iterable[float]] = ..., top_n_counts: _Optional[_Iterable[int]] = ..., top_n_token_ids: _Optional[_Iterable[int]] = ..., top_n_logprobs: _Optional[_Iterable[float]] = ..., prompt_logprobs: _Optional[_Iterable[_Union[PromptLogprobs, _Mapping]]] = ..., total_us: _Optional[int] = ..., forward_us: _Optional[int] = ..., sampled_checksum: _Optional[int] = ..., failures: _Optional[_Iterable[_Union[SequenceFailure, _Mapping]]] = ...) -> None: ...
+    num_graphs: int
+    is_replayed: bool
+    def __init__(self, step: _Optional[int] = ..., error: _Optional[_Union[StepError, _Mapping]] = ..., token_ids: _Optional[_Iterable[int]] = ..., logprobs: _Optional[_Iterable[float]] = ..., top_n_counts: _Optional[_Iterable[int]] = ..., top_n_token_ids: _Optional[_Iterable[int]] = ..., top_n_logprobs: _Optional[_Iterable[float]] = ..., prompt_logprobs: _Optional[_Iterable[_Union[PromptLogprobs, _Mapping]]] = ..., total_us: _Optional[int] = ..., forward_us: _Optional[int] = ..., sampled_checksum: _Optional[int] = ..., failures: _Optional[_Iterable[_Union[SequenceFailure, _Mapping]]] = ..., num_graphs: _Optional[int] = ..., is_replayed: _Optional[bool] = ...) -> None: ...

@@ -49,6 +49,8 @@ class _Outcome:
     forward_us: int
     # Whether the sampled tokens stand behind the known ones already.
     is_advanced: bool = False
+    # Whether a graph computed the layers.
+    is_replayed: bool = False
 
 
 class Engine:
@@ -117,7 +119,10 @@ class Engine:
         work.send_back(_host_tensors(outcome, is_worker=is_worker))
         self._grammars.advance(batch.sampled_slots, partial(_token_ids, work))
         self._last_work = work
-        return partial(_report, request.step, outcome, work, is_worker=is_worker)
+        num_graphs = 0 if self._graphs is None else self._graphs.count
+        return partial(
+            _report, request.step, outcome, work, is_worker=is_worker, num_graphs=num_graphs
+        )
 
     def work_while_idle(self) -> bool:
         """Record a graph, if the device was idle at the last call, too: when it is done with a
@@ -153,9 +158,12 @@ class Engine:
         decoded = None if self._graphs is None else self._graphs.decode(batch)
         if isinstance(decoded, SampledTokens):
             forward_us = _microseconds_since(started)
-            return _Outcome(decoded.token_ids, decoded, [], [], forward_us, is_advanced=True)
+            return _Outcome(
+                decoded.token_ids, decoded, [], [], forward_us, is_advanced=True, is_replayed=True
+            )
         if decoded is not None:
-            return self._sampled_outcome(decoded, batch, _microseconds_since(started))
+            outcome = self._sampled_outcome(decoded, batch, _microseconds_since(started))
+            return replace(outcome, is_replayed=True)
         rows = batch.in_row_order()
         no_ids = torch.empty(0, dtype=torch.int64)
         if not rows:
@@ -257,13 +265,17 @@ def _token_ids(work: DeviceWork) -> list[int]:
     return ids
 
 
-def _report(step: int, outcome: _Outcome, work: DeviceWork, *, is_worker: bool) -> pb.StepResult:
+def _report(
+    step: int, outcome: _Outcome, work: DeviceWork, *, is_worker: bool, num_graphs: int
+) -> pb.StepResult:
     """The outcome as a message, when it is there; ranks above 0 report the checksum only."""
     token_ids, *details = work.wait()
     result = pb.StepResult(
         step=step,
         forward_us=outcome.forward_us,
         sampled_checksum=zlib.crc32(token_ids.numpy().astype("<u4").tobytes()),
+        num_graphs=num_graphs,
+        is_replayed=outcome.is_replayed,
     )
     if details:
         logprobs, *top_tokens = (values.tolist() for values in details)

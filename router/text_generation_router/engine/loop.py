@@ -395,6 +395,8 @@ class Engine:
                 duration=duration,
                 shard_duration=reply.total_us / 1e6,
                 forward_duration=reply.forward_us / 1e6,
+                num_graphs=reply.result.num_graphs,
+                is_replayed=reply.result.is_replayed,
                 is_failed=reply.result.HasField("error"),
             )
         )

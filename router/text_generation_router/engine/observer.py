@@ -28,6 +28,9 @@ class StepStats:
     # Seconds the slowest shard spent on it, and on the model's forward pass alone.
     shard_duration: float
     forward_duration: float
+    # Decode steps that a shard has recorded by now, and whether this step was one of them.
+    num_graphs: int
+    is_replayed: bool
     # Whether it was not computed.
     is_failed: bool
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -79,6 +79,27 @@ def _step_families(registry: CollectorRegistry) -> tuple[_StepFamilies, _StepFam
     return families("prefill"), families("decode")
 
 
+class _GraphMetrics:
+    """Of decode steps that a shard recorded, and of the steps that were such or were not."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._count = Gauge(
+            "tgi_graph_count", "Decode steps that a shard has recorded", registry=registry
+        )
+        steps = Counter(
+            "tgi_graph_steps",
+            "Steps whose layers a recording computed (replayed), or single calls (eager)",
+            ["way"],
+            registry=registry,
+        )
+        self._replayed, self._eager = steps.labels("replayed"), steps.labels("eager")
+
+    def step_finished(self, stats: StepStats) -> None:
+        """Count one that was computed."""
+        self._count.set(stats.num_graphs)
+        (self._replayed if stats.is_replayed else self._eager).inc()
+
+
 class EngineMetrics:
     """Registers its families and is called in the step loop: one call per step, none per token."""
 
@@ -105,6 +126,7 @@ class EngineMetrics:
         )
         self._skipped = SkippedTokens()
         registry.register(self._skipped)
+        self._graphs = _GraphMetrics(registry)
         self._next_size = Histogram(
             "tgi_batch_next_size",
             "Requests that a step admitted",
@@ -132,6 +154,7 @@ class EngineMetrics:
         steps.duration.observe(stats.duration)
         steps.forward.observe(stats.forward_duration)
         steps.decode.observe(stats.shard_duration - stats.forward_duration)
+        self._graphs.step_finished(stats)
         if stats.num_retired:
             steps.retiring.observe(stats.plan_duration)
         if stats.num_admitted:

@@ -43,6 +43,8 @@ OWN_FAMILIES = {
     "tgi_cache_usage": "gauge",
     "tgi_cached_tokens": "counter",
     "tgi_preemptions": "counter",
+    "tgi_graph_count": "gauge",
+    "tgi_graph_steps": "counter",
 }
 
 

@@ -119,6 +119,8 @@ def make_stats(**changes: object) -> StepStats:
         "duration": 0.01,
         "shard_duration": 0.008,
         "forward_duration": 0.005,
+        "num_graphs": 0,
+        "is_replayed": False,
         "is_failed": False,
         **changes,
     }
@@ -141,6 +143,23 @@ def test_steps() -> None:
         "tgi_batch_next_size_sum 2",
         "tgi_inter_token_latency_count 2",
         "tgi_inter_token_latency_sum 1",
+    ):
+        assert line in found
+
+
+def test_recorded_steps() -> None:
+    """A step that was not computed says nothing."""
+    registry = CollectorRegistry()
+    metrics = EngineMetrics(registry)
+    metrics.step_finished(make_stats(num_prefill_tokens=5, num_graphs=2))
+    metrics.step_finished(make_stats(num_decodes=1, num_graphs=3, is_replayed=True))
+    metrics.step_finished(make_stats(num_decodes=1, num_graphs=3, is_replayed=True))
+    metrics.step_finished(make_stats(num_decodes=1, is_failed=True))
+    found = lines(registry)
+    for line in (
+        "tgi_graph_count 3",
+        'tgi_graph_steps{way="replayed"} 2',
+        'tgi_graph_steps{way="eager"} 1',
     ):
         assert line in found
 

@@ -80,7 +80,7 @@ def _sampling(slot: int) -> pb.SamplingParameters:
 
 
 def play(engine: Engine, script: StepScript, *, with_graphs: bool) -> list[pb.StepResult]:
-    """The results, without their times."""
+    """The results, without their times and what they say of recordings."""
     graphs = engine._graphs
     engine.reset()
     try:
@@ -89,9 +89,13 @@ def play(engine: Engine, script: StepScript, *, with_graphs: bool) -> list[pb.St
         results = [engine.step(request) for request in script.requests]
     finally:
         engine._graphs = graphs
+    assert not with_graphs or results[-1].num_graphs == len(recorded(engine))
     for result in results:
         result.ClearField("forward_us")
         result.ClearField("total_us")
+        result.ClearField("num_graphs")
+        assert with_graphs or not result.is_replayed
+        result.ClearField("is_replayed")
     return results
 
 

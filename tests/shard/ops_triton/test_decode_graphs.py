@@ -146,8 +146,13 @@ def test_tokens_are_the_same(
     script.admit(0, PROMPTS[3], sampling=sampling(repetition_penalty=1.4, frequency_penalty=0.3))
     script.step({0: 6, 2: 1})
     script.decode([5, 0], 3)
-    check_same(play(script, [1, 2, 4]), play(script, None))
+    results, expected = play(script, [1, 2, 4]), play(script, None)
+    check_same(results, expected)
     assert sum(recorder.replays) == 9
+    # What the router counts.
+    assert sum(result.is_replayed for result in results) == 9
+    assert results[-1].num_graphs == len(recorder.graphs)
+    assert not any(result.is_replayed or result.num_graphs for result in expected)
 
 
 def test_the_best_graph_that_is_there(
@@ -226,7 +231,7 @@ def test_what_the_host_must_know_comes_behind_the_graph(
     results = play(script, [1, 2, 4])
     expected = play(script, None)
     check_same(results, expected)
-    assert sum(recorder.replays) == 6
+    assert sum(recorder.replays) == sum(result.is_replayed for result in results) == 6
     for one, other in zip(results, expected, strict=True):
         assert list(one.top_n_counts) == list(other.top_n_counts)
         assert list(one.top_n_token_ids) == list(other.top_n_token_ids)
