@@ -9,12 +9,14 @@ import itertools
 import json
 from collections import defaultdict
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from text_generation_shard.batch.sampling_table import SamplingTable
 from text_generation_shard.ops.linear import MatrixStack
 from text_generation_shard.ops.mix_experts import Experts, Routing
+from text_generation_shard.ops.reference_attention import Workspace
 from text_generation_shard.ops.triton.experts import mix_experts
 from text_generation_shard.ops.triton.geometry import DeviceGeometry
 from text_generation_shard.ops.triton.paged_attention import paged_attention
@@ -62,8 +64,10 @@ def attend(num_decodes: int) -> None:
         tables = torch.zeros(len(lengths), 8 * (num_decodes + 3), dtype=torch.int32)
         geometry = DeviceGeometry.of(tables, lengths, [context] * len(lengths))
         for window in (None, 300):
-            paged_attention(query, cache, cache, geometry, window=window, scale=1.0)
-        paged_attention(wide_query, latent, latent[..., :32], geometry, window=None, scale=1.0)
+            attend_to = partial(paged_attention, flash=None, window=window, scale=1.0)
+            attend_to(query, cache, cache, geometry, Workspace(cache, cache))
+        attend_to = partial(paged_attention, flash=None, window=None, scale=1.0)
+        attend_to(wide_query, latent, latent[..., :32], geometry, Workspace(latent, latent))
 
 
 def mix(num_tokens: int) -> None:
