@@ -19,6 +19,7 @@ from torch._C._distributed_c10d import TCPStore
 
 from text_generation_shard.config import RankInfo
 from text_generation_shard.errors import CollectiveError, RendezvousError
+from text_generation_shard.shared_sums import SharedSums, shared_sums
 from text_generation_shard.symmetric_memory import FastSums, fast_sums
 
 # How long a rank waits for the others: loading weights and long steps lie well below.
@@ -37,12 +38,13 @@ class RankGroup:
         self.world_size = world_size
         # How many collectives on tensors this rank has begun.
         self.num_collectives = 0
-        self._fast_sums: FastSums | None = None
+        self._fast_sums: FastSums | SharedSums | None = None
 
     @classmethod
     def join(cls, info: RankInfo, device: torch.device) -> "RankGroup":
         """Wait for the other ranks. Tensors on GPUs go through NCCL, others through gloo, and
-        so do the numbers on which ranks agree, whatever their GPUs are doing.
+        so do the numbers on which ranks agree, whatever their GPUs are doing; on CPU what layers
+        sum goes through shared memory, where ranks are on one machine.
         """
         group = cls(rank=info.rank, world_size=info.world_size)
         if info.world_size == 1:
@@ -65,6 +67,8 @@ class RankGroup:
             # each other with their first word, which is before the cache is sized.
             group.all_reduce(torch.zeros(1, device=device))
             group.exchange_rows(torch.zeros(info.world_size, 1, device=device))
+        else:
+            group._fast_sums = shared_sums(group, timeout_s=_TIMEOUT.total_seconds())
         return group
 
     def leave(self) -> None:
@@ -81,8 +85,14 @@ class RankGroup:
             total = None if self._fast_sums is None else self._fast_sums.all_reduce(partial)
             if total is not None:
                 return total
+            partial = partial.contiguous()  # gloo looks at no strides
             dist.all_reduce(partial)
         return partial
+
+    @property
+    def can_be_recorded(self) -> bool:
+        """Whether recordings of steps on CPU may hold the sums over ranks."""
+        return self.world_size == 1 or isinstance(self._fast_sums, SharedSums)
 
     def use_fast_sums(self, device: torch.device, *, max_bytes: int) -> None:
         """Measure what sums tensors of up to max_bytes fastest, and use it from now on; all ranks
@@ -113,6 +123,9 @@ class RankGroup:
         """What all ranks have, [world_size, ..]. It is of one shape."""
         if self.world_size == 1:
             return own[None]
+        if isinstance(self._fast_sums, SharedSums):
+            with self._counted():
+                return self._fast_sums.gather(own)
         gathered = own.new_empty(self.world_size, *own.shape)
         with self._counted():
             _all_gather(gathered.flatten(0, 1), own.contiguous())
@@ -168,21 +181,21 @@ class RankGroup:
     def _counted(self) -> Iterator[None]:
         """Around a collective on tensors."""
         self.num_collectives += 1
-        with _collective():
+        with collective():
             yield
 
     def _reduced(self, value: int, operation: dist.ReduceOp.RedOpType) -> int:
         if self.world_size == 1:
             return value
         tensor = torch.tensor(value, dtype=torch.int64)
-        with _collective():
+        with collective():
             dist.all_reduce(tensor, op=operation)
         return int(tensor)
 
 
 @contextlib.contextmanager
-def _collective() -> Iterator[None]:
-    """Say in our words, and in one line, that the others are gone."""
+def collective() -> Iterator[None]:
+    """Around collectives: say in our words, and in one line, that the others are gone."""
     try:
         yield
     except RuntimeError as error:

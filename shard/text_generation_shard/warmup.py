@@ -83,7 +83,7 @@ def warm_up(
     """
     started = time.monotonic()
     graph_buckets = buckets_for(graph_buckets, request.max_slots)
-    policy = graph_policy(loaded.model.cache_spec.device)
+    policy = graph_policy(loaded.model.cache_spec.device, ranks)
     available_bytes -= policy.num_bytes(graph_buckets, loaded.model.config.vocab_size)
     budget = CacheBudget.of_request(request, loaded.model, available_bytes)
     flash = choose_attention(attention, _prompt_shape(loaded.model, ranks, request))
@@ -314,7 +314,7 @@ def make_engine(
             grammars=grammars,
             buckets=graph_buckets,
             recorder=_graph_recorder(model.cache_spec.device),
-            policy=graph_policy(model.cache_spec.device),
+            policy=graph_policy(model.cache_spec.device, ranks),
             ranks=ranks,
         )
         graphs.record_first()

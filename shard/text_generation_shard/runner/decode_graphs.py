@@ -37,7 +37,7 @@ from torch import Tensor
 
 from text_generation_shard.batch.scheduled_batch import ScheduledBatch
 from text_generation_shard.batch.slots import SequenceSlots
-from text_generation_shard.distributed import RankGroup
+from text_generation_shard.distributed import RankGroup, collective
 from text_generation_shard.grammar.table import GrammarTable
 from text_generation_shard.kv_cache import KVCache
 from text_generation_shard.layers.partition import VocabularyPart
@@ -160,7 +160,8 @@ class DecodeGraphs:
         self._upload(
             key.bucket, [item.slot for item in batch.items], [item.end for item in batch.items]
         )
-        self._graphs[key].replay()
+        with collective():
+            self._graphs[key].replay()
         count = len(batch.items)
         if key.kind is SamplingKind.OUTSIDE:
             return self._shown[key][:count]

@@ -3,7 +3,7 @@
 import enum
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -31,8 +31,7 @@ def graph_buckets(
     """
     nothing = torch.empty(0, device=device)
     if native_operators(nothing) is not None:
-        # What ranks say to each other cannot be recorded there.
-        return _CPU_BUCKETS if sizes is None and ranks.world_size == 1 else ()
+        return _CPU_BUCKETS if sizes is None and ranks.can_be_recorded else ()
     if not library.takes(nothing):
         return ()
     return DEFAULT_BUCKETS if sizes is None else tuple(sorted({*sizes} - {0}))
@@ -119,6 +118,8 @@ ON_CPU = GraphPolicy(
 )
 
 
-def graph_policy(device: torch.device) -> GraphPolicy:
-    """That of a device's graphs."""
-    return ON_GPU if device.type == "cuda" else ON_CPU
+def graph_policy(device: torch.device, ranks: RankGroup) -> GraphPolicy:
+    """That of a device's graphs. On the CPU several ranks sample together behind their graphs."""
+    if device.type == "cuda":
+        return ON_GPU
+    return ON_CPU if ranks.world_size == 1 else replace(ON_CPU, sampling=(SamplingKind.OUTSIDE,))

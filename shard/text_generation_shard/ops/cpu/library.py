@@ -310,6 +310,18 @@ class Recording(Protocol):
         """Of which it consists."""
 
 
+class SharedSums(Protocol):
+    """Sums over the processes of a machine, see `csrc/shared_sums.h`; all ranks call the same. A
+    RuntimeError says which rank has ended, or did not come.
+    """
+
+    def sum(self, values: Tensor) -> None:
+        """The sum over ranks, in place; float32, dense. Recorded, as operators are."""
+
+    def gather(self, own: Tensor, gathered: Tensor) -> None:
+        """gathered[rank] = own; dense, of the same bytes on all ranks."""
+
+
 def instruction_sets() -> tuple[str, ...]:
     """Those that both the processor and the library have, best first; loads the library."""
     return tuple(_load().instruction_sets())
@@ -334,6 +346,16 @@ def set_num_threads(count: int) -> None:
 def recording_memory() -> RecordingMemory:
     """Empty; loads the library."""
     return _load().RecordingMemory()
+
+
+def shared_sums_bytes(world_size: int) -> int:
+    """Of the memory of `shared_sums`; loads the library."""
+    return _load().SharedSums.num_bytes(world_size)
+
+
+def shared_sums(memory: Tensor, rank: int, world_size: int, timeout_s: float) -> SharedSums:
+    """memory: uint8, which all ranks have mapped, and in the beginning zeros."""
+    return _load().SharedSums(memory, rank, world_size, timeout_s)
 
 
 @functools.cache
@@ -394,7 +416,17 @@ def _load() -> "_Library":
     return library
 
 
+class _SharedSumsClass(Protocol):
+    def __call__(self, memory: Tensor, rank: int, world_size: int, timeout_s: float) -> SharedSums:
+        """See `shared_sums`."""
+
+    def num_bytes(self, world_size: int) -> int:
+        """See `shared_sums_bytes`."""
+
+
 class _Library(Protocol):
+    SharedSums: _SharedSumsClass
+
     def instruction_sets(self) -> list[str]:
         """Supported instruction sets, best first."""
 

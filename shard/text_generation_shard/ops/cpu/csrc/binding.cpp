@@ -4,6 +4,7 @@
 #include <torch/csrc/utils/pybind.h>
 
 #include "binding_recording.h"
+#include "binding_shared_sums.h"
 
 namespace cpu_operators::CPU_OPERATORS_ISA {
 namespace {
@@ -84,6 +85,7 @@ PYBIND11_MODULE(text_generation_cpu_operators, module) {
       .def("causal_conv", &Operators::causal_conv, without_gil)
       .def("selective_scan", &Operators::selective_scan, without_gil);
   define_recording(module);
+  define_shared_sums(module);
 }
 
 }  // namespace cpu_operators::CPU_OPERATORS_ISA
