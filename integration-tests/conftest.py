@@ -186,6 +186,12 @@ def free_port() -> Callable[[], int]:
     return _free_port
 
 
+@pytest.fixture(scope="session")
+def program() -> Callable[[str], str]:
+    """The path of one of our console scripts."""
+    return _program
+
+
 @contextlib.contextmanager
 def _launch(*flags: str, api_key: str | None = None) -> Iterator[Server]:
     folder = Path(tempfile.mkdtemp(prefix="tgi-", dir="/tmp"))

@@ -6,13 +6,44 @@ import signal
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Protocol, cast
 
 from text_generation_launcher.log_lines import LineSplitter
 from text_generation_launcher.log_relay import LastWords, LogRelay, Origin
 
 _STDOUT, _STDERR = 1, 2
 _DRAIN_SECONDS = 1.0  # for the last lines; something that the child started may hold the pipe
+
+
+class Process(Protocol):
+    """A process that was started, here or by the launcher of another node."""
+
+    @property
+    def origin(self) -> Origin: ...
+
+    @property
+    def is_running(self) -> bool: ...
+
+    async def exited(self) -> "ChildExit":
+        """Wait for the end. May be called (and cancelled) any number of times."""
+        ...
+
+    def terminate(self) -> None:
+        """Ask it to stop."""
+
+    def kill(self) -> None:
+        """End it and whatever it started."""
+
+
+class Command(Protocol):
+    """How to start a process."""
+
+    @property
+    def origin(self) -> Origin: ...
+
+    async def start(self, relay: LogRelay) -> Process:
+        """Start it; OSError if that cannot be."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,24 +54,33 @@ class ChildCommand:
     argv: tuple[str, ...]
     environment: Mapping[str, str] = field(repr=False)
 
+    async def start(self, relay: LogRelay) -> "Child":
+        """See `Child.start`."""
+        return await Child.start(self, relay)
+
 
 @dataclass(frozen=True)
 class ChildExit:
-    """How a child ended. A negative code is the number of the signal that killed it."""
+    """How a child ended. A negative code is the number of the signal that killed it; None: it was
+    on another node, which is gone as the last words say.
+    """
 
     origin: Origin
-    code: int
+    code: int | None
     last_words: str
 
     @property
     def how(self) -> str:
         """`exited with code 1: <last words>`."""
-        ending = f"exited with code {self.code}" if self.code >= 0 else self._killed()
+        if self.code is None:
+            return f"is lost: {self.last_words}"
+        ending = f"exited with code {self.code}" if self.code >= 0 else self._killed(-self.code)
         return ending + (f": {self.last_words}" if self.last_words else "")
 
-    def _killed(self) -> str:
-        name = signal.Signals(-self.code).name
-        hint = " (was the machine out of memory?)" if -self.code == signal.SIGKILL else ""
+    @staticmethod
+    def _killed(number: int) -> str:
+        name = signal.Signals(number).name
+        hint = " (was the machine out of memory?)" if number == signal.SIGKILL else ""
         return f"was killed by {name}{hint}"
 
 

@@ -99,10 +99,20 @@ def router_config(
 
 
 def shard_commands(
-    shard: ShardConfig, num_shard: int, rendezvous: Rendezvous, environment: Mapping[str, str]
+    shard: ShardConfig,
+    num_shard: int,
+    rendezvous: Rendezvous,
+    environment: Mapping[str, str],
+    ranks: range | None = None,
 ) -> tuple[ChildCommand, ...]:
-    """One shard per rank."""
+    """One shard per rank of this node: `ranks`, or all of num_shard. What a scheduler has set of
+    these variables was meant for others. A token goes by the environment, as the router's key does.
+    """
+    ranks = range(num_shard) if ranks is None else ranks
     inherited = without_options(ShardConfig, _inherited(environment))
+    if shard.tcp_token is not None:
+        inherited["TCP_TOKEN"] = shard.tcp_token
+        shard = replace(shard, tcp_token=None)
     return tuple(
         ChildCommand(
             origin=Origin("shard", rank),
@@ -111,11 +121,13 @@ def shard_commands(
                 **inherited,
                 "RANK": str(rank),
                 "WORLD_SIZE": str(num_shard),
+                "LOCAL_RANK": str(local_rank),
+                "LOCAL_WORLD_SIZE": str(len(ranks)),
                 "MASTER_ADDR": rendezvous.master_addr,
                 "MASTER_PORT": str(rendezvous.master_port),
             },
         )
-        for rank in range(num_shard)
+        for local_rank, rank in enumerate(ranks)
     )
 
 

@@ -29,6 +29,9 @@ Quantization = Literal[
     "fp8",
 ]
 
+DEFAULT_MASTER_PORT = 29500
+_MIN_SECRET = 16  # characters
+
 
 @dataclass(frozen=True, kw_only=True)
 class LauncherConfig:
@@ -72,7 +75,9 @@ class LauncherConfig:
         help="true: one shard per visible GPU, at least 2; false: 1 shard unless --num-shard.",
     )
     num_shard: int | None = option(
-        None, help="Number of shards (default: the number of visible GPUs, 1 without any)."
+        None,
+        help="Number of shards, on all nodes together (default: the number of visible GPUs, 1 "
+        "without any, on each node).",
     )
     num_threads: int | None = option(
         None, help="Threads of each shard that compute on CPU (default: its share of the cores)."
@@ -90,10 +95,30 @@ class LauncherConfig:
         help="Unix sockets of the shards: rank r listens on PATH-r (default: in a private "
         "directory of this launcher).",
     )
-    master_addr: str = option("localhost", help="Address at which the shards find each other.")
-    master_port: int | None = option(
-        None, help="Port at which the shards find each other (default: 29500, or a free one)."
+    master_addr: str | None = option(
+        None,
+        help="Address at which the shards find each other (default: localhost); with --nnodes, "
+        "that of node 0.",
     )
+    master_port: int | None = option(
+        None,
+        help="Port at which the shards, or the nodes, find each other (default: 29500, or with one "
+        "node a free one).",
+    )
+    nnodes: int = option(
+        1,
+        help="Number of nodes (machines) that share the model's shards evenly: this launcher is "
+        "started on each of them.",
+    )
+    node_rank: int = option(
+        0, help="Which of the nodes this is, from 0; node 0 is at --master-addr and answers HTTP."
+    )
+    node_secret: str | None = option(
+        None,
+        help="Secret by which the nodes know each other, 16 characters or more, the same on all; "
+        "better given by the environment, where other users of the machine cannot read it.",
+    )
+    node_timeout: float = option(600.0, help="Seconds that nodes wait for each other at start.")
     disable_custom_kernels: bool = option(
         False, help="Accepted without effect: every operator has one implementation per device."
     )
@@ -189,6 +214,12 @@ class LauncherConfig:
         self._check_texts()
         self._check_bounds()
         self._check_pairs()
+        self._check_nodes()
+
+    @property
+    def node_port(self) -> int:
+        """Where node 0 waits for the others."""
+        return self.master_port or DEFAULT_MASTER_PORT
 
     def _check_texts(self) -> None:
         """`--api-key "$KEY"` without a KEY must not open the server to everybody."""
@@ -197,7 +228,12 @@ class LauncherConfig:
                 raise OptionError(f"{flag_name(name)} is empty")
 
     def _check_bounds(self) -> None:
-        for name in ("num_shard", "max_input_length"):  # the others: RouterConfig, ShardConfig
+        """The others: RouterConfig, ShardConfig."""
+        for name in (
+            "num_shard",
+            "nnodes",
+            "max_input_length",
+        ):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise OptionError(f"{flag_name(name)} must be at least 1, got {value}")
@@ -224,4 +260,25 @@ class LauncherConfig:
             raise OptionError(
                 f"--max-total-tokens ({self.max_total_tokens}) must not be more than "
                 f"--max-batch-total-tokens ({self.max_batch_total_tokens})"
+            )
+
+    def _check_nodes(self) -> None:
+        if not 0 <= self.node_rank < self.nnodes:
+            raise OptionError(
+                f"--node-rank must be less than --nnodes ({self.nnodes}), got {self.node_rank}"
+            )
+        if self.node_timeout <= 0:
+            raise OptionError(f"--node-timeout must be > 0, got {self.node_timeout}")
+        if self.nnodes == 1:
+            return
+        if self.num_shard is not None and self.num_shard % self.nnodes:
+            raise OptionError(
+                f"--num-shard {self.num_shard} cannot be divided among --nnodes {self.nnodes}"
+            )
+        if not self.master_addr:
+            raise OptionError(f"--nnodes {self.nnodes} needs --master-addr, the address of node 0")
+        if len(self.node_secret or "") < _MIN_SECRET:
+            raise OptionError(
+                f"--nnodes {self.nnodes} needs a --node-secret of at least {_MIN_SECRET} "
+                "characters, the same on all nodes (openssl rand -hex 16)"
             )

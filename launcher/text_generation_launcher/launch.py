@@ -3,29 +3,32 @@
 import logging
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from text_generation_launcher.commands import (
     Rendezvous,
-    download_command,
     router_command,
     router_config,
     shard_commands,
     shard_config,
 )
-from text_generation_launcher.config import LauncherConfig
+from text_generation_launcher.config import DEFAULT_MASTER_PORT, LauncherConfig
 from text_generation_launcher.errors import LaunchError
 from text_generation_launcher.log_relay import LogRelay, Origin, Record
-from text_generation_launcher.model import Model, find_local, num_attention_heads
+from text_generation_launcher.model import Model, num_attention_heads
+from text_generation_launcher.node_member import NodeMember
+from text_generation_launcher.node_terms import node_terms
+from text_generation_launcher.nodes import Nodes, RemoteShardCommand
 from text_generation_launcher.preflight import (
-    DEFAULT_MASTER_PORT,
     choose_master_port,
+    free_port,
     require_free_port,
+    require_own_address,
     shard_sockets,
 )
-from text_generation_launcher.preparation import prepare
+from text_generation_launcher.preparation import Setting, prepared_model
 from text_generation_launcher.progress import ProgressDisplay
 from text_generation_launcher.resolve import Resolved, fitting_num_shard, resolve
 from text_generation_launcher.restart_requests import RestartRequests
@@ -42,11 +45,20 @@ async def launch(config: LauncherConfig, environment: Mapping[str, str]) -> int:
     """
     resolved = resolve(config, environment)
     _check_child_options(config, resolved)
-    require_free_port(resolved.hostname, config.port)
+    if config.node_rank == 0:
+        require_free_port(resolved.hostname, config.port)
     progress = ProgressDisplay(enabled=sys.stdout.isatty() and not config.json_output)
     with StopSignals().installed() as stop:
         try:
-            return await _Launch(config, environment, resolved, stop, progress).run()
+            setting = Setting(
+                config=config,
+                environment=environment,
+                resolved=resolved,
+                stop=stop,
+                progress=progress,
+            )
+            node = NodeMember(setting) if config.node_rank else _Launch(setting)
+            return await node.run()
         finally:
             progress.close()
 
@@ -60,29 +72,32 @@ def _check_child_options(config: LauncherConfig, resolved: Resolved) -> None:
 
 
 class _Launch:
-    """What happens under the eye of the signal handlers."""
+    """What happens on node 0, mostly the only one, under the eye of the signal handlers."""
 
-    def __init__(
-        self,
-        config: LauncherConfig,
-        environment: Mapping[str, str],
-        resolved: Resolved,
-        stop: StopSignals,
-        progress: ProgressDisplay,
-    ) -> None:
-        self._config = config
-        self._environment = environment
-        self._resolved = resolved
-        self._stop = stop
-        self._progress = progress
+    def __init__(self, setting: Setting) -> None:
+        self._setting = setting
+        self._config = setting.config
+        self._resolved = setting.resolved
+        self._nodes = Nodes(node_terms(setting), setting.config.node_secret or "", setting.stop)
         self._started = time.monotonic()
 
     async def run(self) -> int:
         """The exit code."""
-        model = await self._prepared_model()
+        config = self._config
+        if config.master_addr is not None and self._resolved.num_shard > 1:
+            require_own_address(config.master_addr)
+        async with self._nodes.listening(config.master_addr or "", config.node_port):
+            self._nodes.exit_code = await self._serve()
+            return self._nodes.exit_code
+
+    async def _serve(self) -> int:
+        model = await prepared_model(self._setting)
         if model is None:
             return 0
         resolved = self._fitting(model)
+        await self._nodes.gathered(model, self._config.node_timeout)
+        if self._setting.stop.requested.is_set():
+            return 0
         with shard_sockets(self._config.shard_uds_path, resolved.num_shard) as shard_uds_path:
             rendezvous = self._rendezvous(shard_uds_path, resolved.num_shard)
             deployment = self._deployment(resolved, model, rendezvous)
@@ -91,25 +106,15 @@ class _Launch:
 
             def observe(origin: Origin, record: Record) -> bool:
                 requests.observe(origin, record)
-                return self._progress.observe(origin, record)
+                return self._setting.progress.observe(origin, record)
 
             return await Supervisor(
                 deployment,
                 LogRelay(observe),
-                self._stop,
+                self._setting.stop,
                 on_ready=lambda: self._say_ready(model),
                 requests=requests,
             ).run()
-
-    async def _prepared_model(self) -> Model | None:
-        """The model's local files; None if a stop is asked for while they are fetched."""
-        model_id = self._config.model_id
-        model = find_local(model_id)
-        if model is not None:
-            return model
-        assert model_id is not None, "the demo model is local, or an error"
-        command = download_command(self._config, model_id, self._environment)
-        return await prepare(command, model_id, self._progress.observe, self._stop)
 
     def _fitting(self, model: Model) -> Resolved:
         """The number of shards must also fit the model: an inferred one is made to, another is
@@ -132,28 +137,50 @@ class _Launch:
 
     def _rendezvous(self, shard_uds_path: str, num_shard: int) -> Rendezvous:
         asked = self._config.master_port
-        port = choose_master_port(asked) if num_shard > 1 else asked or DEFAULT_MASTER_PORT
+        address = self._config.master_addr or "localhost"
+        if self._resolved.nnodes > 1:
+            port = free_port(address)  # the nodes' launchers meet at the one that was asked for
+        else:
+            port = choose_master_port(asked) if num_shard > 1 else asked or DEFAULT_MASTER_PORT
         return Rendezvous(
             shard_uds_path=shard_uds_path,
-            master_addr=self._config.master_addr,
+            master_addr=address,
             master_port=port,
         )
 
     def _deployment(self, resolved: Resolved, model: Model, rendezvous: Rendezvous) -> Deployment:
         shard = shard_config(self._config, resolved, model, rendezvous)
         router = router_config(self._config, resolved, model, rendezvous)
+        sockets = tuple(Path(path) for path in router.shard_uds_paths())
+        environment, ranks = self._setting.environment, resolved.ranks(0)
+        own = shard_commands(shard, resolved.num_shard, rendezvous, environment, ranks)
         return Deployment(
-            shards=shard_commands(shard, resolved.num_shard, rendezvous, self._environment),
-            router=router_command(router, self._environment),
+            shards=(*own, *self._remote_shards(resolved, sockets, rendezvous.master_port)),
+            router=router_command(router, environment),
             hostname=resolved.hostname,
             port=self._config.port,
             grace_seconds=self._config.graceful_termination_timeout,
-            sockets=tuple(Path(path) for path in router.shard_uds_paths()),
+            sockets=sockets,
             restarts_shards=router.max_restarts > 0,
         )
 
+    def _remote_shards(
+        self, resolved: Resolved, sockets: Sequence[Path], port: int
+    ) -> list[RemoteShardCommand]:
+        return [
+            RemoteShardCommand(
+                nodes=self._nodes,
+                node_rank=node_rank,
+                rank=rank,
+                socket=sockets[rank],
+                rendezvous_port=port,
+            )
+            for node_rank in range(1, resolved.nnodes)
+            for rank in resolved.ranks(node_rank)
+        ]
+
     def _say_ready(self, model: Model) -> None:
-        self._progress.close()
+        self._setting.progress.close()
         hostname, seconds = self._resolved.hostname, time.monotonic() - self._started
         host = f"[{hostname}]" if ":" in hostname else hostname
         logger.info(

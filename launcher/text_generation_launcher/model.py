@@ -1,5 +1,6 @@
 """Where the model's files are: a local directory as it is, or what a download makes."""
 
+import hashlib
 import json
 import re
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from text_generation_launcher.errors import LaunchError
 
 DEMO_MODEL_NAME = "tgi-demo"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+_NUM_SAMPLES, _SAMPLE_BYTES = 64, 4096  # of each file of weights
 _CONVERTIBLE = ("*.bin", "*.pt")
 # What config.json calls the number of query heads, from family to family.
 _HEAD_COUNTS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
@@ -58,6 +60,21 @@ def _is_ready(directory: Path) -> bool:
     if any(path for pattern in _CONVERTIBLE for path in directory.glob(pattern)):
         return False
     raise LaunchError(f"--model-id {directory}: the directory has no weights (*.safetensors)")
+
+
+def fingerprint(model: Model) -> str:
+    """Equal for directories with the same model: configuration, names and sizes of the weights'
+    files, and samples from all over them.
+    """
+    digest = hashlib.sha256((model.path / "config.json").read_bytes())
+    for path in sorted(model.path.glob("*.safetensors")):
+        size = path.stat().st_size
+        digest.update(f"\0{path.name}\0{size}\0".encode())
+        with path.open("rb") as file:
+            for sample in range(_NUM_SAMPLES):
+                file.seek(size * sample // _NUM_SAMPLES)
+                digest.update(file.read(_SAMPLE_BYTES))
+    return digest.hexdigest()
 
 
 def num_attention_heads(model: Model) -> int | None:

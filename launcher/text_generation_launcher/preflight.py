@@ -10,9 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from text_generation_process.endpoint import Endpoint
+
+from text_generation_launcher.config import DEFAULT_MASTER_PORT
 from text_generation_launcher.errors import LaunchError
 
-DEFAULT_MASTER_PORT = 29500
 _MAX_SOCKET_PATH_BYTES = 107  # sun_path of sockaddr_un holds 108 with its final zero
 
 
@@ -36,8 +38,27 @@ def choose_master_port(asked: int | None) -> int:
         return asked
     if _listening_problem("0.0.0.0", DEFAULT_MASTER_PORT) is None:  # noqa: S104
         return DEFAULT_MASTER_PORT
+    return free_port("127.0.0.1")
+
+
+def require_own_address(master_addr: str) -> None:
+    """LaunchError if shards of this machine could not meet there."""
+    try:
+        address = socket.gethostbyname(master_addr)
+    except OSError as error:
+        raise LaunchError(f"--master-addr {master_addr}: {error.strerror}") from error
+    problem = _listening_problem(address, 0)
+    if problem is not None:
+        raise LaunchError(
+            f"--master-addr {master_addr} is not an address of this machine, which is node 0 "
+            "(--node-rank)"
+        )
+
+
+def free_port(address: str) -> int:
+    """One that nobody listens on there."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((address, 0))
         return int(probe.getsockname()[1])
 
 
@@ -98,6 +119,9 @@ def _require_free_socket(path: Path) -> None:
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
+        return
+    if Endpoint.at(path) is not None:  # of a shard on another node, which began for another group
+        path.unlink()
         return
     if not stat.S_ISSOCK(mode):
         raise LaunchError(f"--shard-uds-path: {path} exists and is not a socket")

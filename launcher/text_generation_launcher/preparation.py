@@ -2,17 +2,45 @@
 
 import asyncio
 import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from text_generation_launcher.child import Child, ChildCommand
+from text_generation_launcher.commands import download_command
+from text_generation_launcher.config import LauncherConfig
 from text_generation_launcher.errors import LaunchError
 from text_generation_launcher.log_relay import LogRelay, Observer, Origin, Record
-from text_generation_launcher.model import Model
+from text_generation_launcher.model import Model, find_local
+from text_generation_launcher.progress import ProgressDisplay
+from text_generation_launcher.resolve import Resolved
 from text_generation_launcher.signals import StopSignals
 
 logger = logging.getLogger(__name__)
 
 _STOP_GRACE_SECONDS = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What a launch on any node begins with."""
+
+    config: LauncherConfig
+    environment: Mapping[str, str]
+    resolved: Resolved
+    stop: StopSignals
+    progress: ProgressDisplay
+
+
+async def prepared_model(setting: Setting) -> Model | None:
+    """The model's local files; None if a stop is asked for while they are fetched."""
+    model_id = setting.config.model_id
+    model = find_local(model_id)
+    if model is not None:
+        return model
+    assert model_id is not None, "the demo model is local, or an error"
+    command = download_command(setting.config, model_id, setting.environment)
+    return await prepare(command, model_id, setting.progress.observe, setting.stop)
 
 
 class _PathListener:

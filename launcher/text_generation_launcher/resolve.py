@@ -20,12 +20,18 @@ RopeScaling = Literal["linear", "dynamic"]
 class Resolved:
     """The values of a LauncherConfig that depend on each other or on this machine."""
 
-    num_shard: int
+    num_shard: int  # on all nodes
+    nnodes: int
     is_num_shard_inferred: bool
     hostname: str
     max_input_tokens: int | None
     rope_scaling: RopeScaling | None
     rope_factor: float | None
+
+    def ranks(self, node_rank: int) -> range:
+        """Those of a node."""
+        num_local = self.num_shard // self.nnodes
+        return range(node_rank * num_local, (node_rank + 1) * num_local)
 
 
 def resolve(config: LauncherConfig, environment: Mapping[str, str]) -> Resolved:
@@ -39,7 +45,11 @@ def resolve(config: LauncherConfig, environment: Mapping[str, str]) -> Resolved:
         factor = 1.0
     return Resolved(
         num_shard=_num_shard(config, environment),
-        is_num_shard_inferred=config.num_shard is None and config.sharded is None,
+        nnodes=config.nnodes,
+        # With several nodes a count that does not fit the model is the user's to change.
+        is_num_shard_inferred=config.num_shard is None
+        and config.sharded is None
+        and config.nnodes == 1,
         hostname=_hostname(config.hostname, environment),
         max_input_tokens=config.max_input_tokens or config.max_input_length,
         rope_scaling=scaling,
@@ -54,6 +64,10 @@ def _num_shard(config: LauncherConfig, environment: Mapping[str, str]) -> int:
                 f"--sharded true needs a --num-shard of at least 2, got {config.num_shard}"
             )
         return config.num_shard
+    return config.nnodes * _shards_of_node(config, environment)
+
+
+def _shards_of_node(config: LauncherConfig, environment: Mapping[str, str]) -> int:
     if config.sharded is False:
         return 1
     gpus = visible_gpus(environment)
@@ -65,7 +79,8 @@ def _num_shard(config: LauncherConfig, environment: Mapping[str, str]) -> int:
             )
         return gpus.count
     if gpus.count > 1:
-        logger.info("--num-shard is %d: one shard per GPU (%s)", gpus.count, gpus.source)
+        num_shard = config.nnodes * gpus.count
+        logger.info("--num-shard is %d: one shard per GPU (%s)", num_shard, gpus.source)
     return max(1, gpus.count)
 
 

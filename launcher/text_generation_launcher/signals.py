@@ -44,9 +44,14 @@ class StopSignals:
 
     def receive(self, number: signal.Signals) -> None:
         if not self.requested.is_set():
-            logger.info("%s: stopping", number.name)
-            self._requested_at = self._clock()
-            self.requested.set()
+            self.ask(number.name)
         elif self._clock() - self._requested_at >= _ECHO_SECONDS:
             logger.warning("%s again: stopping at once", number.name)
             self.forced.set()
+
+    def ask(self, cause: str) -> None:
+        """Ask to stop in order, for a cause that the log names; nothing new if somebody has."""
+        if not self.requested.is_set():
+            logger.info("%s: stopping", cause)
+            self._requested_at = self._clock()
+            self.requested.set()

@@ -20,7 +20,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from text_generation_launcher.child import Child, ChildCommand, ChildExit
+from text_generation_launcher.child import ChildCommand, ChildExit, Command, Process
 from text_generation_launcher.errors import LaunchError
 from text_generation_launcher.log_relay import LogRelay
 from text_generation_launcher.readiness import port_opens, sockets_appear
@@ -62,7 +62,7 @@ _MOVES: Mapping[State, Collection[State]] = {
 class Deployment:
     """What to run and where it answers."""
 
-    shards: Sequence[ChildCommand]
+    shards: Sequence[Command]
     router: ChildCommand
     hostname: str
     port: int
@@ -91,8 +91,8 @@ class Supervisor:
         self._requests = requests
         self._losses: tuple[str, ...] = ()
         self._state = State.NEW
-        self._shards: list[Child] = []
-        self._router: Child | None = None
+        self._shards: list[Process] = []
+        self._router: Process | None = None
 
     @property
     def state(self) -> State:
@@ -119,9 +119,9 @@ class Supervisor:
             self._shards.append(await self._spawn(command))
         self._router = await self._spawn(self._deployment.router)
 
-    async def _spawn(self, command: ChildCommand) -> Child:
+    async def _spawn(self, command: Command) -> Process:
         try:
-            return await Child.start(command, self._relay)
+            return await command.start(self._relay)
         except OSError as error:
             raise LaunchError(f"cannot start {command.origin}: {error}") from error
 
@@ -216,7 +216,7 @@ class Supervisor:
         self._move(State.STOPPED)
 
     async def _end(
-        self, children: Sequence[Child], grace: float, *, is_urgent: bool = False
+        self, children: Sequence[Process], grace: float, *, is_urgent: bool = False
     ) -> None:
         """SIGTERM; after `grace` seconds, or at once when forced, SIGKILL. Urgent: SIGTERM again
         half-way, on which the router tells its clients at once.
@@ -243,7 +243,7 @@ class Supervisor:
         finally:
             forced.cancel()
 
-    def _children(self) -> list[Child]:
+    def _children(self) -> list[Process]:
         return self._shards + ([self._router] if self._router is not None else [])
 
     def _move(self, state: State) -> None:
@@ -252,6 +252,6 @@ class Supervisor:
         self._state = state
 
 
-async def _all_exited(children: Sequence[Child]) -> None:
+async def _all_exited(children: Sequence[Process]) -> None:
     for child in children:
         await child.exited()

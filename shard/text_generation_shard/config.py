@@ -7,6 +7,7 @@ MASTER_ADDR, MASTER_PORT (`RankInfo.from_environment`).
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from text_generation_process.logs import Level
@@ -27,6 +28,12 @@ class ShardConfig:
     uds_path: str = option(
         "/tmp/text-generation-server",  # noqa: S108  TGI's default, which tools rely on
         help="Unix socket to listen on: this rank listens on PATH-RANK, mode 0600.",
+    )
+    tcp_token: str | None = option(
+        None,
+        help="Listen on TCP instead, at the address that leads to MASTER_ADDR, for callers that "
+        "send this token: for a router on another node. PATH-RANK is then a file, mode 0600, that "
+        "says where.",
     )
     dtype: DtypeName | None = option(
         None,
@@ -90,6 +97,8 @@ class ShardConfig:
             raise OptionError(
                 f"--cuda-memory-fraction must lie in (0, 1], got {self.cuda_memory_fraction}"
             )
+        if self.tcp_token == "":
+            raise OptionError("--tcp-token is empty")
         if any(size < 0 for size in self.cuda_graphs or ()):
             sizes = ",".join(map(str, self.cuda_graphs or ()))
             raise OptionError(f"--cuda-graphs must be batch sizes, or 0 for none, got {sizes}")
@@ -97,6 +106,10 @@ class ShardConfig:
             raise OptionError(f"--watermark-gamma must lie in (0, 1), got {self.watermark_gamma}")
         if self.num_threads is not None and self.num_threads < 1:
             raise OptionError(f"--num-threads must be at least 1, got {self.num_threads}")
+
+    def socket_path(self, rank: int) -> Path:
+        """Where a rank's socket is."""
+        return Path(f"{self.uds_path}-{rank}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ from torch._C._distributed_c10d import TCPStore
 
 from text_generation_shard.config import RankInfo
 from text_generation_shard.errors import CollectiveError, RendezvousError
+from text_generation_shard.node_address import interface_of, node_address
 from text_generation_shard.shared_sums import SharedSums, shared_sums
 from text_generation_shard.symmetric_memory import FastSums, fast_sums
 
@@ -207,14 +208,15 @@ def collective() -> Iterator[None]:
 def _rendezvous(info: RankInfo) -> TCPStore:
     """Where ranks find each other: MASTER_ADDR and MASTER_PORT, served by rank 0.
 
-    Neither store nor gloo asks who connects. If all ranks are on this host they listen on the
-    loopback interface only.
+    Neither store nor gloo asks who connects, so they listen nowhere but where the others come
+    from: if all ranks are on this host, on the loopback interface.
     """
-    listener = None
     if _is_loopback(info.master_addr):
         os.environ.setdefault("GLOO_SOCKET_IFNAME", _LOOPBACK_INTERFACE)
-        if info.rank == 0:
-            listener = _listen(info)
+    elif (interface := interface_of(node_address(info))) is not None:
+        # Gloo would take the one of this machine's name, which is often a loopback address.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+    listener = _listen(info) if info.rank == 0 else None
     return TCPStore(
         host_name=info.master_addr,
         port=info.master_port,

@@ -24,9 +24,11 @@ from text_generation_proto import shard_pb2_grpc as pb_grpc
 from text_generation_shard.compute_thread import ComputeThread
 from text_generation_shard.config import RankInfo, ShardConfig
 from text_generation_shard.errors import ShardError
+from text_generation_shard.node_address import node_address
 from text_generation_shard.shard import Shard
 from text_generation_shard.step_progress import StepProgress
 from text_generation_shard.step_stream import StepStream, describe
+from text_generation_shard.tcp_listener import TokenCheck, bind_for_other_nodes, publish
 from text_generation_shard.unix_socket import bind_privately
 
 logger = logging.getLogger(__name__)
@@ -135,7 +137,6 @@ def serve(config: ShardConfig, info: RankInfo) -> int:
     compute.start()
     loading = compute.submit(lambda: Shard.load(config, info))
     loading.add_done_callback(lambda future: events.put(_Loaded(future)))
-    path = Path(f"{config.uds_path}-{info.rank}")
     error = None
     with ExitStack() as cleanup:
         cleanup.callback(_stop_computing, compute, loading)
@@ -146,8 +147,9 @@ def serve(config: ShardConfig, info: RankInfo) -> int:
                 shard = event.shard.result()
                 compute.work_while_idle(shard.work_while_idle)
                 servicer = ShardServicer(shard, compute, events)
-                server = start_server(servicer, path)
+                server = _listen(servicer, config, info)
                 cleanup.callback(_stop_serving, server)
+                path = config.socket_path(info.rank)
                 logger.info("Ready", extra={"fields": {"socket": str(path), "rank": info.rank}})
         except Exception as failure:  # noqa: BLE001  the process ends with it, see below
             error = failure
@@ -165,6 +167,25 @@ def start_server(servicer: ShardServicer, path: Path) -> grpc.Server:
     bind_privately(path, server.add_insecure_port)
     server.start()
     return server
+
+
+def start_tcp_server(servicer: ShardServicer, host: str, path: Path, token: str) -> grpc.Server:
+    """Listen on TCP for callers that send the token, and say at `path` where; SocketError."""
+    server = grpc.server(
+        ThreadPoolExecutor(_NUM_WORKERS), interceptors=[TokenCheck(token)], options=_OPTIONS
+    )
+    pb_grpc.add_ShardServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
+    address = bind_for_other_nodes(host, server.add_insecure_port)
+    server.start()
+    publish(path, address, token)
+    return server
+
+
+def _listen(servicer: ShardServicer, config: ShardConfig, info: RankInfo) -> grpc.Server:
+    path = config.socket_path(info.rank)
+    if config.tcp_token is None:
+        return start_server(servicer, path)
+    return start_tcp_server(servicer, node_address(info), path, config.tcp_token)
 
 
 def _stop_serving(server: grpc.Server) -> None:

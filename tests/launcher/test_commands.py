@@ -119,8 +119,30 @@ def test_shard_options_arrive(monkeypatch):
 
 
 def test_every_shard_option_comes_from_the_launcher():
-    own = {"model_path", "uds_path", "json_output", "logger_level"}
+    own = {"model_path", "uds_path", "tcp_token", "json_output", "logger_level"}
     assert {item.name for item in fields(ShardConfig)} == own | set(FOR_SHARD)
+
+
+def test_a_node_starts_its_ranks_whatever_a_scheduler_has_set(monkeypatch):
+    config = LauncherConfig()
+    shard = replace(shard_config(config, resolve(config, {}), MODEL, RENDEZVOUS), tcp_token="tok")
+    scheduler = {"RANK": "7", "WORLD_SIZE": "9", "LOCAL_RANK": "7", "LOCAL_WORLD_SIZE": "1"}
+    variables = scheduler | {"NODE_SECRET": "s", "NNODES": "2", "NODE_RANK": "1", "TCP_TOKEN": "x"}
+    commands = shard_commands(shard, 4, RENDEZVOUS, variables, range(2, 4))
+    for local, command in enumerate(commands):
+        assert command.origin.rank == 2 + local
+        assert "tok" not in command.argv and "tok" not in repr(command)
+        expected = {
+            "RANK": str(2 + local),
+            "WORLD_SIZE": "4",
+            "LOCAL_RANK": str(local),
+            "LOCAL_WORLD_SIZE": "2",
+            "MASTER_ADDR": "localhost",
+            "MASTER_PORT": "29501",
+            "TCP_TOKEN": "tok",
+        }
+        assert dict(command.environment) == expected
+        assert read_back(ShardConfig, command, monkeypatch) == shard
 
 
 def test_defaults_stay_the_childrens_own():
@@ -170,6 +192,7 @@ def test_variables_for_the_launcher_do_not_reach_the_children():
     kept = {"PATH": "/bin", "ENV": "production"}
     assert dict(router.environment) == {**kept, "UDS_PATH": "/elsewhere"}
     ranks = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "29501"}
+    ranks |= {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
     assert dict(command.environment) == kept | ranks
     assert "PORT" not in download.environment
 

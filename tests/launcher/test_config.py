@@ -38,7 +38,7 @@ TABLE = {
     "port": 3000,
     "prometheus_port": 9000,
     "shard_uds_path": None,
-    "master_addr": "localhost",
+    "master_addr": None,
     "master_port": None,
     "huggingface_hub_cache": None,
     "weights_cache_override": None,
@@ -77,7 +77,14 @@ OWN = {
     "max_restarts": 3,
     "step_timeout": 60.0,
     "restart_timeout": 600.0,
+    "nnodes": 1,
+    "node_rank": 0,
+    "node_secret": None,
+    "node_timeout": 600.0,
 }
+# What several nodes need beside.
+NODES = ("--nnodes", "8", "--master-addr", "10.0.0.1", "--node-secret", "x" * 16)
+BESIDE = {"nnodes": NODES, "node_rank": NODES}
 SHORT = {"port": "-p", "env": "-e", "graceful_termination_timeout": "-g"}
 
 # Values that a flag takes, as text and as read; a Literal's text is in the help.
@@ -140,14 +147,16 @@ def test_without_anything_it_is_all_defaults():
 def test_each_option_is_a_flag_and_a_variable(name, monkeypatch):
     text, value = sample(name)
     flag = "--" + name.replace("_", "-")
-    by_flag = launcher(flag) if text is None else launcher(flag, text)
+    beside = BESIDE.get(name, ())
+    by_flag = launcher(*beside, flag) if text is None else launcher(*beside, flag, text)
     assert getattr(by_flag, name) == value
     if name == "env":  # ENV is a variable of others
         monkeypatch.setenv("ENV", "production")
         assert launcher() == LauncherConfig()
         return
     monkeypatch.setenv(name.upper(), "true" if text is None else text)
-    assert launcher() == by_flag
+    without = tuple(part for part in beside if name != "nnodes" or part not in NODES[:2])
+    assert launcher(*without) == by_flag
 
 
 @pytest.mark.parametrize(("name", "short"), SHORT.items())
@@ -217,6 +226,14 @@ def test_values_that_ask_for_nothing_are_fine():
         (["--port", "65536"], "--port"),
         (["--port", "http"], "--port"),
         (["--master-port", "0"], "--master-port"),
+        (["--nnodes", "0"], "--nnodes"),
+        (["--node-rank", "1"], "--node-rank must be less than --nnodes (1), got 1"),
+        ([*NODES, "--node-rank", "8"], "--node-rank must be less than --nnodes (8), got 8"),
+        ([*NODES, "--node-rank", "-1"], "--node-rank"),
+        ([*NODES, "--num-shard", "9"], "--num-shard 9 cannot be divided among --nnodes 8"),
+        ([*NODES, "--node-timeout", "0"], "--node-timeout"),
+        ([*NODES[:4], "--node-secret", "short"], "--node-secret of at least 16"),
+        ([*NODES[:2], *NODES[4:]], "--nnodes 8 needs --master-addr"),
         (["--max-input-tokens", "5", "--max-input-length", "5"], "--max-input-length"),
         (["--max-total-tokens", "9", "--max-batch-total-tokens", "8"], "--max-batch-total-tokens"),
         (["-g", "-1"], "--graceful-termination-timeout"),

@@ -12,8 +12,10 @@ from text_generation_launcher.errors import LaunchError
 from text_generation_launcher.preflight import (
     choose_master_port,
     require_free_port,
+    require_own_address,
     shard_sockets,
 )
+from text_generation_process.endpoint import Endpoint
 
 
 @pytest.fixture
@@ -73,6 +75,20 @@ def test_sockets_lie_in_a_private_directory_that_goes_away():
         assert stat.S_IMODE(directory.stat().st_mode) == 0o700
         Path(f"{one}-0").touch()
     assert not directory.exists()
+
+
+def test_what_is_left_of_a_shard_elsewhere_is_removed(folder):
+    Endpoint("10.0.0.2:5", "t").write(folder / "s-1")
+    with shard_sockets(str(folder / "s"), 2):
+        assert not (folder / "s-1").exists()
+
+
+def test_the_masters_address_is_this_machines(free_port):
+    require_own_address("localhost")
+    with pytest.raises(LaunchError, match=r"--master-addr 192\.0\.2\.1 is not an address of this"):
+        require_own_address("192.0.2.1")
+    with pytest.raises(LaunchError, match=r"--master-addr no\.such\.host\.invalid: "):
+        require_own_address("no.such.host.invalid")
 
 
 def test_a_path_asked_for_is_used(folder):

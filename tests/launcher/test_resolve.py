@@ -43,6 +43,26 @@ def test_the_number_of_shards(sharded, num_shard, environment, expected):
     assert resolve(config, environment).num_shard == expected
 
 
+@pytest.mark.parametrize(
+    ("num_shard", "environment", "expected"),
+    [
+        (None, NO_GPU, [0, 1]),
+        (8, NO_GPU, [0, 1, 2, 3]),
+        (None, FOUR_GPUS, [0, 1, 2, 3]),
+    ],
+)
+def test_nodes_share_the_ranks_in_order(num_shard, environment, expected):
+    """A number is of all nodes, GPUs are this one's."""
+    config = LauncherConfig(
+        num_shard=num_shard, nnodes=2, master_addr="10.0.0.1", node_secret="x" * 16
+    )
+    resolved = resolve(config, environment)
+    num_local = resolved.num_shard // 2
+    assert list(resolved.ranks(0)) == expected[:num_local]
+    assert list(resolved.ranks(1)) == [num_local + rank for rank in range(num_local)]
+    assert not resolved.is_num_shard_inferred
+
+
 @pytest.mark.parametrize("num_shard", [None, 1])
 def test_sharded_needs_two(num_shard):
     config = LauncherConfig(sharded=True, num_shard=num_shard)

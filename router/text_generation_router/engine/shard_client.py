@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 import grpc.aio
+from text_generation_process.endpoint import Endpoint
 from text_generation_process.socket_file import SocketFile
 from text_generation_proto import shard_pb2, shard_pb2_grpc
 
@@ -23,6 +24,7 @@ _CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
     ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.enable_http_proxy", 0),  # shards are in one's own network
     # A socket's file is there a moment before somebody listens.
     ("grpc.initial_reconnect_backoff_ms", 20),
     ("grpc.min_reconnect_backoff_ms", 20),
@@ -40,7 +42,7 @@ class ShardError(Exception):
 
 
 class ShardUnavailableError(ShardError):
-    """A shard cannot be used; the text names its socket."""
+    """A shard cannot be used; the text names its socket or address."""
 
 
 class ShardRefusedError(ShardError):
@@ -57,9 +59,13 @@ class _Rank:
     """
 
     def __init__(self, uds_path: str, on_answer: Callable[[], None]) -> None:
-        self.uds_path = uds_path
         self._on_answer = on_answer
-        self.channel = grpc.aio.insecure_channel(f"unix:{uds_path}", options=_CHANNEL_OPTIONS)
+        # A rank on another node has a file that says where, instead of a socket.
+        endpoint = Endpoint.at(uds_path)
+        self.place = uds_path if endpoint is None else endpoint.address
+        self.metadata = () if endpoint is None else endpoint.metadata
+        target = f"unix:{uds_path}" if endpoint is None else endpoint.address
+        self.channel = grpc.aio.insecure_channel(target, options=_CHANNEL_OPTIONS)
         self.stub: Any = shard_pb2_grpc.ShardStub(self.channel)  # type: ignore[no-untyped-call]
         self.stream: Any = None
         # Answers that nobody has taken, and what ended the stream.
@@ -70,7 +76,7 @@ class _Rank:
 
     def open(self) -> None:
         """Open the step stream."""
-        self.stream = self.stub.Run()
+        self.stream = self.stub.Run(metadata=self.metadata)
         self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._write())]
 
     def send(self, request: shard_pb2.StepRequest) -> None:
@@ -91,7 +97,7 @@ class _Rank:
             while isinstance(result := await self.stream.read(), shard_pb2.StepResult):
                 self.results.append(result)
                 self._on_answer()
-            self.error = ShardFailedError(f"the shard at {self.uds_path} ended its stream")
+            self.error = ShardFailedError(f"the shard at {self.place} ended its stream")
         except grpc.aio.AioRpcError as broken:
             self.error = ShardFailedError(_describe(self, broken))
         self._on_answer()
@@ -144,7 +150,10 @@ class ShardGroup:
         self._ranks = [_Rank(path, self._on_answer) for path in self._uds_paths]
         infos: list[shard_pb2.InfoResponse] = await self._ask_all(
             lambda rank: rank.stub.Info(
-                shard_pb2.InfoRequest(), wait_for_ready=True, timeout=timeout
+                shard_pb2.InfoRequest(),
+                wait_for_ready=True,
+                timeout=timeout,
+                metadata=rank.metadata,
             )
         )
         self._check_agreement(infos)
@@ -156,7 +165,7 @@ class ShardGroup:
         all can. Raises `ShardUnavailableError` or `ShardRefusedError`.
         """
         replies: list[shard_pb2.WarmupResponse] = await self._ask_all(
-            lambda rank: rank.stub.Warmup(request)
+            lambda rank: rank.stub.Warmup(request, metadata=rank.metadata)
         )
         common = replies[0]
         common.num_blocks = min(reply.num_blocks for reply in replies)
@@ -197,7 +206,9 @@ class ShardGroup:
     async def require_answers(self) -> None:
         """Ask all ranks how they are. Raises `ShardUnavailableError` if one does not answer."""
         await self._ask_all(
-            lambda rank: rank.stub.Health(shard_pb2.HealthRequest(), timeout=_HEALTH_TIMEOUT)
+            lambda rank: rank.stub.Health(
+                shard_pb2.HealthRequest(), timeout=_HEALTH_TIMEOUT, metadata=rank.metadata
+            )
         )
 
     async def close(self) -> None:
@@ -231,7 +242,7 @@ class ShardGroup:
         for index, (rank, info) in enumerate(zip(self._ranks, infos, strict=True)):
             if (info.rank, info.world_size) != (index, len(infos)):
                 raise ShardUnavailableError(
-                    f"the shard at {rank.uds_path} is rank {info.rank} of {info.world_size}, "
+                    f"the shard at {rank.place} is rank {info.rank} of {info.world_size}, "
                     f"expected rank {index} of {len(infos)}"
                 )
             for name in _EQUAL_FACTS:
@@ -276,4 +287,4 @@ def _require_success(rank: int, result: shard_pb2.StepResult) -> None:
 
 
 def _describe(rank: _Rank, error: grpc.aio.AioRpcError) -> str:
-    return f"the shard at {rank.uds_path} failed: {error.code().name} {error.details()}".strip()
+    return f"the shard at {rank.place} failed: {error.code().name} {error.details()}".strip()
