@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -116,6 +117,28 @@ class Server:
         found: dict[str, Any] = answer.json()
         return found
 
+    def stream(self, body: dict[str, Any], first_token: threading.Event) -> list[dict[str, Any]]:
+        """The events of POST /generate_stream, errors included; tells of the first one."""
+        found = []
+        with contextlib.closing(self.connect(timeout=120)) as connection:
+            headers = {"content-type": "application/json"}
+            connection.request("POST", "/generate_stream", json.dumps(body), headers)
+            for line in connection.getresponse():
+                if line.startswith(b"data:"):
+                    found.append(json.loads(line[5:]))
+                    first_token.set()
+        return found
+
+    def shard_pids(self) -> list[int]:
+        """Processes of the launcher that serve a shard, in rank order."""
+        pid = self.process.pid
+        found = []
+        for child in map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()):
+            with contextlib.suppress(OSError):
+                if b"text_generation_shard.cli" in Path(f"/proc/{child}/cmdline").read_bytes():
+                    found.append(child)
+        return sorted(found)
+
     def metric(self, name: str, labels: str = "") -> float | None:
         """A sample of /metrics; None when there is none yet."""
         text = self.get("/metrics").body.decode()
@@ -187,38 +210,41 @@ def free_port() -> Callable[[], int]:
 
 
 @pytest.fixture(scope="session")
-def program() -> Callable[[str], str]:
-    """The path of one of our console scripts."""
-    return _program
+def spawn() -> Callable[..., Server]:
+    """Start a launcher with these flags and a log file; waits for nothing and stops nothing."""
+    return _spawn
 
 
 @contextlib.contextmanager
 def _launch(*flags: str, api_key: str | None = None) -> Iterator[Server]:
     folder = Path(tempfile.mkdtemp(prefix="tgi-", dir="/tmp"))
     port = _free_port()
-    argv = [
-        _program("text-generation-launcher"),
+    own = (
         *("--port", str(port)),
         *("--master-port", str(_free_port())),
         *("--shard-uds-path", str(folder / "shard")),
         *(("--api-key", api_key) if api_key else ()),
-        *flags,
-    ]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            argv,
-            env=_environment(),
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-        )
-    found = Server(process, port, folder / "log", api_key)
+    )
+    found = _spawn(folder / "log", *own, *flags)
+    found.port, found.api_key = port, api_key
     try:
         _wait_until_ready(found)
         yield found
     finally:
         _stop(found)
         shutil.rmtree(folder)
+
+
+def _spawn(log_path: Path, *flags: str) -> Server:
+    with log_path.open("ab") as log:
+        process = subprocess.Popen(
+            [_program("text-generation-launcher"), *flags],
+            env=_environment(),
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+        )
+    return Server(process, 0, log_path)
 
 
 def _wait_until_ready(found: Server) -> None:

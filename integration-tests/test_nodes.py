@@ -5,34 +5,39 @@ is killed on either of them, and an end in order.
 import contextlib
 import os
 import signal
-import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from test_restart import PROMPTS, parameters, shard_pids, stream
 
 SECRET = "of two nodes on this machine"
+PROMPTS = ("What is deep learning?", "Count to 10.", "Hello", "Tell me about the sea.")
+NUM_TOKENS = 100
 STOP_TIMEOUT_S = 60.0
 
 
-class Node1:
-    """The launcher that answers no HTTP."""
+def parameters(index: int) -> dict[str, Any]:
+    """Greedy and seeded by turns; none ends early."""
+    common: dict[str, Any] = {"max_new_tokens": NUM_TOKENS}
+    if index % 2:
+        return common | {"do_sample": True, "seed": index, "temperature": 20.0}
+    return common | {"repetition_penalty": 1.3}
 
-    def __init__(self, process: "subprocess.Popen[bytes]", log_path: Path) -> None:
-        self.process = process
-        self._log_path = log_path
 
-    def logs(self) -> str:
-        return self._log_path.read_text(errors="replace")
+def stream(node_0: Any, index: int, first_token: threading.Event) -> list[dict[str, Any]]:
+    """The events of one stream, errors included."""
+    body = {"inputs": PROMPTS[index], "parameters": parameters(index)}
+    found: list[dict[str, Any]] = node_0.stream(body, first_token)
+    return found
 
 
 @pytest.fixture
 def two_nodes(
-    launch: Any, free_port: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: Any
+    launch: Any, spawn: Any, free_port: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Any:
     """Starts node 1 and then node 0, each with half of the ranks; both must end with 0."""
     monkeypatch.setenv("NODE_SECRET", SECRET)
@@ -41,44 +46,38 @@ def two_nodes(
         monkeypatch.setenv(name, value)
 
     @contextlib.contextmanager
-    def start(*flags: str) -> Iterator[tuple[Any, Node1]]:
+    def start(*flags: str) -> Iterator[tuple[Any, Any]]:
         port = str(free_port())
         common = (*flags, "--nnodes", "2", "--master-addr", "127.0.0.1", "--num-threads", "1")
         rest = ("--master-port", port)
-        with (tmp_path / "node-1.log").open("wb") as log:
-            process = subprocess.Popen(
-                [program("text-generation-launcher"), *common, *rest, "--node-rank", "1"],
-                env=dict(os.environ) | {"HF_HUB_OFFLINE": "1"},
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
-            )
-        node_1 = Node1(process, tmp_path / "node-1.log")
+        flags_1 = (*common, *rest, "--node-rank", "1")
+        node_1 = spawn(tmp_path / "node-1.log", *flags_1)
+        node_1.start_again = lambda: spawn(tmp_path / "node-1.log", *flags_1).process
         try:
             with launch(*common, *rest) as node_0:
                 yield node_0, node_1
-            assert process.wait(STOP_TIMEOUT_S) == 0, node_1.logs()
+            assert node_1.process.wait(STOP_TIMEOUT_S) == 0, node_1.logs()
         finally:
-            process.kill()
-            process.wait()
+            node_1.process.kill()
+            node_1.process.wait()
 
     return start
 
 
-def both_pids(node_0: Any, node_1: Node1) -> set[int]:
-    return {*shard_pids(node_0.process.pid), *shard_pids(node_1.process.pid)}
+def both_pids(node_0: Any, node_1: Any) -> set[int]:
+    return {*node_0.shard_pids(), *node_1.shard_pids()}
 
 
 def check_streams_survive(
-    node_0: Any, node_1: Node1, undisturbed: Any, victim: int, restarts: int
+    node_0: Any, node_1: Any, undisturbed: Any, kill: Callable[[], object], restarts: int
 ) -> None:
-    """Kill `victim` when streams have begun: all go on, with new shards on both nodes."""
+    """Kill something when streams have begun: all go on, with new shards on both nodes."""
     before = both_pids(node_0, node_1)
     first_token = threading.Event()
     with ThreadPoolExecutor(4) as pool:
         jobs = [pool.submit(stream, node_0, index, first_token) for index in range(4)]
         assert first_token.wait(60)
-        os.kill(victim, signal.SIGKILL)
+        kill()
         streams = [job.result() for job in jobs]
     after = both_pids(node_0, node_1)
     assert len(after) == len(before) and not before & after, "the whole group is new"
@@ -94,10 +93,10 @@ def test_two_nodes_equal_one_and_lose_nothing(server: Any, two_nodes: Any) -> No
         for prompt in PROMPTS:
             one = server.generate(prompt, max_new_tokens=24)
             assert node_0.generate(prompt, max_new_tokens=24) == one
-        (victim,) = shard_pids(node_1.process.pid)
-        check_streams_survive(node_0, node_1, server, victim, 1)
-        (victim,) = shard_pids(node_0.process.pid)
-        check_streams_survive(node_0, node_1, server, victim, 2)
+        for restarts, launcher in enumerate((node_1, node_0), 1):
+            (victim,) = launcher.shard_pids()
+            kill = partial(os.kill, victim, signal.SIGKILL)
+            check_streams_survive(node_0, node_1, server, kill, restarts)
     # Leaving the block is SIGTERM for node 0, and asserts exit code 0 of both.
     assert "restarting the shards" not in node_1.logs(), "node 0 alone decides"
 
@@ -116,6 +115,18 @@ def test_two_ranks_on_each_of_two_nodes_drain_when_node_1_is_stopped(
         assert node_0.process.wait(STOP_TIMEOUT_S) == 0, node_0.logs()
     alone = server.generate(PROMPTS[0], **parameters(0))
     assert events[-1]["generated_text"] == alone["generated_text"]
+
+
+def test_a_node_that_comes_back_finds_the_requests_waiting(server: Any, two_nodes: Any) -> None:
+    """Its launcher is killed, as by a reboot, and started again by whoever started it."""
+
+    def reboot() -> None:
+        node_1.process.kill()
+        node_1.process.wait()
+        node_1.process = node_1.start_again()
+
+    with two_nodes() as (node_0, node_1):
+        check_streams_survive(node_0, node_1, server, reboot, 1)
 
 
 def test_a_dead_node_0_ends_node_1(two_nodes: Any) -> None:

@@ -2,13 +2,10 @@
 nothing happened to.
 """
 
-import contextlib
-import json
 import os
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,28 +29,10 @@ def parameters(index: int) -> dict[str, Any]:
     return common | {"repetition_penalty": 1.3}
 
 
-def shard_pids(launcher_pid: int) -> list[int]:
-    """Processes of the launcher that serve a shard, in rank order."""
-    children = Path(f"/proc/{launcher_pid}/task/{launcher_pid}/children").read_text().split()
-    found = []
-    for pid in map(int, children):
-        with contextlib.suppress(OSError):
-            if b"text_generation_shard.cli" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                found.append(pid)
-    return sorted(found)
-
-
 def stream(server: Any, index: int, first_token: threading.Event) -> list[dict[str, Any]]:
     """The events of one stream, errors included."""
     body = {"inputs": PROMPTS[index % len(PROMPTS)], "parameters": parameters(index)}
-    found = []
-    with contextlib.closing(server.connect(timeout=120)) as connection:
-        headers = {"content-type": "application/json"}
-        connection.request("POST", "/generate_stream", json.dumps(body), headers)
-        for line in connection.getresponse():
-            if line.startswith(b"data:"):
-                found.append(json.loads(line[5:]))
-                first_token.set()
+    found: list[dict[str, Any]] = server.stream(body, first_token)
     return found
 
 
@@ -65,16 +44,16 @@ def killed_streams(
     with ThreadPoolExecutor(count) as pool:
         jobs = [pool.submit(stream, server, index, first_token) for index in range(count)]
         assert first_token.wait(60)
-        os.kill(shard_pids(server.process.pid)[rank], number)
+        os.kill(server.shard_pids()[rank], number)
         return [job.result() for job in jobs]
 
 
 def check_restart(
     server: Any, undisturbed: Any, rank: int, number: signal.Signals = signal.SIGKILL
 ) -> None:
-    before = shard_pids(server.process.pid)
+    before = server.shard_pids()
     streams = killed_streams(server, rank, number=number)
-    assert not set(before) & set(shard_pids(server.process.pid)), "the whole group is new"
+    assert not set(before) & set(server.shard_pids()), "the whole group is new"
     for index, events in enumerate(streams):
         assert "error" not in events[-1], server.logs()
         alone = undisturbed.generate(

@@ -12,7 +12,7 @@ from text_generation_router.config import RouterConfig
 from text_generation_shard.config import ShardConfig
 
 CONFIGS = {
-    LauncherConfig: LauncherConfig(),
+    LauncherConfig: LauncherConfig(master_addr="10.0.0.1", node_secret="x" * 16),  # for nnodes
     RouterConfig: RouterConfig(model_path="/model"),
     ShardConfig: ShardConfig(model_path="/model"),
     BenchmarkConfig: BenchmarkConfig(),
