@@ -149,7 +149,9 @@ class NodeMember:
                 shards.terminate(int(message["terminate"]))
             elif "kill" in message:
                 shards.kill(int(message["kill"]))
-        return int(message["dismiss"])
+        code = int(message["dismiss"])
+        logger.info("node 0 has ended, with exit code %d", code)
+        return code
 
     def _command(self, model: Model, uds_path: str, rank: int, port: int) -> ChildCommand:
         setting = self._setting

@@ -39,6 +39,7 @@ class Nodes:
         self._model: str | None = None
         self._members: dict[int, _Member] = {}
         self._changed = asyncio.Condition()
+        self._is_over = False
         # What the launchers of the other nodes end with.
         self.exit_code = 1
 
@@ -58,6 +59,7 @@ class Nodes:
         try:
             yield
         finally:
+            self._is_over = True
             server.close()
             for member in list(self._members.values()):
                 member.link.send({"dismiss": self.exit_code})
@@ -128,7 +130,7 @@ class Nodes:
         link.send({"welcome": True})
         logger.info("node %d joined from %s", member.node_rank, link.peer)
         await self._note(member)
-        reason = "it was dismissed"
+        reason = "it made no sense"
         try:
             while True:
                 await self._hear(member, await link.receive())
@@ -136,8 +138,11 @@ class Nodes:
             reason = str(error)
         finally:
             self._members.pop(member.node_rank, None)
+            loss = f"node {member.node_rank} is gone ({reason})"
+            member.lose(loss)
+            if not self._is_over:
+                logger.warning("%s", loss)
             await link.close()
-        member.lose(f"node {member.node_rank} is gone ({reason})")
 
     def _refusal(self, terms: Message) -> str | None:
         if (problem := disagreement(self._terms, terms)) is not None:

@@ -40,6 +40,23 @@ def test_an_unknown_address_is_named() -> None:
         RankGroup.join(rank_info("no.such.host.invalid", 1), CPU)
 
 
+def test_between_nodes_gloo_takes_the_way_to_rank_0(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By itself it would take the interface of this machine's name."""
+    monkeypatch.setattr(distributed, "_is_loopback", lambda _: False)
+    monkeypatch.setattr(distributed, "TCPStore", lambda **_: None)
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
+    elsewhere = RankInfo(rank=1, world_size=2, master_addr="127.0.0.1", master_port=1)
+    distributed._rendezvous(elsewhere)
+    assert os.environ.pop("GLOO_SOCKET_IFNAME") == "lo"
+
+
+def test_rank_0_listens_at_the_address_of_the_others_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "_is_loopback", lambda _: False)
+    monkeypatch.setattr(distributed, "interface_of", lambda _: None)
+    with pytest.raises(RendezvousError, match=r"192\.0\.2\.1:1: Cannot assign requested"):
+        distributed._rendezvous(rank_info("192.0.2.1", 1))
+
+
 def test_nccl_takes_its_memory_before_the_cache_is_sized(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[object] = []
 
