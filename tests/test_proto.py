@@ -1,6 +1,8 @@
 """The step protocol: generated code is fresh, and every part of it is explained."""
 
 import importlib.util
+import re
+import tomllib
 from pathlib import Path
 
 from google.protobuf.descriptor_pb2 import (
@@ -11,6 +13,8 @@ from google.protobuf.descriptor_pb2 import (
     ServiceDescriptorProto,
 )
 from grpc_tools import protoc
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 ROOT = Path(__file__).parent.parent
 PROTO = ROOT / "proto" / "shard.proto"
@@ -23,6 +27,20 @@ def test_the_generated_package_is_not_stale():
     generate_proto = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(generate_proto)
     assert generate_proto.stale_files() == [], "run `make proto`"
+
+
+def test_the_packages_asked_for_are_not_older_than_the_generated_code_takes():
+    """Both check it when they are imported, which would be the first that an installation says."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    asked = {each.name: each.specifier for each in map(Requirement, project["dependencies"])}
+    package = ROOT / "proto" / "text_generation_proto"
+    for name, file, pattern in (
+        ("protobuf", "shard_pb2.py", r"Protobuf Python Version: ([\d.]+)"),
+        ("grpcio", "shard_pb2_grpc.py", r"GRPC_GENERATED_VERSION = '([\d.]+)'"),
+    ):
+        (taken,) = re.findall(pattern, (package / file).read_text())
+        (least,) = (Version(each.version) for each in asked[name] if each.operator == ">=")
+        assert least >= Version(taken), name
 
 
 def unexplained(path, folder):
