@@ -104,6 +104,21 @@ def test_a_small_gain_is_noise(
     assert choose_attention("auto", SHAPE) is None
 
 
+def test_every_run_that_is_timed_is_of_a_new_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a kernel does once for each length, which prompts all differ in, is part of its time."""
+    monkeypatch.setattr(library, "takes", lambda _: True)
+    lengths: list[int] = []
+
+    def noted(query: Tensor, keys: Tensor, values: Tensor, masking: Masking, /) -> Tensor:
+        lengths.append(len(query))
+        return right(query, keys, values, masking)
+
+    trial, kernel = PromptTrial(SHAPE), FlashAttention(name="noted", attend=noted)
+    assert trial.obstacle(kernel) is None and lengths == [21]
+    assert trial.milliseconds(kernel) > 0
+    assert lengths == [21, 20, 19, 18, 17, 16]
+
+
 def test_by_name(kernels: list[FlashAttention]) -> None:
     """Slower ones, too; the first that works."""
     kernels += [FAILING, FAST, FASTEST]
