@@ -10,6 +10,7 @@ import torch
 from text_generation_shard.ops.to_device import to_device
 from text_generation_shard.ops.triton import sample
 from text_generation_shard.runner.cuda_graph import CudaGraphRecorder
+from text_generation_shard.sampling.sampler import Sampler
 from text_generation_shard.shard import Shard
 
 from tests.shard.checkpoints import VOCAB_SIZE, Checkpoint
@@ -97,8 +98,11 @@ def test_a_served_step_waits_for_nothing_and_compiles_nothing(
     assert sorted(map(str, gpu.launched - compiled)) == []
 
 
-def test_in_bfloat16(tmp_path: Path, gpu: VirtualGpu) -> None:
-    """Products of one row have a kernel of their own; windows, sinks, experts, an 8-bit cache."""
+def test_in_bfloat16(tmp_path: Path, gpu: VirtualGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products of one row have a kernel of their own; windows, sinks, experts, an 8-bit cache. The
+    sampler is the same as above.
+    """
+    monkeypatch.setattr(Sampler, "compile_kernels", lambda *_: None)
     write_model("gpt_oss", tmp_path)
     steps = StepScript()
     steps.admit(0, PROMPT[:5])

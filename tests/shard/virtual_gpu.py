@@ -350,7 +350,7 @@ def virtual_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[VirtualGpu]:
     """The only GPU of this machine, while this lasts."""
     gpu = VirtualGpu()
     run = interpreter.InterpretedFunction.run
-    stream = _Stream()
+    stream, generator = _Stream(), torch.Generator
 
     @contextlib.contextmanager
     def graph(made: _Graph, **_: Any) -> Iterator[None]:
@@ -390,5 +390,6 @@ def virtual_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[VirtualGpu]:
     with monkeypatch.context() as patch, gpu:
         for name, value in replaced.items():
             patch.setattr(torch.cuda, name, value)
+        patch.setattr(torch, "Generator", lambda _=None: generator())
         patch.setattr(interpreter.InterpretedFunction, "run", launch)
         yield gpu
