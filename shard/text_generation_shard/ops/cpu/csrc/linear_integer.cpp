@@ -40,13 +40,22 @@ class Product {
   }
 
  private:
+  // int4 becomes int8 for a single tile of rows in registers, for several ones in memory.
   void multiply_block(Range tiles) const {
-    uint8_t* weights = tile_at(call_.weights, tiles.begin);
-    if constexpr (Stored != Bits) weights = widened(tiles);
+    if constexpr (Stored != Bits) {
+      if (activations_.tiles().count > 1) return multiply_block<Bits>(tiles, widened(tiles), wide_);
+    }
+    multiply_block<Stored>(tiles, tile_at(call_.weights, tiles.begin), call_.weights);
+  }
+
+  // The same with weights that are read as they lie there.
+  template <int Read>
+  void multiply_block(Range tiles, uint8_t* weights, const Weights& read) const {
     const int64_t count = tiles.end - tiles.begin, row_tiles = activations_.tiles().count;
     for (int64_t row_tile = 0; row_tile < row_tiles; ++row_tile) {
       for (int64_t place = 0; place < count; ++place) {
-        multiply_tile(weights + place * tile_bytes(wide_), tiles.begin + place, row_tile, count);
+        multiply_tile<Read>(weights + place * tile_bytes(read), tiles.begin + place, row_tile,
+                            count);
       }
     }
   }
@@ -65,6 +74,7 @@ class Product {
   }
 
   // One tile of outputs times one of rows.
+  template <int Read>
   void multiply_tile(uint8_t* weights, int64_t index, int64_t row_tile, int64_t block) const {
     const Range rows = activations_.tiles()[row_tile];
     const int64_t column = index * kTileOutputs, stride = call_.out_stride;
@@ -79,7 +89,7 @@ class Product {
     tile.stride = stride;
     tile.columns = call_.weights.outputs - column;
     tile.ahead = ahead_of(index, row_tile, block);
-    multiply_rows<Bits>(tile, rows.end - rows.begin);
+    multiply_rows<Read, Bits>(tile, rows.end - rows.begin);
   }
 
   // A single tile of rows asks for what comes soon; of several, each for its share of the next
@@ -89,7 +99,7 @@ class Product {
     const int64_t count = activations_.tiles().count;
     if (call_.rows <= kMaxStreamedRows<Bits>) return {weights, 0, 0, 0};
     if (count == 1) {
-      return {weights + kPrefetchBytes, kPanels, kPanels * kStepBytes, head_bytes(kFormat<Bits>)};
+      return {weights + kPrefetchBytes, kPanels, kPanels * kStepBytes, head_bytes(kFormat<Stored>)};
     }
     const int64_t steps = num_parts(wide_) * kPartQuads / kStepQuads<Bits>;
     const int64_t bytes = tile_bytes(call_.weights), share = ceil_div(bytes, steps * count);
@@ -113,11 +123,14 @@ void multiply_all(const LinearCall& call) {
   share_out(call.num_threads, tiles, grain, [&](Range some) { product.multiply(some); });
 }
 
+// Up to so many rows the sums of a part have registers of their own.
+constexpr int64_t kMaxPartRows = 6;
+
 // What few rows multiply as it is stored, many may multiply as int8.
 template <class Int4 = Dot<4>>
 void multiply_int4(const LinearCall& call) {
   if constexpr (Int4::kWidens) {
-    if (call.rows > kIntegerTileRows) return multiply_all<4, 8>(call);
+    if (call.rows > kMaxPartRows) return multiply_all<4, 8>(call);
   }
   multiply_all<4, 4>(call);
 }

@@ -40,7 +40,7 @@ struct Ahead {
 
 template <int Bits>
 struct Tile {
-  uint8_t* weights;
+  uint8_t* weights;  // stored with so many bits, or fewer
   int64_t parts;
   const Cell<Bits>* x;  // [groups][rows of the tile]
   const float* bias;    // [columns], or null
@@ -66,37 +66,79 @@ template <int Bits, int Rows>
   }
 }
 
+// How weights stored with `Stored` bits are read to be multiplied as if it were `Bits`: as they are,
+template <int Stored, int Bits, class Int4 = Dot<4>>
+struct Reader {
+  using Weights = typename Dot<Bits>::Weights;
+
+  explicit Reader(const int8_t*) {}
+  Weights read(const uint8_t* p, int) const { return Dot<Bits>::load_weights(p); }
+  template <int Index>
+  static void add(typename Dot<Bits>::Sum& sum, const Weights& weights,
+                  const typename Dot<Bits>::Quad& x) {
+    Dot<Bits>::template add<Index>(sum, weights, x);
+  }
+};
+
+// or int4 as int8 has it, in registers; `factors`: those of the part.
+template <class Int4>
+struct Reader<4, 8, Int4> {
+  struct Weights {
+    Dot<8>::Weights quads[2];
+  };
+  typename Int4::WideFactors factors[kPanels];
+
+  explicit Reader(const int8_t* stored) {
+#pragma GCC unroll 4
+    for (int panel = 0; panel < kPanels; ++panel) {
+      factors[panel] = Int4::load_wide_factors(stored + panel * kPanelOutputs);
+    }
+  }
+  Weights read(const uint8_t* p, int panel) const {
+    const auto narrow = Int4::load_weights(p);
+    return {{Int4::widened(narrow, factors[panel], 0), Int4::widened(narrow, factors[panel], 1)}};
+  }
+  template <int Index>
+  static void add(Dot<8>::Sum& sum, const Weights& weights, const Dot<8>::Quad& x) {
+    Dot<8>::add<0>(sum, weights.quads[Index], x);
+  }
+};
+
 // Add the products of one step's quad `Index`.
-template <int Bits, int Index, int Rows>
-[[gnu::always_inline]] inline void add_quad(const typename Dot<Bits>::Weights (&weights)[kPanels],
-                                            const Cell<Bits>* x, int64_t quad,
-                                            Sums<Bits, Rows>& sums) {
+template <int Stored, int Bits, int Index, int Rows>
+[[gnu::always_inline]] inline void add_quad(
+    const typename Reader<Stored, Bits>::Weights (&weights)[kPanels], const Cell<Bits>* x,
+    int64_t quad, Sums<Bits, Rows>& sums) {
 #pragma GCC unroll 8
   for (int row = 0; row < Rows; ++row) {
 #pragma GCC unroll 4
     for (int panel = 0; panel < kPanels; ++panel) {
-      Dot<Bits>::template add<Index>(sums[row][panel], weights[panel], x[row].quads[quad + Index]);
+      Reader<Stored, Bits>::template add<Index>(sums[row][panel], weights[panel],
+                                                x[row].quads[quad + Index]);
     }
   }
 }
 
 // Add the products of one part.
-template <int Bits, int Rows>
-[[gnu::always_inline]] inline void add_products(const uint8_t* weights, const Cell<Bits>* x,
+template <int Stored, int Bits, int Rows>
+[[gnu::always_inline]] inline void add_products(const Group& group, const Cell<Bits>* x,
                                                 int64_t part, Ahead& ahead,
                                                 Sums<Bits, Rows>& sums) {
   const int64_t first = part * kPartQuads;
-  weights += part * part_bytes(kFormat<Bits>);
+  const uint8_t* weights = group.weights + part * part_bytes(kFormat<Stored>);
+  const Reader<Stored, Bits> reader(group.factors + part * kTileOutputs);
 #pragma GCC unroll kIntegerUnrolledSteps
-  for (int quad = 0; quad < kPartQuads; quad += kStepQuads<Bits>) {
+  for (int quad = 0; quad < kPartQuads; quad += kStepQuads<Stored>) {
     ahead.fetch_step();
-    typename Dot<Bits>::Weights loaded[kPanels];
+    typename Reader<Stored, Bits>::Weights loaded[kPanels];
 #pragma GCC unroll 4
     for (int panel = 0; panel < kPanels; ++panel) {
-      loaded[panel] = Dot<Bits>::load_weights(weights + panel * kStepBytes);
+      loaded[panel] = reader.read(weights + panel * kStepBytes, panel);
     }
-    add_quad<Bits, 0, Rows>(loaded, x, first + quad, sums);
-    if constexpr (kStepQuads<Bits> == 2) add_quad<Bits, 1, Rows>(loaded, x, first + quad, sums);
+    add_quad<Stored, Bits, 0, Rows>(loaded, x, first + quad, sums);
+    if constexpr (kStepQuads<Stored> == 2) {
+      add_quad<Stored, Bits, 1, Rows>(loaded, x, first + quad, sums);
+    }
     weights += kPanels * kStepBytes;
   }
 }
@@ -116,7 +158,7 @@ template <int Bits, int Rows>
 }
 
 // The sums of the first `parts` parts of a group.
-template <int Bits, int Rows>
+template <int Stored, int Bits, int Rows>
 [[gnu::always_inline]] inline void add_group(const Group& group, const Cell<Bits>* x, int64_t parts,
                                              Ahead& ahead, Sums<Bits, Rows>& sums) {
   constexpr bool sums_parts = Dot<Bits>::kSumsParts;
@@ -125,10 +167,10 @@ template <int Bits, int Rows>
     if constexpr (sums_parts) {
       Sums<Bits, Rows> own;
       start<Bits, Rows>(x, part, own);
-      add_products<Bits, Rows>(group.weights, x, part, ahead, own);
+      add_products<Stored, Bits, Rows>(group, x, part, ahead, own);
       add_part<Bits, Rows>(own, group.factors + part * kTileOutputs, sums);
     } else {
-      add_products<Bits, Rows>(group.weights, x, part, ahead, sums);
+      add_products<Stored, Bits, Rows>(group, x, part, ahead, sums);
     }
   }
 }
@@ -149,7 +191,7 @@ void store_totals(const Tile<Bits>& tile, const Float16x (&totals)[Rows][kPanels
   }
 }
 
-template <int Bits, int Rows>
+template <int Stored, int Bits, int Rows>
 void multiply(const Tile<Bits>& tile) {
   Float16x totals[Rows][kPanels];
   for (auto& row : totals) {
@@ -158,11 +200,11 @@ void multiply(const Tile<Bits>& tile) {
   Ahead ahead = tile.ahead;
   const Cell<Bits>* x = tile.x;
   for (int64_t first = 0; first < tile.parts; first += kGroupParts, x += Rows) {
-    const Group group = group_at(kFormat<Bits>, tile.weights, first / kGroupParts);
+    const Group group = group_at(kFormat<Stored>, tile.weights, first / kGroupParts);
     ahead.fetch_head();
     Sums<Bits, Rows> sums{};
     const int64_t parts = std::min<int64_t>(tile.parts - first, kGroupParts);
-    add_group<Bits, Rows>(group, x, parts, ahead, sums);
+    add_group<Stored, Bits, Rows>(group, x, parts, ahead, sums);
 #pragma GCC unroll 4
     for (int panel = 0; panel < kPanels; ++panel) {
       const Float16x scales = load(group.scales + panel * kPanelOutputs);
@@ -202,12 +244,12 @@ void widen_tile(uint8_t* narrow, int64_t parts, uint8_t* wide) {
 }
 
 // Choose the tile with `rows` rows.
-template <int Bits, int Rows = kIntegerTileRows>
+template <int Stored, int Bits, int Rows = kIntegerTileRows>
 void multiply_rows(const Tile<Bits>& tile, int64_t rows) {
   if (rows == Rows) {
-    multiply<Bits, Rows>(tile);
+    multiply<Stored, Bits, Rows>(tile);
   } else if constexpr (Rows > 1) {
-    multiply_rows<Bits, Rows - 1>(tile, rows);
+    multiply_rows<Stored, Bits, Rows - 1>(tile, rows);
   }
 }
 

@@ -212,9 +212,12 @@ struct Dot<4> : DotWithOffset<4> {
     const __m512i offset = _mm512_mullo_epi16(factor, _mm512_set1_epi16(-8 * 257));
     return {factor, _mm512_add_epi16(offset, _mm512_set1_epi16(static_cast<int16_t>(128 * 257)))};
   }
-  static void widen(const Weights& weights, const WideFactors& factors, int quad, uint8_t* out) {
+  static __m512i widened(const Weights& weights, const WideFactors& factors, int quad) {
     const __m512i products = _mm512_mullo_epi16(weights.quads[quad], factors.factor);
-    _mm512_storeu_si512(out, _mm512_add_epi16(products, factors.offset));
+    return _mm512_add_epi16(products, factors.offset);
+  }
+  static void widen(const Weights& weights, const WideFactors& factors, int quad, uint8_t* out) {
+    _mm512_storeu_si512(out, widened(weights, factors, quad));
   }
 };
 
