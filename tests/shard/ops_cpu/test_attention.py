@@ -54,18 +54,29 @@ def test_decodes_and_chunks(operators: Operators, case: tuple, kind: str) -> Non
     sinks = torch.randn(num_heads) if kind == "sinks" else None
     space = torch.zeros(2, 8192, num_kv_heads, head_dim)
     workspace = Workspace(space[0], space[1, ..., : values.shape[-1]])
-    expected = reference_attention(
-        query,
-        keys.float(),
-        values.float(),
-        plan.reference,
-        workspace,
-        scale=head_dim**-0.5,
-        soft_cap=soft_cap,
-        alibi_slopes=slopes,
-        distance_bias=bias,
-        sinks=sinks,
-    )
+    scale = head_dim**-0.5
+    # Chunks by products of bfloat16 pairs: the scaled queries are rounded, and the weights, each by
+    # at most 2^-8 of it.
+    is_rounded = operators.rounds_to_bfloat16 and dtype is torch.bfloat16
+    is_rounded = is_rounded and slopes is None and bias is None
+    chunks = QUERIES.count(1) if is_rounded else tokens
+    scaled = torch.cat([query[:chunks] * scale, (query[chunks:] * scale).bfloat16().float()])
+
+    def reference(values: torch.Tensor) -> torch.Tensor:
+        return reference_attention(
+            scaled,
+            keys.float(),
+            values,
+            plan.reference,
+            workspace,
+            scale=1.0,
+            soft_cap=soft_cap,
+            alibi_slopes=slopes,
+            distance_bias=bias,
+            sinks=sinks,
+        )
+
+    expected = reference(values.float())
     actual = operators.attend(
         query,
         keys,
@@ -74,10 +85,12 @@ def test_decodes_and_chunks(operators: Operators, case: tuple, kind: str) -> Non
         plan.first_rows,
         plan.contexts,
         *plan.native_window,
-        head_dim**-0.5,
+        scale,
         soft_cap or 0.0,
         slopes,
         bias,
         sinks,
     )
-    torch.testing.assert_close(actual, expected, atol=2e-5, rtol=2e-5)
+    torch.testing.assert_close(actual[:chunks], expected[:chunks], atol=2e-5, rtol=2e-5)
+    bound = reference(values.float().abs())[chunks:] * 2**-8 + 2e-5
+    assert ((actual - expected)[chunks:].abs() <= bound).all()

@@ -93,6 +93,8 @@ def test_keys_and_values_in_bfloat16(
 ) -> None:
     """As if the reference rounded its own, whatever the chunks: where a last bit decides to which
     side one is rounded, the logits of a prompt are others, so most prompts have to be the same.
+    Chunks whose products are of bfloat16 pairs round queries and weights as well, which takes
+    most prompts less far than keys and values do.
     """
     operators = instruction_set and library.operators_for(instruction_set)
     monkeypatch.setattr(library, "operators", lambda: operators)
@@ -103,11 +105,13 @@ def test_keys_and_values_in_bfloat16(
     plain = [reference.logits(prompt)[-1:] for prompt in SHORT_PROMPTS]
     round_keys_and_values(monkeypatch)
     expected = [reference.logits(prompt)[-1:] for prompt in SHORT_PROMPTS]
-    assert min(map(greatest_difference, plain, expected)) > 0.01
+    rounding = list(map(greatest_difference, plain, expected))
+    assert min(rounding) > 0.01
     for chunk in (100, 5, 1):
         actual = [logits_of(checkpoint.path, chunk, prompt) for prompt in SHORT_PROMPTS]
         differences = list(map(greatest_difference, actual, expected))
-        assert statistics.median(differences) < 1e-4
+        is_exact = chunk == 1 or operators is None or not operators.rounds_to_bfloat16
+        assert statistics.median(differences) < (1e-4 if is_exact else statistics.median(rounding))
 
 
 def greatest_difference(a: Tensor, b: Tensor) -> float:

@@ -34,8 +34,11 @@ _INSTRUCTION_SETS = {
 }
 # Sources without kernels: compiled once, for every processor that has one of the sets.
 _COMMON_SOURCES = ("pool.cpp", *sorted(path.name for path in SOURCES.glob("binding*.cpp")))
-# Sources of one set alone, with its name and flags. A compiler that knows x86-64-v4 knows them too.
-_OWN_SETS = {"linear_bfloat16.cpp": ("avx512_bf16", (*_INSTRUCTION_SETS["avx512"], "-mavx512bf16"))}
+# A set on top of AVX-512: what it computes in its own way, and what calls that. A compiler that
+# knows x86-64-v4 knows it too.
+_BFLOAT16_SET = ("avx512_bf16", (*_INSTRUCTION_SETS["avx512"], "-mavx512bf16"))
+_BFLOAT16_SOURCES = ("linear_bfloat16.cpp", "attention_pairs.cpp")
+_BFLOAT16_CALLERS = ("attention.cpp", "attention_chunk.cpp", "attention_row.cpp")
 
 
 class BuildError(Exception):
@@ -76,7 +79,7 @@ def _fingerprint() -> str:
     digest = hashlib.sha256()
     for part in (torch.__version__, sys.version, platform.machine(), _COMMON_FLAGS):
         digest.update(repr(part).encode())
-    digest.update(repr((_INSTRUCTION_SETS, _OWN_SETS)).encode())
+    digest.update(repr((_INSTRUCTION_SETS, _BFLOAT16_SET)).encode())
     for path in sorted(SOURCES.iterdir()):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()[:16]
@@ -95,8 +98,8 @@ def _compile_all(compiler: str, scratch: Path) -> list[str]:
     """Object files of all sources and instruction sets, as many at a time as there are cores."""
     common = ("-march=x86-64-v2", *_torch_flags())
     jobs = [(SOURCES / name, "avx2", common) for name in _COMMON_SOURCES]
-    jobs += [(SOURCES / name, *own) for name, own in _OWN_SETS.items()]
-    compiled_once = {*_COMMON_SOURCES, *_OWN_SETS}
+    jobs += [(SOURCES / name, *_BFLOAT16_SET) for name in (*_BFLOAT16_SOURCES, *_BFLOAT16_CALLERS)]
+    compiled_once = {*_COMMON_SOURCES, *_BFLOAT16_SOURCES}
     kernels = sorted(path for path in SOURCES.glob("*.cpp") if path.name not in compiled_once)
     for name, flags in _INSTRUCTION_SETS.items():
         jobs += [(source, name, flags) for source in kernels]

@@ -1,6 +1,7 @@
 // Attention of a step: cut into tasks that threads take one after the other, long ones first.
 #include "attention.h"
 
+#include <type_traits>
 #include <vector>
 
 namespace cpu_operators::CPU_OPERATORS_ISA {
@@ -61,13 +62,25 @@ std::vector<AttentionTask> tasks_of(const AttentionCall& call) {
   return tasks;
 }
 
+bool is_row(const AttentionTask& task) { return task.rows.end - task.rows.begin == 1; }
+
+// The row that the thread which has task `index` is likely to take next, for the same heads; or
+// null.
+const AttentionTask* following(const AttentionCall& call, const std::vector<AttentionTask>& tasks,
+                               int64_t index) {
+  const auto here = static_cast<size_t>(index), next = here + static_cast<size_t>(call.num_threads);
+  if (next >= tasks.size() || !is_row(tasks[next])) return nullptr;
+  return tasks[next].heads.begin == tasks[here].heads.begin ? &tasks[next] : nullptr;
+}
+
 template <class Element>
-void run_task(const AttentionCall& call, const AttentionTask& task) {
-  if (task.rows.end - task.rows.begin == 1) {
-    attend_row<Element>(call, task);
-  } else {
-    attend_chunk<Element>(call, task);
-  }
+void run_task(const AttentionCall& call, const std::vector<AttentionTask>& tasks, int64_t index) {
+  const AttentionTask& task = tasks[static_cast<size_t>(index)];
+  if (is_row(task)) return attend_row<Element>(call, task, following(call, tasks, index));
+#if defined(__AVX512BF16__)
+  if (std::is_same_v<Element, BFloat16> && takes_pairs(call)) return attend_pairs(call, task);
+#endif
+  attend_chunk<Element>(call, task);
 }
 
 }  // namespace
@@ -77,9 +90,9 @@ void attend(const AttentionCall& call) {
   const auto compute = [&](Range some) {
     for (int64_t index = some.begin; index < some.end; ++index) {
       if (call.cache.is_bfloat16) {
-        run_task<BFloat16>(call, tasks[static_cast<size_t>(index)]);
+        run_task<BFloat16>(call, tasks, index);
       } else {
-        run_task<float>(call, tasks[static_cast<size_t>(index)]);
+        run_task<float>(call, tasks, index);
       }
     }
   };

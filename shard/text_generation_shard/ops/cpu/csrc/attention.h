@@ -154,11 +154,17 @@ inline RunningSoftmax first_softmax(const AttentionCall& call, int64_t query_hea
   return call.sinks == nullptr ? RunningSoftmax{} : RunningSoftmax{call.sinks[query_head], 1};
 }
 
-// A task of one row.
+// A task of one row; `following`: one like it that this thread will compute next, or null.
 template <class Element>
-void attend_row(const AttentionCall& call, const AttentionTask& task);
+void attend_row(const AttentionCall& call, const AttentionTask& task,
+                const AttentionTask* following);
 // A task of several rows.
 template <class Element>
 void attend_chunk(const AttentionCall& call, const AttentionTask& task);
+
+// The same by dot products of bfloat16 pairs, where the cache is in bfloat16 and the processor has
+// them; of calls that `takes_pairs`.
+void attend_pairs(const AttentionCall& call, const AttentionTask& task);
+bool takes_pairs(const AttentionCall& call);
 
 }  // namespace cpu_operators::CPU_OPERATORS_ISA

@@ -48,6 +48,26 @@ void load_query(const AttentionCall& call, const AttentionTask& task, const RowM
   for (int64_t i = 0; i < num_sums; i += kLanes) store(memory.sums + i, zeros());
 }
 
+// The positions that a row sees, in tiles of almost one size: while it computes the last one, a row
+// asks for the first one of another row.
+struct Context {
+  Range positions;
+  int64_t tiles, tile_tokens;
+
+  Context(const AttentionCall& call, const AttentionTask& task)
+      : positions{first_visible(call, task.first_position), task.first_position + 1} {
+    const int64_t tokens = positions.end - positions.begin;
+    const int64_t fewest = (tokens + kTileTokens - 1) / kTileTokens;
+    tile_tokens = ceil_lanes((tokens + fewest - 1) / fewest);
+    tiles = (tokens + tile_tokens - 1) / tile_tokens;
+  }
+
+  Range tile(int64_t index) const {
+    const int64_t begin = positions.begin + index * tile_tokens, end = begin + tile_tokens;
+    return {begin, end < positions.end ? end : positions.end};
+  }
+};
+
 // Consecutive positions, and where they lie in the cache.
 struct Tile {
   int64_t first_position, tokens;
@@ -277,27 +297,27 @@ void store_row(const AttentionCall& call, const AttentionTask& task, const RowMe
 }  // namespace
 
 template <class Element>
-void attend_row(const AttentionCall& call, const AttentionTask& task) {
+void attend_row(const AttentionCall& call, const AttentionTask& task,
+                const AttentionTask* following) {
   static thread_local Scratch scratch;
   const int64_t heads = task.heads.end - task.heads.begin;
   const RowMemory memory(scratch, heads, padded_head_dim(call), padded_value_dim(call));
   load_query(call, task, memory);
-  const int64_t end = task.first_position + 1;
-  const auto tile_at = [&](int64_t first) {
-    const int64_t stop = first + kTileTokens < end ? first + kTileTokens : end;
-    return Tile(call, task.request, {first, stop > first ? stop : first});
-  };
-  int64_t first = first_visible(call, task.first_position);
-  for (Tile tile = tile_at(first); tile.tokens > 0;) {
-    first += kTileTokens;
-    const Tile next = tile_at(first < end ? first : end);
+  const Context context(call, task);
+  for (int64_t index = 0; index < context.tiles; ++index) {
+    const Tile tile(call, task.request, context.tile(index));
+    const bool is_last = index + 1 == context.tiles;
+    const Tile next = !is_last ? Tile(call, task.request, context.tile(index + 1))
+                      : following != nullptr
+                          ? Tile(call, following->request, Context(call, *following).tile(0))
+                          : Tile(call, task.request, {tile.first_position, tile.first_position});
     attend_tile<Element>(call, task, memory, tile, next);
-    tile = next;
   }
   store_row(call, task, memory);
 }
 
-template void attend_row<float>(const AttentionCall&, const AttentionTask&);
-template void attend_row<BFloat16>(const AttentionCall&, const AttentionTask&);
+template void attend_row<float>(const AttentionCall&, const AttentionTask&, const AttentionTask*);
+template void attend_row<BFloat16>(const AttentionCall&, const AttentionTask&,
+                                   const AttentionTask*);
 
 }  // namespace cpu_operators::CPU_OPERATORS_ISA

@@ -27,6 +27,7 @@ const Kernels& kernels_of(const std::string& instruction_set) {
     Kernels kernels = avx512::kernels;
     kernels.rounds_to_bfloat16 = true;
     kernels.linear = avx512_bf16::linear;
+    kernels.attend = avx512_bf16::attend;
     return kernels;
   }();
   if (instruction_set == "avx512_bf16") return avx512_bf16_kernels;

@@ -407,6 +407,7 @@ extern const Kernels kernels;
 // What AVX-512 with bfloat16 does in another way than `avx512`.
 namespace avx512_bf16 {
 void linear(const LinearCall& call);
+void attend(const AttentionCall& call);
 }
 
 }  // namespace cpu_operators
