@@ -63,7 +63,9 @@ class Operators(Protocol):
 
     @property
     def rounds_to_bfloat16(self) -> bool:
-        """Whether products with bfloat16 weights round their activations to bfloat16."""
+        """Whether products with bfloat16 weights round their activations to bfloat16, and attention
+        of chunks over a bfloat16 cache its queries and weights.
+        """
 
     def pack(self, source: Tensor, weight_format: str) -> PackedMatrix:
         """source: [outputs, inputs], bfloat16 for the format "bfloat16", else float32."""
