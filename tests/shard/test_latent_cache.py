@@ -43,8 +43,8 @@ def test_values_are_the_first_part_of_keys() -> None:
 def test_rounded_keys_are_read_as_if_they_were_wide(
     latent_dim: int | None, is_native: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Bit for bit, by decode rows and by a chunk, unless that multiplies bfloat16 pairs; rounding is
-    to nearest, ties to even.
+    """Bit for bit, by decode rows and by a chunk, unless that multiplies bfloat16 pairs; rounding
+    is to nearest, ties to even.
     """
     if not is_native:
         monkeypatch.setattr(library, "operators", lambda: None)
