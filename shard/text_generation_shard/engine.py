@@ -159,7 +159,13 @@ class Engine:
         if isinstance(decoded, SampledTokens):
             forward_us = _microseconds_since(started)
             return _Outcome(
-                decoded.token_ids, decoded, [], [], forward_us, is_advanced=True, is_replayed=True
+                decoded.token_ids,
+                decoded,
+                self._failures(batch),
+                [],
+                forward_us,
+                is_advanced=True,
+                is_replayed=True,
             )
         if decoded is not None:
             outcome = self._sampled_outcome(decoded, batch, _microseconds_since(started))
@@ -186,10 +192,13 @@ class Engine:
         if logits is None:
             return _Outcome(torch.empty(0, dtype=torch.int64), None, [], [], forward_us)
         sampled = self._sample(logits, batch)
-        failures: list[pb.SequenceFailure] = []
-        if self._ranks.rank == 0:
-            failures = self._grammars.failures(batch.sampled_slots)
-        return _Outcome(sampled.token_ids, sampled, failures, [], forward_us)
+        return _Outcome(sampled.token_ids, sampled, self._failures(batch), [], forward_us)
+
+    def _failures(self, batch: ScheduledBatch) -> list[pb.SequenceFailure]:
+        """Of grammars, which rank 0 has alone; to be asked when the step has sampled."""
+        if self._ranks.rank > 0:
+            return []
+        return self._grammars.failures(batch.sampled_slots)
 
     def _sample(self, logits: Tensor, batch: ScheduledBatch) -> SampledTokens:
         rows = self._slots.sampling_rows(batch.sampled)

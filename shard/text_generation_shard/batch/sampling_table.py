@@ -7,6 +7,7 @@ import torch
 from text_generation_proto import shard_pb2 as pb
 from torch import Tensor
 
+from text_generation_shard.batch.bias_table import BiasTable
 from text_generation_shard.batch.scheduled_batch import WorkItem
 from text_generation_shard.batch.upload import upload
 from text_generation_shard.ops.to_device import to_device
@@ -47,6 +48,8 @@ class SamplingTable:
         floats = [[float(getattr(SamplingParameters(), name))] for name in FLOATS]
         self._floats = torch.tensor(floats, device=device).repeat(1, num_slots)
         self._integers = torch.zeros(4, num_slots, dtype=torch.int64, device=device)
+        # On a GPU a step with biases is sampled outside of its graph.
+        self._biases = BiasTable(num_slots) if device.type == "cpu" else None
         self._selection: _Selection | None = None
 
     def set(self, slot: int, message: pb.SamplingParameters, *, output_start: int) -> None:
@@ -58,6 +61,8 @@ class SamplingTable:
         integers = [parameters.top_k, parameters.signed_seed, output_start, int(sampled)]
         self._floats[:, slot] = to_device(torch.tensor(floats), self._device)
         self._integers[:, slot] = upload(integers, self._device)
+        if self._biases is not None:
+            self._biases.set(slot, parameters.logit_bias)
         self._selection = None
 
     def rows(self, items: Sequence[WorkItem], tokens: Tensor) -> SamplingRows:
@@ -90,6 +95,11 @@ class SamplingTable:
         """Those of one sequence."""
         return self._parameters[slot]
 
+    def holds_bias(self, slot: int) -> bool:
+        """Whether `device_rows` know all of a slot's bias."""
+        bias = self._parameters[slot].logit_bias
+        return not bias or (self._biases is not None and self._biases.holds(bias))
+
     def device_rows(
         self, slots: Tensor, lengths: Tensor, tokens: Tensor, features: SamplingFeatures
     ) -> SamplingRows:
@@ -109,6 +119,7 @@ class SamplingTable:
             history=tokens,
             history_rows=slots,
             features=features,
+            biases=None if self._biases is None else self._biases.lists,
         )
 
     def _select(self, slots: tuple[int, ...]) -> _Selection:

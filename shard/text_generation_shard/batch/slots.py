@@ -211,6 +211,10 @@ class SequenceSlots:
         """What one sequence asked of the sampler."""
         return self._sampling.parameters(slot)
 
+    def holds_bias(self, slot: int) -> bool:
+        """Whether `decode_rows` know all that is added to scores of the slot's sequence."""
+        return self._sampling.holds_bias(slot)
+
     def decode_inputs(self, slots: Tensor, contexts: Tensor) -> ModelInputs:
         """The tensors of a step of one token per slot, made on the device alone; int64 [rows] each.
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from text_generation_proto import shard_pb2 as pb
+from torch import Tensor
 
 from text_generation_shard.grammar.matchers import MatcherPool, SequenceMatcher
 from text_generation_shard.grammar.tokenizer import GrammarTokenizer
@@ -38,7 +39,7 @@ _MAX_WALKERS = 4
 
 @dataclass(frozen=True, slots=True)
 class _Workers:
-    """Threads, and the masks that they write: int32 [num_slots, ceil(vocab / 32)]."""
+    """Threads that write masks."""
 
     matchers: MatcherPool
     compilers: ThreadPoolExecutor
@@ -46,7 +47,6 @@ class _Workers:
     walkers: "LLExecutor"
     # One thread, for rows that share a lexer: several would wait for each other.
     walker: "LLExecutor"
-    masks: "np.ndarray[tuple[int, int], np.dtype[np.int32]]"
 
 
 @dataclass(slots=True)
@@ -65,7 +65,11 @@ class GrammarTable:
 
     def __init__(self, tokenizer: GrammarTokenizer, num_slots: int) -> None:
         self._tokenizer = tokenizer
-        self._num_slots = num_slots
+        self._masks: np.ndarray[tuple[int, int], np.dtype[np.int32]] | None = None
+        if tokenizer.tokenizer is not None:
+            # Memory that no grammar needed was never touched.
+            words = -(-tokenizer.tokenizer.vocab_size // 32)
+            self._masks = np.zeros((num_slots, words), dtype=np.int32)
         self._slots: dict[int, _SlotGrammar] = {}
         # Work on slots that were given up meanwhile: it may still write their rows.
         self._leaving: dict[int, Future[None]] = {}
@@ -85,7 +89,6 @@ class GrammarTable:
             advancer=ThreadPoolExecutor(1, thread_name_prefix="grammar"),
             walkers=walkers,
             walker=walkers if num_walkers == 1 else LLExecutor(1),
-            masks=np.zeros((self._num_slots, -(-tokenizer.vocab_size // 32)), dtype=np.int32),
         )
 
     def retire(self, slots: Iterable[int]) -> None:
@@ -127,6 +130,26 @@ class GrammarTable:
             return ()
         return tuple(row for row, slot in enumerate(slots) if slot in self._slots)
 
+    @property
+    def allowed(self) -> Tensor | None:
+        """The masks of all slots, int32 [num_slots, ceil(vocab / 32)], each to be read when
+        `masked` says that it is there; None where no grammar can be enforced.
+        """
+        return None if self._masks is None else torch.from_numpy(self._masks)
+
+    def masked(self, slots: Sequence[int]) -> dict[int, "Future[None]"]:
+        """The rows i that may be masked, ascending, and what is done when the mask of slots[i] is
+        written, or `failures` tells why there is none.
+        """
+        if not self._slots:
+            return {}
+        states = ((row, self._slots.get(slot)) for row, slot in enumerate(slots))
+        return {
+            row: state.ready
+            for row, state in states
+            if state is not None and state.ready is not None and not state.error
+        }
+
     def masks(self, slots: Sequence[int]) -> GrammarMask | None:
         """The tokens that row i, which samples for slots[i], may choose from; waits for them.
 
@@ -137,11 +160,15 @@ class GrammarTable:
         rows = [row for row, slot in enumerate(slots) if self._is_masked(slot)]
         if not rows:
             return None
-        allowed = self._workers.masks[[slots[row] for row in rows]]
+        assert self._masks is not None
+        allowed = self._masks[[slots[row] for row in rows]]
         return GrammarMask(tuple(rows), torch.from_numpy(allowed))
 
     def failures(self, slots: Iterable[int]) -> list[pb.SequenceFailure]:
-        """Those among the slots whose grammar failed. To be asked after `masks`."""
+        """Those among the slots whose grammar failed. To be asked when their masks, which
+        `masks` waits for, are there."""
+        if not self._slots:
+            return []
         return [
             pb.SequenceFailure(slot=slot, message=self._slots[slot].error)
             for slot in slots
@@ -219,8 +246,9 @@ class GrammarTable:
     def _fill(self, states: list[_SlotGrammar]) -> None:
         from llguidance.numpy import fill_next_token_bitmask_par
 
+        assert self._masks is not None
         pairs = [(_sequence(state).matcher, state.slot) for state in states]
-        fill_next_token_bitmask_par(self._walkers_of(states), pairs, self._workers.masks)
+        fill_next_token_bitmask_par(self._walkers_of(states), pairs, self._masks)
 
     def _walkers_of(self, states: list[_SlotGrammar]) -> "LLExecutor":
         lexers = {_sequence(state).shared for state in states}

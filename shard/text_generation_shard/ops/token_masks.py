@@ -4,7 +4,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from text_generation_shard.ops.cpu.library import native_operators
 from text_generation_shard.ops.to_device import to_device
 
 
@@ -15,10 +14,6 @@ def mask_scores(scores: Tensor, rows: tuple[int, ...], allowed: Tensor) -> None:
     [len(rows), ceil(vocab / 32)] on the same device, bit i % 32 of word i // 32 belongs to token i.
     """
     index = to_device(torch.tensor(rows), scores.device)
-    native = native_operators(scores)
-    if native is not None:
-        native.mask_scores(scores, index, allowed)
-        return
     mask = unpacked(allowed, vocab_size=scores.shape[1])
     scores.index_copy_(0, index, scores[index].masked_fill_(~mask, float("-inf")))
 

@@ -6,9 +6,9 @@ slot (`SequenceSlots`). So a graph takes one small packet, and serves every step
 
     packet   [ slots of the rows, then the scrap slot | contexts of the rows, then 1 ]
 
-A graph is for a bucket of rows and for what the rows ask of the sampler. What only the host knows
-(a grammar's mask, a bias) or reads (top-n) is no graph's: such a step's graph ends with the logits,
-and the sampler is launched behind it, while the layers are computed.
+A graph is for a bucket of rows and for what the rows ask of the sampler. What the host reads (top-n)
+is no graph's, nor on a GPU what only the host knows (a grammar's mask, a bias): such a step's graph
+ends with the logits, and the sampler is launched behind it, while the layers are computed.
 
 To record a graph takes a fraction of a second. The largest are recorded before serving: the others
 use their memory, one after the other. Those are recorded while nobody asks for a step; until then
@@ -16,9 +16,10 @@ a step takes the smallest graph that can compute it, with more rows of the scrap
 pause comes, a graph that many steps would have taken is recorded between two of them. Steps with
 chunks of prompts have no graph.
 
-On the CPU a row that only fills up costs as much as another, and to record costs little more than
-a step. So a graph serves exactly its number of rows there, and is recorded after a few steps that
-wanted it, or in a pause.
+On the CPU biases lie where a recording reads them, and so do the masks of grammars, for which it
+waits behind the layers (`awaited_masks.py`). A row that only fills up costs as much as another
+there, and to record costs little more than a step. So a graph serves exactly its number of rows,
+and is recorded after a few steps that wanted it, or in a pause.
 
 Ranks record the collectives of a step, too. So all of them must record the same graphs between the
 same steps: what decides is what the steps were, which all ranks see, and never a pause, of which
@@ -30,7 +31,7 @@ import math
 import time
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -43,6 +44,7 @@ from text_generation_shard.kv_cache import KVCache
 from text_generation_shard.layers.partition import VocabularyPart
 from text_generation_shard.models.model import Model
 from text_generation_shard.runner.agreed_recording import AgreedRecording
+from text_generation_shard.runner.awaited_masks import AwaitedMasks
 from text_generation_shard.runner.graph_policy import ON_GPU, GraphPolicy, SamplingKind
 from text_generation_shard.runner.step_graph import (
     GraphRecorder,
@@ -98,6 +100,10 @@ class DecodeGraphs:
         part = VocabularyPart.of_rank(ranks.rank, ranks.world_size, model.config.vocab_size)
         shape = (largest, part.size)
         self._logits = torch.empty(shape, dtype=torch.float32, device=device)
+        # What graphs of the kind NATIVE wait for.
+        self._masks: AwaitedMasks | None = None
+        if SamplingKind.NATIVE in policy.sampling:
+            self._masks = AwaitedMasks(grammars, largest)
         # Where a graph that leaves out the sampler has its logits.
         self._shown: dict[_GraphKey, Tensor] = {}
         self._graphs: dict[_GraphKey, StepGraph] = {}
@@ -160,8 +166,13 @@ class DecodeGraphs:
         self._upload(
             key.bucket, [item.slot for item in batch.items], [item.end for item in batch.items]
         )
-        with collective():
+        if key.kind is SamplingKind.NATIVE and self._masks is not None:
+            self._masks.tell(batch.sampled_slots)
             self._graphs[key].replay()
+            self._masks.check()
+        else:
+            with collective():
+                self._graphs[key].replay()
         count = len(batch.items)
         if key.kind is SamplingKind.OUTSIDE:
             return self._shown[key][:count]
@@ -204,11 +215,10 @@ class DecodeGraphs:
         """What does for all rows, the best first."""
         asked: set[Processor] = set()
         for slot in batch.sampled_slots:
-            parameters = self._slots.sampling_parameters(slot)
-            if parameters.logit_bias or self._slots[slot].top_n_tokens:
+            if self._slots[slot].top_n_tokens or not self._slots.holds_bias(slot):
                 return [SamplingKind.OUTSIDE]
-            asked.update(parameters.processors)
-        if self._grammars.has_any(batch.sampled_slots):
+            asked.update(self._slots.sampling_parameters(slot).processors)
+        if self._masks is None and self._grammars.has_any(batch.sampled_slots):
             return [SamplingKind.OUTSIDE]
         inside = [
             kind
@@ -272,7 +282,10 @@ class DecodeGraphs:
         if key.kind is SamplingKind.OUTSIDE:
             self._shown[key] = self._recorder.show(logits, self._logits)
             return
-        sampled = self._sampler(logits, self._slots.decode_rows(slots, contexts, _features(key)))
+        rows = self._slots.decode_rows(slots, contexts, _features(key))
+        if key.kind is SamplingKind.NATIVE and self._masks is not None:
+            rows = replace(rows, masks=self._masks.wait(key.bucket))
+        sampled = self._sampler(logits, rows)
         self._slots.append_tokens(slots, contexts, sampled.token_ids)
         copied(sampled.token_ids, self._token_ids)
         copied(sampled.logprobs, self._logprobs)

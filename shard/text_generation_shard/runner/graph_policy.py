@@ -58,8 +58,8 @@ class SamplingKind(enum.Enum):
     PLAIN = frozenset({Processor.TEMPERATURE, Processor.DRAW})
     FILTERED = PLAIN | frozenset(FILTERS)
     PENALISED = FILTERED | {Processor.REPETITION, Processor.FREQUENCY}
-    # On the CPU: all that one C++ operator does.
-    NATIVE = frozenset(native.PROCESSORS)
+    # On the CPU: all that the C++ operators do, biases and grammars among it.
+    NATIVE = frozenset(native.PROCESSORS | native.CHANGES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

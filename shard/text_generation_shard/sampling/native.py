@@ -1,16 +1,24 @@
-"""The end of the sampler's pipeline as one C++ operator: temperature, filters, draw; and the same
-from the best scores of every part of the vocabulary.
+"""The sampler's pipeline as two C++ operators: what changes single scores; and temperature, filters,
+draw, also from the best scores of every part of the vocabulary.
 """
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
-from text_generation_shard.ops.cpu.library import native_operators
+from text_generation_shard.ops.cpu.library import (
+    BiasFields,
+    MaskFields,
+    PenaltyFields,
+    native_operators,
+)
 from text_generation_shard.sampling.parameters import Processor
 from text_generation_shard.sampling.rows import SamplingRows
 
-# Those that it knows.
+# Those that the first one knows, beside biases and masks,
+CHANGES = {Processor.REPETITION, Processor.FREQUENCY}
+# and those that the second one knows.
 PROCESSORS = {
     Processor.TEMPERATURE,
     Processor.TOP_K,
@@ -18,6 +26,24 @@ PROCESSORS = {
     Processor.MIN_P,
     Processor.DRAW,
 }
+
+
+def can_change(scores: Tensor) -> bool:
+    """Whether the operator is there."""
+    return native_operators(scores) is not None
+
+
+def change(scores: Tensor, rows: SamplingRows) -> None:
+    """Biases by slot, penalties and masks, in this order, in place; what `rows.logit_bias` names is
+    not added. scores: float32 [rows, vocab].
+    """
+    operators = native_operators(scores)
+    assert operators is not None
+    biases = _biases(rows)
+    penalties = _penalties(rows)
+    masks = _masks(rows)
+    if biases is not None or penalties is not None or masks is not None:
+        operators.change_scores(scores, biases, penalties, masks)
 
 
 def rows_left(scores: Tensor, rows: SamplingRows, top_n: Sequence[int]) -> Sequence[int]:
@@ -65,6 +91,35 @@ def choose(packets: Tensor, rows: SamplingRows) -> tuple[Tensor, Tensor, list[in
     assert operators is not None
     token_ids, logprobs, _, failed = operators.choose(packets, *_choice(rows))
     return token_ids, logprobs, failed
+
+
+def _biases(rows: SamplingRows) -> BiasFields | None:
+    lists = rows.biases
+    if lists is None:
+        return None
+    return (lists.token_ids, lists.values, lists.counts, rows.history_rows)
+
+
+def _penalties(rows: SamplingRows) -> PenaltyFields | None:
+    if not rows.features.rows.keys() & CHANGES:
+        return None
+    history = rows.history
+    return (
+        rows.repetition_penalty.contiguous(),
+        rows.frequency_penalty.contiguous(),
+        rows.presence_penalty.contiguous(),
+        history if history.dtype is torch.int32 else history.int(),
+        rows.history_rows,
+        rows.lengths,
+        rows.output_starts.contiguous(),
+    )
+
+
+def _masks(rows: SamplingRows) -> MaskFields | None:
+    masks = rows.masks
+    if rows.grammar is not None:
+        masks = rows.grammar.placed(len(rows.seeds))
+    return None if masks is None else (masks.allowed, masks.places)
 
 
 def _choice(rows: SamplingRows) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:

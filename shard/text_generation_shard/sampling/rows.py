@@ -51,6 +51,25 @@ class RowBias:
 
 
 @dataclass(frozen=True, slots=True)
+class BiasLists:
+    """Such biases of all slots: int32 and float32 [slots, capacity], of which counts[slot], int64,
+    are a slot's.
+    """
+
+    token_ids: Tensor
+    values: Tensor
+    counts: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class MaskPlaces:
+    """Masks as in `GrammarMask`, and each row's place among them: int64 [rows], -1 for none."""
+
+    allowed: Tensor
+    places: Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class GrammarMask:
     """The tokens that a grammar allows, for the rows that have one.
 
@@ -60,6 +79,12 @@ class GrammarMask:
 
     rows: tuple[int, ...]
     allowed: Tensor
+
+    def placed(self, num_rows: int) -> MaskPlaces:
+        """The masks of so many rows."""
+        places = torch.full((num_rows,), -1)
+        places[list(self.rows)] = torch.arange(len(self.rows))
+        return MaskPlaces(self.allowed, to_device(places, self.allowed.device))
 
     def among(self, places: Mapping[int, int]) -> "GrammarMask | None":
         """Of the rows that have a place, which they are called by; None if none has one."""
@@ -111,6 +136,10 @@ class SamplingRows:
     # Rows whose sequence has a grammar, ascending; all ranks know them, only the one that samples
     # has their masks.
     constrained: tuple[int, ...] = ()
+    # Both again, of rows whose slots (`history_rows`) only the device knows: what stands there when
+    # they are sampled.
+    biases: BiasLists | None = None
+    masks: MaskPlaces | None = None
 
     def histories(self, index: Tensor) -> Tensor:
         """Those of some rows, int64 [len(index), width]; index: int64."""

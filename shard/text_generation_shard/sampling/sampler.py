@@ -149,6 +149,9 @@ class Sampler:
 
     def _change(self, change: "_RowChanges", rows: SamplingRows) -> Tensor:
         """What else changes single scores, in the contract's order: penalties, grammar."""
+        if native.can_change(change.scores):
+            native.change(change.scores, rows)
+            return change.scores
         self._penalise(change, rows)
         if rows.grammar is not None:
             mask_scores(change.scores, rows.grammar.rows, rows.grammar.allowed)

@@ -54,6 +54,13 @@ ExpertFields = tuple["PackedStack", "PackedStack", Tensor | None, Tensor | None]
 ExpansionFields = tuple["PackedStack", "PackedStack", "PackedStack"]
 # block tables, first rows, contexts, sliding window, attention chunk (see `attend`),
 PlanFields = tuple[Tensor, Tensor, Tensor, int, int]
+# `sampling.rows.BiasLists` and the rows' slots, int64,
+BiasFields = tuple[Tensor, Tensor, Tensor, Tensor]
+# repetition, frequency and presence of each row; tokens, int32 [sequences, width], and of each row
+# its sequence, its length and where its output starts, int64 (see `SamplingRows`),
+PenaltyFields = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+# `sampling.rows.MaskPlaces`,
+MaskFields = tuple[Tensor, Tensor]
 # and `ops.add_attention.ScoreOptions`.
 ScoreFields = tuple[float, float | None, Tensor | None, Tensor | None, Tensor | None]
 
@@ -120,8 +127,16 @@ class Operators(Protocol):
         ones; and the rows whose scores are not numbers, where these mean nothing.
         """
 
-    def mask_scores(self, scores: Tensor, rows: Tensor, allowed: Tensor) -> None:
-        """As `ops.token_masks.mask_scores`; rows: int64 [masks]."""
+    def change_scores(
+        self,
+        scores: Tensor,
+        biases: BiasFields | None,
+        penalties: PenaltyFields | None,
+        masks: MaskFields | None,
+    ) -> None:
+        """Biases, penalties and masks of the sampler, in this order, in place; see `ChangeCall` in
+        `csrc/kernels.h`.
+        """
 
     def sample(
         self,
@@ -281,6 +296,19 @@ class RecordingMemory(Protocol):
         """Empty; what is made while it is written lies in this memory."""
 
 
+class Gate(Protocol):
+    """Where recorded steps wait for other threads, one step at a time."""
+
+    def expect(self, arrivals: int) -> int:
+        """The next step waits for so many of them; returns its number."""
+
+    def arrive(self, step: int) -> None:
+        """One of those that a step waits for; nothing if another step is waited for."""
+
+    def wait(self) -> None:
+        """Wait until all have arrived, without the interpreter's lock; it is written down, too."""
+
+
 class Recording(Protocol):
     """What the operators computed on one thread between `begin` and `end`, see
     `csrc/recording.h`.
@@ -358,6 +386,11 @@ def shared_sums_bytes(world_size: int) -> int:
 def shared_sums(memory: Tensor, rank: int, world_size: int, timeout_s: float) -> SharedSums:
     """memory: uint8, which all ranks have mapped, and in the beginning zeros."""
     return _load().SharedSums(memory, rank, world_size, timeout_s)
+
+
+def gate() -> Gate:
+    """Open; loads the library."""
+    return _load().Gate()
 
 
 @functools.cache
@@ -443,3 +476,6 @@ class _Library(Protocol):
 
     def RecordingMemory(self) -> RecordingMemory:  # noqa: N802
         """Empty."""
+
+    def Gate(self) -> Gate:  # noqa: N802
+        """Open."""

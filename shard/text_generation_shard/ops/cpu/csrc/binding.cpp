@@ -73,7 +73,7 @@ PYBIND11_MODULE(text_generation_cpu_operators, module) {
       .def("mix_experts", &Operators::mix_experts, without_gil)
       .def("gate", &Operators::gate, without_gil)
       .def("choose_best", &Operators::choose_best, without_gil)
-      .def("mask_scores", &Operators::mask_scores, without_gil)
+      .def("change_scores", &Operators::change_scores, without_gil)
       .def("sample", &Operators::sample, without_gil)
       .def("candidates", &Operators::candidates, without_gil)
       .def("choose", &Operators::choose, without_gil)

@@ -91,6 +91,12 @@ using ExpertFields =
 
 // to_latent, to_key, from_latent: see LatentAttentionCall
 using ExpansionFields = std::tuple<const MatrixStack*, const MatrixStack*, const MatrixStack*>;
+// ids, values, counts by slot; the rows' slots
+using BiasFields = std::tuple<Tensor, Tensor, Tensor, Tensor>;
+// repetition, frequency, presence; tokens by history row; the rows' history_rows, lengths, output_starts
+using PenaltyFields = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+// allowed, the rows' places
+using MaskFields = std::tuple<Tensor, Tensor>;
 
 // Raises where there is none of this name.
 Activation activation_named(const std::string& name);
@@ -158,8 +164,10 @@ class Operators {
                  const Tensor& min_p, const Tensor& draws, const Tensor& seeds,
                  const Tensor& positions) const;
 
-  // Remove what masks do not allow from some rows of the scores.
-  void mask_scores(const Tensor& scores, const Tensor& rows, const Tensor& allowed) const;
+  // Change scores in place: see ChangeCall.
+  void change_scores(const Tensor& scores, const std::optional<BiasFields>& biases,
+                     const std::optional<PenaltyFields>& penalties,
+                     const std::optional<MaskFields>& masks) const;
 
   // addend + down(activation(up(norm(x))))
   Tensor mlp(const Tensor& x, const std::optional<NormFields>& norm, const ProjectionFields& up,

@@ -160,8 +160,31 @@ void Recording::replay() const {
   for (const auto& operation : operations_) operation();
 }
 
+int64_t Gate::expect(int64_t arrivals) {
+  const std::lock_guard lock(mutex_);
+  missing_ = arrivals;
+  return ++step_;
+}
+
+void Gate::arrive(int64_t step) {
+  const std::lock_guard lock(mutex_);
+  if (step == step_ && --missing_ == 0) arrived_.notify_all();
+}
+
+void Gate::wait() {
+  std::unique_lock lock(mutex_);
+  arrived_.wait(lock, [this] { return missing_ <= 0; });
+}
+
 void define_recording(pybind11::module_& module) {
   namespace py = pybind11;
+  const py::call_guard<py::gil_scoped_release> without_gil;
+  py::class_<Gate, std::shared_ptr<Gate>>(module, "Gate")
+      .def(py::init<>())
+      .def("expect", &Gate::expect)
+      .def("arrive", &Gate::arrive)
+      .def("wait", [](const std::shared_ptr<Gate>& gate) { check_values([gate] { gate->wait(); }); },
+           without_gil);
   py::class_<RecordingMemory, std::shared_ptr<RecordingMemory>>(module, "RecordingMemory")
       .def(py::init<>())
       .def("new_recording",
@@ -181,7 +204,7 @@ void define_recording(pybind11::module_& module) {
              recording.call(op, stack, is_allocation);
              return torch::jit::createPyObjectForStack(std::move(stack));
            })
-      .def("replay", &Recording::replay, py::call_guard<py::gil_scoped_release>())
+      .def("replay", &Recording::replay, without_gil)
       .def_property_readonly("num_operations", &Recording::num_operations);
 }
 

@@ -103,18 +103,4 @@ Sampled Operators::choose(const Tensor& packets, const Tensor& top_k, const Tens
   return sampled;
 }
 
-void Operators::mask_scores(const Tensor& scores, const Tensor& rows, const Tensor& allowed) const {
-  check_rows(scores, "scores", -1);
-  const int64_t masks = rows.numel(), words = (scores.size(1) + 31) / 32;
-  check_dense(rows, "rows", at::kLong, masks);
-  check_dense(allowed, "allowed", at::kInt, masks * words);
-  const auto* row = rows.const_data_ptr<int64_t>();
-  for (int64_t mask = 0; mask < masks; ++mask) {
-    TORCH_CHECK(row[mask] >= 0 && row[mask] < scores.size(0), "rows must name rows of the scores");
-  }
-  const auto* bits = reinterpret_cast<const uint32_t*>(allowed.const_data_ptr<int32_t>());
-  kernels_.mask_scores({scores.mutable_data_ptr<float>(), scores.size(1), scores.stride(0), row,
-                        bits, masks, words, num_threads()});
-}
-
 }  // namespace cpu_operators::CPU_OPERATORS_ISA

@@ -190,13 +190,37 @@ struct BestCall {
   int num_threads;
 };
 
-// scores[rows[i]][token] = minus infinity where bit token % 32 of word token / 32 of mask i is 0.
-struct MaskCall {
-  float* scores;         // [any, size], of this stride between rows
-  int64_t size, stride;
-  const int64_t* rows;      // [masks], without duplicates
-  const uint32_t* allowed;  // [masks, words]
-  int64_t masks, words;
+// What is added to single scores, by slot: `counts[slot]` tokens, each once.
+struct Biases {
+  const int32_t* ids;    // [any, capacity], or null: there are none
+  const float* values;   // [any, capacity]
+  const int64_t* counts;  // [any]
+  const int64_t* slots;   // [rows]
+  int64_t capacity;
+};
+
+// Of the tokens that a row has: all before lengths, or the output from output_starts on.
+struct Penalties {
+  const int32_t* tokens;  // [any], of this stride between rows, or null: there are none
+  int64_t stride;
+  const int64_t *history_rows, *lengths, *output_starts;  // [rows]
+  const float *repetition, *frequency, *presence;         // [rows]; off: 1, 0 and 0
+};
+
+// Bit token % 32 of word token / 32 of a mask is 0 where the score becomes minus infinity.
+struct Masks {
+  const uint32_t* allowed;  // [any, words], or null: there are none
+  const int64_t* places;    // [rows], the row's mask; negative: none
+  int64_t words;
+};
+
+// Scores in place: biases, penalties and masks, in this order.
+struct ChangeCall {
+  float* scores;  // [rows, size], of this stride between rows
+  int64_t rows, size, stride;
+  Biases biases;
+  Penalties penalties;
+  Masks masks;
   int num_threads;
 };
 
@@ -386,7 +410,7 @@ struct Kernels {
   Kernel<MixCall> mix_experts;
   Kernel<GateCall> gate;
   Kernel<BestCall> choose_best;
-  Kernel<MaskCall> mask_scores;
+  Kernel<ChangeCall> change_scores;
   Kernel<SampleCall> sample;
   Kernel<CandidatesCall> candidates;
   Kernel<ChoiceCall> choose;

@@ -9,6 +9,7 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/core/ivalue.h>
 
+#include <condition_variable>
 #include <functional>
 #include <map>
 #include <memory>
@@ -74,6 +75,22 @@ class Recording {
   std::vector<std::function<void()>> operations_;
   // What was made or looked at in other memory: kernels know its address only.
   std::vector<at::Tensor> held_;
+};
+
+// Where a step waits for what other threads write for it.
+class Gate {
+ public:
+  // So many arrivals are waited for from here on; returns what they name. Others, of a step that was
+  // given up, count no more.
+  int64_t expect(int64_t arrivals);
+  void arrive(int64_t step);
+  // Until all have arrived: now, and whenever the step is replayed.
+  void wait();
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable arrived_;
+  int64_t step_ = 0, missing_ = 0;
 };
 
 // Check values that a replay finds changed: now, and whenever the step is replayed.

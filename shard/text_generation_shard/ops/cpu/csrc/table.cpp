@@ -16,7 +16,7 @@ void route(const RouteCall& call);
 void mix_experts(const MixCall& call);
 void gate(const GateCall& call);
 void choose_best(const BestCall& call);
-void mask_scores(const MaskCall& call);
+void change_scores(const ChangeCall& call);
 void sample(const SampleCall& call);
 void candidates(const CandidatesCall& call);
 void choose(const ChoiceCall& call);
@@ -54,7 +54,7 @@ const Kernels kernels = {
     .mix_experts = mix_experts,
     .gate = gate,
     .choose_best = choose_best,
-    .mask_scores = mask_scores,
+    .change_scores = change_scores,
     .sample = sample,
     .candidates = candidates,
     .choose = choose,
