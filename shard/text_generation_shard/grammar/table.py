@@ -44,9 +44,8 @@ class _Workers:
     matchers: MatcherPool
     compilers: ThreadPoolExecutor
     advancer: ThreadPoolExecutor
-    walkers: "LLExecutor"
-    # One thread, for rows that share a lexer: several would wait for each other.
-    walker: "LLExecutor"
+    # None where one thread is all that there is for them: then the advancer walks itself.
+    walkers: "LLExecutor | None"
 
 
 @dataclass(slots=True)
@@ -82,13 +81,11 @@ class GrammarTable:
         tokenizer = self._tokenizer.tokenizer
         assert tokenizer is not None
         num_walkers = _num_walkers()
-        walkers = LLExecutor(num_walkers)
         return _Workers(
             matchers=MatcherPool(tokenizer),
             compilers=ThreadPoolExecutor(_NUM_COMPILERS, thread_name_prefix="grammar-compiler"),
             advancer=ThreadPoolExecutor(1, thread_name_prefix="grammar"),
-            walkers=walkers,
-            walker=walkers if num_walkers == 1 else LLExecutor(1),
+            walkers=LLExecutor(num_walkers) if num_walkers > 1 else None,
         )
 
     def retire(self, slots: Iterable[int]) -> None:
@@ -225,7 +222,12 @@ class GrammarTable:
             sequence = _sequence(state)
             sequence.token_ids.append(sampled[row])
             pairs.append((sequence.matcher, sampled[row]))
-        consume_token_par(self._walkers_of(list(states.values())), pairs)
+        walkers = self._walkers_for(list(states.values()))
+        if walkers is None:
+            for matcher, token_id in pairs:
+                matcher.consume_token(token_id)
+        else:
+            consume_token_par(walkers, pairs)
         self._walk(list(states.values()))
 
     def _walk(self, states: list[_SlotGrammar]) -> None:
@@ -248,12 +250,24 @@ class GrammarTable:
 
         assert self._masks is not None
         pairs = [(_sequence(state).matcher, state.slot) for state in states]
-        fill_next_token_bitmask_par(self._walkers_of(states), pairs, self._masks)
+        walkers = self._walkers_for(states)
+        if walkers is not None:
+            fill_next_token_bitmask_par(walkers, pairs, self._masks)
+            return
+        first, num_bytes = self._masks.ctypes.data, self._masks.strides[0]
+        for matcher, slot in pairs:
+            matcher.unsafe_compute_mask_ptr(first + slot * num_bytes, num_bytes)
 
-    def _walkers_of(self, states: list[_SlotGrammar]) -> "LLExecutor":
+    def _walkers_for(self, states: list[_SlotGrammar]) -> "LLExecutor | None":
+        """The threads that walk for some rows beside each other, where that saves time: handing
+        rows to a single one takes as long as their walks, and threads whose rows share a lexer wait
+        for each other.
+        """
+        if self._workers.walkers is None:
+            return None
         lexers = {_sequence(state).shared for state in states}
         is_one = len(lexers) == 1 and None not in lexers
-        return self._workers.walker if is_one else self._workers.walkers
+        return None if is_one else self._workers.walkers
 
 
 def _num_walkers() -> int:

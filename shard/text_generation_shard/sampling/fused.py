@@ -79,8 +79,10 @@ def _mask(rows: SamplingRows) -> "TokenMask | None":
 
     if rows.grammar is None:
         return None
-    masks = rows.grammar.placed(len(rows.seeds))
-    return TokenMask(allowed=masks.allowed, index=masks.places)
+    places = {row: place for place, row in enumerate(rows.grammar.rows)}
+    index = [places.get(row, -1) for row in range(len(rows.seeds))]
+    on_device = to_device(torch.tensor(index, dtype=torch.int32), rows.seeds.device)
+    return TokenMask(allowed=rows.grammar.allowed, index=on_device)
 
 
 def _filters(rows: SamplingRows) -> "Filters | None":

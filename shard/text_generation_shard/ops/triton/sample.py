@@ -68,7 +68,7 @@ class Filters:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenMask:
-    """allowed: int32 [masks, ceil(vocab / 32)], a bit for every allowed token; index: int64 [rows],
+    """allowed: int32 [masks, ceil(vocab / 32)], a bit for every allowed token; index: int32 [rows],
     a row's mask, or -1 where it has none.
     """
 
