@@ -1,10 +1,12 @@
-"""What grammars cost: tokens per second with them over without, and the time of a mask.
+"""What grammars and penalties cost: tokens per second with them over without, and the time of a
+mask.
 
     python -m benchmarks.grammars --size 135m --streams 32
 
-One server, rounds in turns: all streams free, all under a grammar, half of each. Each takes the
-most likely token, which costs the sampler least, or draws one (--sample). The masks are timed in
-this process as a shard computes them, on the same vocabulary.
+One server, rounds in turns: all streams free, all under a grammar, half of each, all free with
+penalties for repetition and frequency. Each takes the most likely token, which costs the sampler
+least, or draws one (--sample). The masks are timed in this process as a shard computes them, on the
+same vocabulary.
 """
 
 import argparse
@@ -16,6 +18,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -39,6 +42,7 @@ from benchmarks.processes import free_port, program, serve
 from benchmarks.summary import Percentiles
 
 TARGET = 0.9
+PENALTIES = {"repetition_penalty": 1.1, "frequency_penalty": 0.2}
 # Longer than any run: it does not end before its tokens are counted.
 SCHEMA: dict[str, Any] = {
     "type": "array",
@@ -64,6 +68,7 @@ class Rates:
     constrained: float
     # In the round with half of each.
     free_beside: float
+    penalised: float
 
 
 class Client:
@@ -80,26 +85,36 @@ class Client:
         free = self._round(prompts, 0)
         constrained = self._round(prompts, streams)
         mixed = self._round(prompts, streams // 2)
+        penalised = self._round(prompts, 0, PENALTIES)
         return Rates(
             free=_rate(free),
             constrained=_rate(constrained),
             free_beside=_rate(mixed[streams // 2 :]),
+            penalised=_rate(penalised),
         )
 
-    def _round(self, prompts: list[str], num_constrained: int) -> list[ResponseRecord]:
+    def _round(
+        self, prompts: list[str], num_constrained: int, penalties: Mapping[str, float] = {}
+    ) -> list[ResponseRecord]:
         async def run() -> list[ResponseRecord]:
             return await asyncio.gather(
-                *(self._ask(prompt, i < num_constrained, i) for i, prompt in enumerate(prompts))
+                *(
+                    self._ask(prompt, i < num_constrained, i, penalties)
+                    for i, prompt in enumerate(prompts)
+                )
             )
 
         return uvloop.run(run())
 
-    async def _ask(self, prompt: str, is_constrained: bool, seed: int) -> ResponseRecord:
+    async def _ask(
+        self, prompt: str, is_constrained: bool, seed: int, penalties: Mapping[str, float]
+    ) -> ResponseRecord:
         parameters: dict[str, Any] = {
             "max_new_tokens": self._output_tokens,
             "do_sample": self._do_sample,
             "seed": seed,
             "details": True,
+            **penalties,
         }
         if is_constrained:
             parameters["grammar"] = {"type": "json", "value": SCHEMA}
@@ -161,6 +176,7 @@ def show(rounds: list[Rates], masks: Percentiles, title: str) -> None:
         ("free", "free"),
         ("under a grammar", "constrained"),
         ("free beside as many under a grammar", "free_beside"),
+        ("free, with penalties", "penalised"),
     ):
         ratio = statistics.median(getattr(rates, field) / rates.free for rates in rounds)
         rate = statistics.median(getattr(rates, field) for rates in rounds)

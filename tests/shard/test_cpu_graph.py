@@ -3,6 +3,7 @@
 import gc
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -190,6 +191,37 @@ def test_shown_values_are_read_where_they_are() -> None:
         expected = layers[i].forward()[:, 1:]
         graphs[i].replay()
         assert torch.equal(shown[i], expected)
+
+
+def test_a_replay_waits_for_what_others_write() -> None:
+    """As often as it is told to; and not for those of a step that was given up."""
+    gate, x, out = library.gate(), torch.zeros(4), torch.zeros(4)
+
+    def compute() -> None:
+        gate.wait()
+        out.copy_(x + 1)
+
+    graph = CpuGraphRecorder().record(compute)
+
+    def replay_there() -> None:
+        with torch.inference_mode():
+            graph.replay()
+
+    given_up = gate.expect(1)
+    for value in range(3):
+        step = gate.expect(2)
+        gate.arrive(given_up)
+        replay = threading.Thread(target=replay_there)
+        replay.start()
+        gate.arrive(step)
+        replay.join(0.02)
+        assert replay.is_alive()
+        x.fill_(value)
+        gate.arrive(step)
+        replay.join()
+        assert out.tolist() == [value + 1] * 4
+    gate.expect(0)
+    graph.replay()
 
 
 def test_a_recording_does_not_load_torchs_compiler() -> None:

@@ -1,8 +1,9 @@
 """The matchers of all slots that have a grammar, and the masks of their next tokens.
 
 A mask depends on the token before it, which is known on the host as soon as a step has sampled. So
-it is computed at once, in threads that do not hold the interpreter, while results are written and
-the next step's forward pass runs; sampling waits only for what is not done then.
+it is computed at once, in threads of its own, whose walks do not hold the interpreter, while
+results are written and the next step's forward pass runs; sampling waits only for what is not done
+then, or, in a recorded step, the step itself (`runner/awaited_masks.py`).
 
     compute thread   admit ────────────────▶ masks ─▶ sample ─▶ advance ─────▶ masks ─▶ ...
                        │                       ▲                   │              ▲

@@ -1,7 +1,7 @@
 """The masks of grammars as a step recorded on the CPU takes them: it waits for them itself.
 
-    compute thread   tell, replay:  layers ......... wait, sampler │ (no line of Python between)
-    grammar thread                  consume, masks ──▶ gate
+compute thread   tell, replay:  layers ......... wait, sampler │ (no line of Python between)
+grammar thread                  consume, masks ──▶ gate
 """
 
 from collections.abc import Sequence

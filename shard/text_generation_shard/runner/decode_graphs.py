@@ -6,9 +6,10 @@ slot (`SequenceSlots`). So a graph takes one small packet, and serves every step
 
     packet   [ slots of the rows, then the scrap slot | contexts of the rows, then 1 ]
 
-A graph is for a bucket of rows and for what the rows ask of the sampler. What the host reads (top-n)
-is no graph's, nor on a GPU what only the host knows (a grammar's mask, a bias): such a step's graph
-ends with the logits, and the sampler is launched behind it, while the layers are computed.
+A graph is for a bucket of rows and for what the rows ask of the sampler. What the host reads
+(top-n) is no graph's, nor on a GPU what only the host knows (a grammar's mask, a bias): such a
+step's graph ends with the logits, and the sampler is launched behind it, while the layers are
+computed.
 
 To record a graph takes a fraction of a second. The largest are recorded before serving: the others
 use their memory, one after the other. Those are recorded while nobody asks for a step; until then

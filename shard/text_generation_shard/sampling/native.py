@@ -1,5 +1,5 @@
-"""The sampler's pipeline as two C++ operators: what changes single scores; and temperature, filters,
-draw, also from the best scores of every part of the vocabulary.
+"""The sampler's pipeline as two C++ operators: what changes single scores; and temperature,
+filters, draw, also from the best scores of every part of the vocabulary.
 """
 
 from collections.abc import Sequence

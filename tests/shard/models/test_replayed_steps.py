@@ -1,22 +1,28 @@
 """Decode steps replayed on the CPU, against the same steps computed one operator at a time."""
 
+import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
+from llguidance import LLMatcher
 from text_generation_proto import shard_pb2 as pb
+from text_generation_shard.batch import bias_table
 from text_generation_shard.engine import Engine
 from text_generation_shard.models.decoder import Decoder
 from text_generation_shard.ops.cpu import library
 from text_generation_shard.runner import graph_policy
 from text_generation_shard.runner.graph_policy import ON_CPU, SamplingKind
+from text_generation_shard.sampling import native
 from torch import Tensor
 
-from tests.shard.checkpoints import VOCAB_SIZE, Checkpoint
+from tests.fakes.byte_tokenizer import EOS, SPECIAL_TOKENS, save_byte_tokenizer
+from tests.shard.checkpoints import VOCAB_SIZE, Checkpoint, write_checkpoint
 from tests.shard.engines import running_shard, warmup_request
 from tests.shard.models.families import MODELS, write_model
 from tests.shard.step_script import StepScript, sampling
@@ -37,10 +43,17 @@ def checkpoint_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], C
 @contextmanager
 def engine_of(checkpoint: Checkpoint, monkeypatch: Any, **settings: Any) -> Iterator[Engine]:
     """One that records a graph as soon as a step wants it."""
+    warmup = warmup_request(max_total_tokens=96)
+    with engine_of_path(checkpoint.path, monkeypatch, warmup, **settings) as engine:
+        yield engine
+
+
+@contextmanager
+def engine_of_path(
+    path: Path, monkeypatch: Any, warmup: pb.WarmupRequest, **settings: Any
+) -> Iterator[Engine]:
     monkeypatch.setattr(graph_policy, "ON_CPU", replace(ON_CPU, patience=0))
-    with running_shard(
-        checkpoint.path, warmup=warmup_request(max_total_tokens=96), **settings
-    ) as shard:
+    with running_shard(path, warmup=warmup, **settings) as shard:
         assert shard._engine is not None
         yield shard._engine
 
@@ -180,9 +193,12 @@ def test_all_numbers_of_rows(
 def test_what_the_sampler_does_outside(
     checkpoint_of: Callable[[str], Checkpoint], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Biases and top-n; then rows that ask for neither, whose last token is known all the same."""
+    """A bias of too many tokens, and top-n; then rows that ask for neither, whose last token is
+    known all the same.
+    """
+    monkeypatch.setattr(bias_table, "_CAPACITY", 2)
     script = StepScript()
-    bias = sampling(logit_bias_ids=[3], logit_bias_values=[9.0])
+    bias = sampling(logit_bias_ids=[3, 5, 8], logit_bias_values=[9.0, 8.0, -7.0])
     script.admit(0, PROMPTS[0], sampling=bias)
     script.admit(1, PROMPTS[1], top_n_tokens=2)
     script.step({0: len(PROMPTS[0]), 1: len(PROMPTS[1])})
@@ -194,6 +210,55 @@ def test_what_the_sampler_does_outside(
     script.decode([2], 3)
     with engine_of(checkpoint_of("llama"), monkeypatch) as engine:
         check_same(engine, script)
+        assert recorded(engine) == {(1, SamplingKind.OUTSIDE), (1, SamplingKind.NATIVE)}
+
+
+def test_what_changes_scores_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Biases, penalties and grammars in changing company: to the last bit as one operator at a
+    time, and the same tokens as by torch.
+    """
+    write_checkpoint(tmp_path, vocab_size=264)
+    save_byte_tokenizer(tmp_path)
+    warmup = warmup_request(max_total_tokens=96, eos_token_ids=[SPECIAL_TOKENS.index(EOS)])
+    with engine_of_path(tmp_path, monkeypatch, warmup) as engine:
+        script = script_of_changes()
+        check_same(engine, script)
+        kinds = {kind for rows, kind in recorded(engine) if rows > 1}
+        assert kinds == {SamplingKind.NATIVE}
+        replayed = play(engine, script, with_graphs=True)
+        monkeypatch.setattr(native, "can_change", lambda _: False)
+        by_torch = play(engine, script, with_graphs=False)
+        assert [one.token_ids for one in replayed] == [one.token_ids for one in by_torch]
+        failed = [[failure.slot for failure in one.failures] for one in replayed]
+        assert failed[-1] == [3] and failed[0] == []
+
+
+def script_of_changes() -> StepScript:
+    """Slot 3 has a grammar that fails after a few tokens; one of slot 1 allows one token only."""
+    rules = 'start: "ab" first{500}\nfirst: second{500}\nsecond: "c"'
+    exploding = json.dumps({"grammars": [{"lark_grammar": rules}]})
+    digits, forced = (LLMatcher.grammar_from_regex(each) for each in ("[0-9]+", "abcabc[de]+"))
+    free = sampling(do_sample=True, seed=4)
+    admissions: list[tuple[pb.SamplingParameters, str]] = [
+        (sampling(logit_bias_ids=[7, 99], logit_bias_values=[3.5, -2.0], presence_penalty=0.7), ""),
+        (sampling(repetition_penalty=1.4), forced),
+        (sampling(do_sample=True, seed=9, temperature=1.5, frequency_penalty=-0.3), digits),
+        (sampling(), exploding),
+        (sampling(logit_bias_ids=[50], logit_bias_values=[100.0], frequency_penalty=9.5), ""),
+        (free, ""),
+    ]
+    script = StepScript()
+    for slot, (parameters, grammar) in enumerate(admissions):
+        script.admit(slot, PROMPTS[0], sampling=parameters, grammar=grammar)
+    script.step(dict.fromkeys(range(6), len(PROMPTS[0])))
+    script.decode([0, 1, 2, 4, 5], 6)
+    script.decode([5, 4, 2], 4)
+    script.retire(2)
+    script.admit(2, PROMPTS[0], sampling=free)
+    script.step({2: len(PROMPTS[0]), 5: 1})
+    script.decode([2, 4, 5], 4)
+    script.decode([1, 3, 2], 8)
+    return script
 
 
 def test_scores_that_are_no_numbers(

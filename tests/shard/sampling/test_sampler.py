@@ -1,9 +1,12 @@
 import math
+import random
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from text_generation_shard.ops.cpu.library import operators
+from text_generation_shard.sampling import native
 from text_generation_shard.sampling.filters import keep_top_k
 from text_generation_shard.sampling.parameters import SamplingParameters
 from text_generation_shard.sampling.rows import GrammarMask
@@ -120,6 +123,45 @@ def test_grammar_masks_its_rows_only():
     assert sampled.token_ids[1] == logits[1].argmax()
     assert sampled.top_tokens.counts.tolist() == [1, 0, 2]
     assert sampled.top_tokens.token_ids[1:].sort().values.tolist() == [3, 60]
+
+
+@pytest.mark.skipif(operators() is None, reason="no C++ operators")
+@pytest.mark.parametrize("vocab_size", [33, 61, 1000, 5003])
+def test_changes_by_the_operator_are_those_by_torch(vocab_size, monkeypatch):
+    """Rows of every kind beside each other; one whose mask leaves a single token."""
+    source = random.Random(vocab_size)
+    parameters = [
+        SamplingParameters(
+            do_sample=source.random() < 0.5,
+            seed=row,
+            temperature=source.choice([1.0, 0.6]),
+            top_p=source.choice([1.0, 0.9]),
+            repetition_penalty=source.choice([1.0, 1.3, 0.7]),
+            frequency_penalty=source.choice([0.0, 0.4, -0.37]),
+            presence_penalty=source.choice([0.0, 1.1]),
+            watermark=row == 5,
+            logit_bias=((row, 2.5), (31, -1.5)) if row % 3 == 0 else (),
+        )
+        for row in range(12)
+    ]
+    histories = [[source.randrange(vocab_size) for _ in range(row + 1)] * 2 for row in range(12)]
+    sizes = {1: 1, 4: vocab_size // 2, 5: 3, 6: 7, 11: vocab_size}
+    allowed = [source.sample(range(vocab_size), size) for size in sizes.values()]
+    rows = make_rows(
+        parameters,
+        prompts=[[*each[:1], 7] for each in histories],
+        outputs=[each[1:] for each in histories],
+        width=30,
+        grammar=GrammarMask(tuple(sizes), pack_allowed(allowed, vocab_size)),
+    )
+    logits = make_logits(12, vocab_size)
+    expected = make_sampler(vocab_size)(logits.clone(), rows)
+    with monkeypatch.context() as patch:
+        patch.setattr(native, "can_change", lambda _: False)
+        by_torch = make_sampler(vocab_size)(logits.clone(), rows)
+    assert torch.equal(expected.token_ids, by_torch.token_ids)
+    assert torch.equal(expected.logprobs, by_torch.logprobs)
+    assert expected.token_ids[1] == allowed[0][0]
 
 
 def test_top_n_includes_ties_at_the_last_place_and_orders_them_by_token_id():
