@@ -213,14 +213,23 @@ def test_what_the_sampler_does_outside(
         assert recorded(engine) == {(1, SamplingKind.OUTSIDE), (1, SamplingKind.NATIVE)}
 
 
-def test_what_changes_scores_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module")
+def tokenized(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint whose tokens grammars know."""
+    path = tmp_path_factory.mktemp("tokenized")
+    write_checkpoint(path, vocab_size=264)
+    save_byte_tokenizer(path)
+    return path
+
+
+GRAMMARS = warmup_request(max_total_tokens=96, eos_token_ids=[SPECIAL_TOKENS.index(EOS)])
+
+
+def test_what_changes_scores_is_recorded(tokenized: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Biases, penalties and grammars in changing company: to the last bit as one operator at a
     time, and the same tokens as by torch.
     """
-    write_checkpoint(tmp_path, vocab_size=264)
-    save_byte_tokenizer(tmp_path)
-    warmup = warmup_request(max_total_tokens=96, eos_token_ids=[SPECIAL_TOKENS.index(EOS)])
-    with engine_of_path(tmp_path, monkeypatch, warmup) as engine:
+    with engine_of_path(tokenized, monkeypatch, GRAMMARS) as engine:
         script = script_of_changes()
         check_same(engine, script)
         kinds = {kind for rows, kind in recorded(engine) if rows > 1}
@@ -229,21 +238,17 @@ def test_what_changes_scores_is_recorded(tmp_path: Path, monkeypatch: pytest.Mon
         monkeypatch.setattr(native, "can_change", lambda _: False)
         by_torch = play(engine, script, with_graphs=False)
         assert [one.token_ids for one in replayed] == [one.token_ids for one in by_torch]
-        failed = [[failure.slot for failure in one.failures] for one in replayed]
-        assert failed[-1] == [3] and failed[0] == []
 
 
 def script_of_changes() -> StepScript:
-    """Slot 3 has a grammar that fails after a few tokens; one of slot 1 allows one token only."""
-    rules = 'start: "ab" first{500}\nfirst: second{500}\nsecond: "c"'
-    exploding = json.dumps({"grammars": [{"lark_grammar": rules}]})
+    """The grammar of slot 1 begins with what allows one token only."""
     digits, forced = (LLMatcher.grammar_from_regex(each) for each in ("[0-9]+", "abcabc[de]+"))
     free = sampling(do_sample=True, seed=4)
     admissions: list[tuple[pb.SamplingParameters, str]] = [
         (sampling(logit_bias_ids=[7, 99], logit_bias_values=[3.5, -2.0], presence_penalty=0.7), ""),
         (sampling(repetition_penalty=1.4), forced),
         (sampling(do_sample=True, seed=9, temperature=1.5, frequency_penalty=-0.3), digits),
-        (sampling(), exploding),
+        (sampling(presence_penalty=1.9), digits),
         (sampling(logit_bias_ids=[50], logit_bias_values=[100.0], frequency_penalty=9.5), ""),
         (free, ""),
     ]
@@ -259,6 +264,28 @@ def script_of_changes() -> StepScript:
     script.decode([2, 4, 5], 4)
     script.decode([1, 3, 2], 8)
     return script
+
+
+def test_a_grammar_that_fails_while_a_replay_waits(
+    tokenized: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its sequence ends, with any token; the others go on as if it were not there."""
+    rules = 'start: "ab" first{500}\nfirst: second{500}\nsecond: "c"'
+    exploding = json.dumps({"grammars": [{"lark_grammar": rules}]})
+    script = StepScript()
+    script.admit(0, PROMPTS[0], sampling=sampling(do_sample=True, seed=4))
+    script.admit(1, PROMPTS[0], grammar=exploding)
+    script.admit(2, PROMPTS[0], grammar=LLMatcher.grammar_from_regex("[0-9]+"))
+    script.step(dict.fromkeys(range(3), len(PROMPTS[0])))
+    script.decode(range(3), 6)
+    with engine_of_path(tokenized, monkeypatch, GRAMMARS) as engine:
+        expected = script.tokens(play(engine, script, with_graphs=False))
+        for _ in range(2):
+            results = play(engine, script, with_graphs=True)
+            failed = [[failure.slot for failure in result.failures] for result in results]
+            assert failed[0] == [] and failed[-1] == [1]
+            found = script.tokens(results)
+            assert [found[slot] for slot in (0, 2)] == [expected[slot] for slot in (0, 2)]
 
 
 def test_scores_that_are_no_numbers(
