@@ -215,11 +215,16 @@ class DecodeGraphs:
     def _kinds(self, batch: ScheduledBatch) -> list[SamplingKind]:
         """What does for all rows, the best first."""
         asked: set[Processor] = set()
+        is_native = self._masks is not None
         for slot in batch.sampled_slots:
-            if self._slots[slot].top_n_tokens or not self._slots.holds_bias(slot):
+            parameters = self._slots.sampling_parameters(slot)
+            is_biased = bool(parameters.logit_bias)
+            if is_biased and not (is_native and self._slots.holds_bias(slot)):
                 return [SamplingKind.OUTSIDE]
-            asked.update(self._slots.sampling_parameters(slot).processors)
-        if self._masks is None and self._grammars.has_any(batch.sampled_slots):
+            if self._slots[slot].top_n_tokens:
+                return [SamplingKind.OUTSIDE]
+            asked.update(parameters.processors)
+        if not is_native and self._grammars.has_any(batch.sampled_slots):
             return [SamplingKind.OUTSIDE]
         inside = [
             kind
