@@ -33,6 +33,7 @@ from text_generation_shard.runner.decode_graphs import DecodeGraphs
 from text_generation_shard.runner.device_work import DeviceWork
 from text_generation_shard.sampling.prompt_logprobs import prompt_logprobs
 from text_generation_shard.sampling.sampler import SampledTokens, TokenSampler
+from text_generation_shard.unused_blocks import UnusedBlocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +70,11 @@ class Engine:
         grammars: GrammarTable,
         ranks: RankGroup,
         graphs: DecodeGraphs | None = None,
+        unused_blocks: UnusedBlocks | None = None,
     ) -> None:
-        """graphs: for a device that records them."""
+        """graphs: for a device that records them; unused_blocks: where the cache is untouched."""
         self._graphs = graphs
+        self._unused_blocks = unused_blocks
         self._model = model
         self._cache = cache
         self._slots = slots
@@ -107,6 +110,8 @@ class Engine:
         refused = self._slots.admit(request.admissions)
         self._grammars.admit(request.admissions)
         batch = self._slots.schedule(request)
+        if self._unused_blocks is not None:
+            self._unused_blocks.use(request)
         try:
             if refused:
                 raise _rejection(refused)
@@ -125,9 +130,12 @@ class Engine:
         )
 
     def work_while_idle(self) -> bool:
-        """Record a graph, if the device was idle at the last call, too: when it is done with a
-        step, the next one may be on its way. Returns whether there is more to do.
+        """Make blocks ready, then record a graph, if the device was idle at the last call, too:
+        when it is done with a step, the next one may be on its way. Returns whether there is more
+        to do.
         """
+        if self._unused_blocks is not None and self._unused_blocks.make_ready():
+            return True
         if self._graphs is None:
             return False
         was_idle = self._last_work is None

@@ -9,6 +9,11 @@ from pathlib import Path
 from text_generation_shard.cores import physical_cores
 
 _CGROUP_ROOT = Path("/sys/fs/cgroup")
+# Parameters of mallopt(3).
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
+_NEVER = 2**31 - 1
+# Bytes of the largest piece that is kept. The cache's pieces are larger: theirs must be untouched.
+_LARGEST_KEPT = 128 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +110,21 @@ def return_free_memory() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
+
+
+def keep_freed_memory() -> None:
+    """From now on what is freed stays in the C library's heap (glibc), until `return_free_memory`;
+    to be called before there are threads.
+
+    A step frees the activations of each layer, some 10 MB, and the next layer would get them back
+    from the system, page by page. One heap for all threads: others give back what is larger than
+    64 MB, whatever they are told.
+    """
+    adjust = getattr(ctypes.CDLL(None), "mallopt", None)
+    if adjust is not None:
+        adjust(_M_ARENA_MAX, 1)
+        adjust(_M_TRIM_THRESHOLD, _NEVER)
+        adjust(_M_MMAP_THRESHOLD, _LARGEST_KEPT)
 
 
 class PeakMemory:

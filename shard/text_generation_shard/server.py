@@ -24,6 +24,7 @@ from text_generation_proto import shard_pb2_grpc as pb_grpc
 from text_generation_shard.compute_thread import ComputeThread
 from text_generation_shard.config import RankInfo, ShardConfig
 from text_generation_shard.errors import ShardError
+from text_generation_shard.host import keep_freed_memory
 from text_generation_shard.node_address import node_address
 from text_generation_shard.shard import Shard
 from text_generation_shard.step_progress import StepProgress
@@ -131,6 +132,7 @@ class ShardServicer(pb_grpc.ShardServicer):
 
 def serve(config: ShardConfig, info: RankInfo) -> int:
     """Load, serve, end; returns the exit code: 0 after SIGTERM or SIGINT, 1 after an error."""
+    keep_freed_memory()
     events: SimpleQueue[_Event] = SimpleQueue()
     _listen_for_signals(events)
     compute = ComputeThread()

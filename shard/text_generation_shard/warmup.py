@@ -35,6 +35,7 @@ from text_generation_shard.runner.graph_policy import buckets_for, can_be_record
 from text_generation_shard.runner.step_graph import GraphRecorder
 from text_generation_shard.sampling.parallel import ParallelSampler
 from text_generation_shard.sampling.sampler import Sampler, TokenSampler
+from text_generation_shard.unused_blocks import UnusedBlocks
 
 logger = logging.getLogger(__name__)
 
@@ -318,6 +319,10 @@ def make_engine(
             ranks=ranks,
         )
         graphs.record_first()
+    unused_blocks = None
+    if model.cache_spec.device.type == "cpu":
+        # Room for a sequence of any length.
+        unused_blocks = UnusedBlocks(cache, num_ahead=size.max_total_tokens // size.block_size)
     return Engine(
         model=model,
         cache=cache,
@@ -326,6 +331,7 @@ def make_engine(
         grammars=grammars,
         ranks=ranks,
         graphs=graphs,
+        unused_blocks=unused_blocks,
     )
 
 
