@@ -1,7 +1,9 @@
 """text-generation-router: the HTTP server in front of the shards."""
 
+import contextlib
 import gc
 import logging
+import os
 import sys
 
 import uvloop
@@ -32,6 +34,7 @@ def run(config: RouterConfig) -> int:
     # Start-up makes much and drops little: the collector would only slow it. The server turns it
     # on again once it serves.
     gc.disable()
+    _interrupt_nobody()
     from text_generation_router.server import Server
     from text_generation_router.start_error import StartError
 
@@ -42,6 +45,17 @@ def run(config: RouterConfig) -> int:
         return 1
     except KeyboardInterrupt:
         return 1
+
+
+def _interrupt_nobody() -> None:
+    """Where shards compute on all cores, wait until one is free: a router that wakes up in the
+    middle of an operator would take one from a thread for which the others then wait.
+
+    A step is under way while the router sends the next one, so that it has the time. Threads
+    started later do the same. Linux; a container may forbid it.
+    """
+    with contextlib.suppress(AttributeError, OSError):
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 if __name__ == "__main__":

@@ -58,6 +58,12 @@ class RunningRouter:
         return self.process.returncode, output.decode()
 
 
+def scheduling_policies(pid: int) -> set[int]:
+    """Of all threads."""
+    threads = Path(f"/proc/{pid}/task").iterdir()
+    return {os.sched_getscheduler(int(thread.name)) for thread in threads}
+
+
 async def spawn(*flags: str) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         sys.executable,
@@ -143,6 +149,7 @@ async def test_the_demo_of_everything(model_path: Path) -> None:
 
 async def test_sigterm_finishes_streams_and_refuses_new_work(model_path: Path) -> None:
     async with running_router(model_path) as router:
+        assert scheduling_policies(router.process.pid) == {os.SCHED_BATCH}
         async with router.session.post("/generate_stream", json=LONG) as stream:
             await stream.content.readline()
             router.signal(signal.SIGTERM)

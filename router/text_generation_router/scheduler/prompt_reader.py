@@ -15,8 +15,11 @@ from text_generation_router.scheduler.residents import Residents
 from text_generation_router.scheduler.sequence import Sequence
 from text_generation_router.scheduler.step_plan import Admission, StepPlan
 
-# How much longer than the target a step may take when nobody waits for a next token.
+# How much longer than the target a step may take when nobody waits for a next token; and when it
+# reads the only prompt there is. Nothing is planned behind such a step while it runs, so that who
+# comes meanwhile waits no longer than for two of the others.
 _IDLE_FACTOR = 4.0
+_ALONE_FACTOR = 8.0
 # Sequences that may step aside in one plan to share what another one is computing.
 _MAX_ASIDE = 32
 
@@ -77,6 +80,7 @@ class PromptReader:
         aside: list[Sequence] = []
         num_cached = 0
         is_admitting = True
+        shared_budget = self._tokens_within(_IDLE_FACTOR, plan.num_decodes)
         while budget > 0:
             can_admit = is_admitting and self._residents.num_free_slots
             first = self._queue.peek() if can_admit else None
@@ -108,15 +112,23 @@ class PromptReader:
                 budget -= num_tokens
         for sequence in aside:
             self._queue.push(sequence)
+        plan.is_long = plan.num_prefill_tokens > shared_budget
         return num_cached
 
     def _budget(self, num_decodes: int) -> int:
         """Prompt tokens for a step with so many decodes: what the target time allows, at least a
         block, at most what is left of the step.
         """
+        if num_decodes:
+            return self._tokens_within(1.0, num_decodes)
+        is_alone = len(self._residents.prefilling) + len(self._queue) == 1
+        return self._tokens_within(_ALONE_FACTOR if is_alone else _IDLE_FACTOR, 0)
+
+    def _tokens_within(self, factor: float, num_decodes: int) -> int:
+        """The budget of a step that may take so many times the target."""
         limits = self._limits
         room = limits.max_step_tokens - num_decodes
-        target_ms = limits.target_step_ms * (1.0 if num_decodes else _IDLE_FACTOR)
+        target_ms = limits.target_step_ms * factor
         tokens = self._cost_model.prefill_tokens_within(target_ms, num_decodes)
         return room if tokens is None else min(room, max(tokens, limits.block_size))
 

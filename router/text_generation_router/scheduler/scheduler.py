@@ -124,8 +124,12 @@ class Scheduler:
             self._end(sequence, ending, now)
 
     def plan(self, now: float) -> StepPlan | None:
-        """The next step; None if there is nothing to compute, or two steps are under way."""
+        """The next step; None if there is nothing to compute, or two steps or a long one are under
+        way.
+        """
         if len(self._in_flight) == MAX_STEPS_IN_FLIGHT:
+            return None
+        if self._in_flight and self._in_flight[-1].is_long:
             return None
         plan = StepPlan(step=self._last_step + 1)
         self._plan_decodes(plan)

@@ -45,6 +45,8 @@ class StepPlan:
     num_prefill_tokens: int = 0
     # Blocks that this step fills and that were named for it: (block, name).
     named_blocks: list[tuple[int, bytes]] = field(default_factory=list)
+    # Whether the next step is planned when this one is done: it takes long, and somebody may come.
+    is_long: bool = False
     # Set when an earlier step failed after this one was sent: its result counts for nothing.
     is_void: bool = False
 

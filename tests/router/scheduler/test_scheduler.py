@@ -88,12 +88,32 @@ def test_the_budget_is_a_time_while_somebody_decodes():
     )
     world = World(limits, cost)
     world.add(prompt=200, max_new_tokens=1)
+    assert world.send().num_prefill_tokens == 156, "a prompt alone: 8 x 10 ms"
+    world = World(limits, cost)
+    world.add(prompt=200, max_new_tokens=1)
+    world.add(prompt=range(100, 300), max_new_tokens=1)
     assert world.send().num_prefill_tokens == 76, "nobody decodes: 4 x 10 ms"
     world = World(limits, cost)
     world.add(prompt=4, max_new_tokens=50)
     world.send()
     world.add(prompt=200, max_new_tokens=1)
     assert world.send().num_prefill_tokens == 16, "10 ms - 1 ms - one decode at 0.5 ms a token"
+
+
+def test_nothing_is_planned_behind_the_long_step_of_a_prompt_alone():
+    cost = make_cost_model(fixed=1.0, per_prefill_token=0.5)
+    limits = make_limits(max_step_tokens=500, max_total_tokens=400, num_blocks=201)
+    world = World(limits, cost)
+    world.add(prompt=200, max_new_tokens=3)
+    assert world.send().is_long
+    late = world.add(prompt=range(500, 508), max_new_tokens=1)
+    assert world.scheduler.plan(world.now) is None
+    world.answer()
+    plan = world.send()
+    assert late in plan.sequences, "it waited for one step"
+    assert not plan.is_long and plan.num_prefill_tokens == 52
+    assert world.send().num_decodes == 1, "run-ahead goes on"
+    world.run()
 
 
 def test_a_prompt_is_read_however_slow_decodes_are():
