@@ -112,19 +112,28 @@ def return_free_memory() -> None:
         trim(0)
 
 
+def share_one_heap() -> None:
+    """Let all threads use the C library's main heap (glibc); to be called before there are any.
+    Others give back what is larger than 64 MB, whatever they are told.
+    """
+    _adjust_heap(_M_ARENA_MAX, 1)
+
+
 def keep_freed_memory() -> None:
-    """From now on what is freed stays in the C library's heap (glibc), until `return_free_memory`;
-    to be called before there are threads.
+    """From now on what is freed stays in the C library's heap (glibc): not while a checkpoint is
+    loaded, whose peak would grow.
 
     A step frees the activations of each layer, some 10 MB, and the next layer would get them back
-    from the system, page by page. One heap for all threads: others give back what is larger than
-    64 MB, whatever they are told.
+    from the system, page by page.
     """
+    _adjust_heap(_M_TRIM_THRESHOLD, _NEVER)
+    _adjust_heap(_M_MMAP_THRESHOLD, _LARGEST_KEPT)
+
+
+def _adjust_heap(parameter: int, value: int) -> None:
     adjust = getattr(ctypes.CDLL(None), "mallopt", None)
     if adjust is not None:
-        adjust(_M_ARENA_MAX, 1)
-        adjust(_M_TRIM_THRESHOLD, _NEVER)
-        adjust(_M_MMAP_THRESHOLD, _LARGEST_KEPT)
+        adjust(parameter, value)
 
 
 class PeakMemory:

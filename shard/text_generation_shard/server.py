@@ -24,7 +24,7 @@ from text_generation_proto import shard_pb2_grpc as pb_grpc
 from text_generation_shard.compute_thread import ComputeThread
 from text_generation_shard.config import RankInfo, ShardConfig
 from text_generation_shard.errors import ShardError
-from text_generation_shard.host import keep_freed_memory
+from text_generation_shard.host import keep_freed_memory, share_one_heap
 from text_generation_shard.node_address import node_address
 from text_generation_shard.shard import Shard
 from text_generation_shard.step_progress import StepProgress
@@ -132,7 +132,7 @@ class ShardServicer(pb_grpc.ShardServicer):
 
 def serve(config: ShardConfig, info: RankInfo) -> int:
     """Load, serve, end; returns the exit code: 0 after SIGTERM or SIGINT, 1 after an error."""
-    keep_freed_memory()
+    share_one_heap()
     events: SimpleQueue[_Event] = SimpleQueue()
     _listen_for_signals(events)
     compute = ComputeThread()
@@ -147,6 +147,7 @@ def serve(config: ShardConfig, info: RankInfo) -> int:
                 if isinstance(event, _Failed):
                     raise event.error
                 shard = event.shard.result()
+                keep_freed_memory()
                 compute.work_while_idle(shard.work_while_idle)
                 servicer = ShardServicer(shard, compute, events)
                 server = _listen(servicer, config, info)

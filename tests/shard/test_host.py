@@ -32,7 +32,7 @@ def test_freed_memory_between_pieces_in_use_goes_back() -> None:
 # A thread takes and frees what a layer needs, again and again; prints how many pages came anew.
 STEPS = """
 import resource, threading
-from text_generation_shard.host import keep_freed_memory
+from text_generation_shard.host import keep_freed_memory, share_one_heap
 
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -46,6 +46,7 @@ def steps():
     print(faults() - before)
 
 if KEEP:
+    share_one_heap()
     keep_freed_memory()
 thread = threading.Thread(target=steps)
 thread.start()
