@@ -191,7 +191,7 @@ def play(ranks: RankGroup, path: str, requests: list[bytes], is_recorded: bool) 
 
 def test_recorded_steps(checkpoint: Checkpoint) -> None:
     """The same bits as steps that are computed operator by operator."""
-    steps = script()
+    steps = script({"temperature": 0.8})
     steps.decode([1, 0], 12)
     requests = [request.SerializeToString() for request in steps.requests]
     path = str(checkpoint.path)
