@@ -12,7 +12,8 @@ from text_generation_shard.distributed import RankGroup
 from text_generation_shard.layers.mlp import GatedMLP
 from text_generation_shard.layers.norm import Norm
 from text_generation_shard.ops.add import add_scaled
-from text_generation_shard.ops.mix_experts import Experts, Routing, mix_experts
+from text_generation_shard.ops.experts import Experts, Routing
+from text_generation_shard.ops.mix_experts import mix_experts
 from text_generation_shard.ops.route import RoutingRule, route, weigh_by_gate
 from text_generation_shard.weights.reader import WeightScope
 

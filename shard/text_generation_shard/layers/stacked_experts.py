@@ -7,8 +7,8 @@ from torch import Tensor
 
 from text_generation_shard.distributed import RankGroup
 from text_generation_shard.layers.partition import even_range
-from text_generation_shard.ops.activation import GatedActivation
-from text_generation_shard.ops.mix_experts import Experts
+from text_generation_shard.ops.activation_kind import GatedActivation
+from text_generation_shard.ops.experts import Experts
 from text_generation_shard.weights.reader import WeightScope
 
 Projection = Literal["gate", "up", "down"]

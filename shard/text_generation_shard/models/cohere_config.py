@@ -6,7 +6,7 @@ from typing import Any
 from text_generation_shard.models.config import ModelConfig, read_layer_windows
 from text_generation_shard.models.fields import Fields
 from text_generation_shard.models.rope_config import rotary_settings
-from text_generation_shard.ops.activation import Activation
+from text_generation_shard.ops.activation_kind import Activation
 
 
 @dataclass(frozen=True, kw_only=True)

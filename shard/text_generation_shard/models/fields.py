@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from text_generation_shard.errors import CheckpointError
-from text_generation_shard.ops.activation import ACTIVATIONS, Activation
+from text_generation_shard.ops.activation_kind import ACTIVATIONS, Activation
 
 
 class Fields:

@@ -14,7 +14,7 @@ from text_generation_shard.layers.stacked_experts import Projection, ReadExpert,
 from text_generation_shard.models.decoder import Decoder
 from text_generation_shard.models.gpt_oss_config import GptOssConfig
 from text_generation_shard.models.llama import llama
-from text_generation_shard.ops.activation import ClampedSwiGLU
+from text_generation_shard.ops.activation_kind import ClampedSwiGLU
 from text_generation_shard.weights.mxfp4 import BLOCK, widen
 from text_generation_shard.weights.reader import WeightScope
 

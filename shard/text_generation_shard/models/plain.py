@@ -8,7 +8,7 @@ from text_generation_shard.layers.mlp import MLP
 from text_generation_shard.layers.norm import LayerNorm
 from text_generation_shard.models.config import ModelConfig
 from text_generation_shard.models.fields import Fields
-from text_generation_shard.ops.activation import Activation
+from text_generation_shard.ops.activation_kind import Activation
 from text_generation_shard.weights.reader import WeightScope
 
 

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from text_generation_shard.errors import CheckpointError
 from text_generation_shard.models.config import ModelConfig
 from text_generation_shard.models.fields import Fields
-from text_generation_shard.ops.activation import Activation
+from text_generation_shard.ops.activation_kind import Activation
 
 # Relative positions have no end; so long a text is more than any of these models was trained on.
 _MAX_POSITIONS = 4096

@@ -2,12 +2,8 @@
 
 from torch import Tensor
 
-from text_generation_shard.ops.activation import (
-    GatedActivation,
-    activate,
-    gated_activation,
-    native_activation,
-)
+from text_generation_shard.ops.activation import activate, gated_activation, native_activation
+from text_generation_shard.ops.activation_kind import GatedActivation
 from text_generation_shard.ops.cpu.library import native_operators
 from text_generation_shard.ops.linear import PackedWeight, Projection
 from text_generation_shard.ops.norm import NormWeights, normed

@@ -197,8 +197,7 @@ def by_torch(query: Tensor, keys: Tensor, values: Tensor, masking: Masking, /) -
     """torch's `varlen_attn`; from 2.12 on it wants to be told of grouped heads."""
     from torch.nn.attention.varlen import varlen_attn
 
-    is_told = "enable_gqa" in inspect.signature(varlen_attn).parameters
-    options: dict[str, Any] = {"enable_gqa": True} if is_told else {}
+    options: dict[str, Any] = {"enable_gqa": True} if _is_told_of_groups(varlen_attn) else {}
     attended = varlen_attn(
         query,
         keys,
@@ -213,6 +212,11 @@ def by_torch(query: Tensor, keys: Tensor, values: Tensor, masking: Masking, /) -
     )
     assert isinstance(attended, Tensor)  # a pair, had more been asked for
     return attended
+
+
+@functools.cache
+def _is_told_of_groups(function: Callable[..., Any]) -> bool:
+    return "enable_gqa" in inspect.signature(function).parameters
 
 
 def by_cudnn(query: Tensor, keys: Tensor, values: Tensor, masking: Masking, /) -> Tensor:

@@ -1,44 +1,12 @@
 """The chosen experts of every token, each an MLP, and their weighted sum."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from text_generation_shard.ops.activation import (
-    GatedActivation,
-    gated_activation,
-    native_activation,
-)
+from text_generation_shard.ops.activation import gated_activation, native_activation
 from text_generation_shard.ops.cpu.library import native_operators
-from text_generation_shard.ops.linear import MatrixStack
+from text_generation_shard.ops.experts import Experts, Routing
 from text_generation_shard.ops.triton import library as triton_library
-
-
-@dataclass(frozen=True, slots=True)
-class Routing:
-    """Which experts compute a token; [tokens, experts_per_token] each.
-
-    expert_ids: int64; weights: what the experts' outputs are multiplied by.
-    """
-
-    expert_ids: Tensor
-    weights: Tensor
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Experts:
-    """down(activation(gate(x), up(x))) of every expert.
-
-    gate_up: [2 * size, hidden] each, gates first; down: [hidden, size] each; biases: [num_experts,
-    2 * size] and [num_experts, hidden].
-    """
-
-    gate_up: MatrixStack
-    down: MatrixStack
-    activation: GatedActivation
-    gate_up_bias: Tensor | None = None
-    down_bias: Tensor | None = None
 
 
 def mix_experts(

@@ -2,14 +2,8 @@
 
 import pytest
 import torch
-from text_generation_shard.ops.activation import (
-    ACTIVATIONS,
-    ClampedSwiGLU,
-    GatedActivation,
-    activate,
-    gated_activation,
-    native_activation,
-)
+from text_generation_shard.ops.activation import activate, gated_activation, native_activation
+from text_generation_shard.ops.activation_kind import ACTIVATIONS, ClampedSwiGLU, GatedActivation
 from text_generation_shard.ops.add import add_rows, add_scaled
 from text_generation_shard.ops.cpu import library
 from text_generation_shard.ops.cpu.library import Operators

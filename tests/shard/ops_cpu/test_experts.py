@@ -4,16 +4,13 @@ from typing import Any
 
 import pytest
 import torch
-from text_generation_shard.ops.activation import (
-    ClampedSwiGLU,
-    GatedActivation,
-    native_activation,
-    softplus,
-)
+from text_generation_shard.ops.activation import native_activation, softplus
+from text_generation_shard.ops.activation_kind import ClampedSwiGLU, GatedActivation
 from text_generation_shard.ops.cpu import library
 from text_generation_shard.ops.cpu.library import Operators
+from text_generation_shard.ops.experts import Experts, Routing
 from text_generation_shard.ops.linear import MatrixStack, PackedWeight
-from text_generation_shard.ops.mix_experts import Experts, Routing, mix_experts
+from text_generation_shard.ops.mix_experts import mix_experts
 from text_generation_shard.ops.route import RoutingRule, native_rule, route, weigh_by_gate
 from text_generation_shard.ops.temperature import log_temperature
 

@@ -6,11 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from text_generation_shard.ops.activation import (
-    ClampedSwiGLU,
-    GatedActivation,
-    gated_activation,
-)
+from text_generation_shard.ops.activation import gated_activation
+from text_generation_shard.ops.activation_kind import ClampedSwiGLU, GatedActivation
 from text_generation_shard.ops.add_mlp import add_mlp
 from text_generation_shard.ops.kv_write import UNSCALED, KVScales
 from text_generation_shard.ops.layer_norm import layer_norm

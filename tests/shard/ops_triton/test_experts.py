@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from text_generation_shard.ops.activation import ClampedSwiGLU, GatedActivation
+from text_generation_shard.ops.activation_kind import ClampedSwiGLU, GatedActivation
+from text_generation_shard.ops.experts import Experts, Routing
 from text_generation_shard.ops.linear import DenseWeight, MatrixStack
-from text_generation_shard.ops.mix_experts import Experts, Routing, mix_experts
+from text_generation_shard.ops.mix_experts import mix_experts
 from text_generation_shard.ops.route import RoutingRule, route
 from text_generation_shard.ops.triton import experts as kernels
 from torch import Tensor

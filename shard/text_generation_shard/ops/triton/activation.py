@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from text_generation_shard.ops.activation import ClampedSwiGLU, GatedActivation
+from text_generation_shard.ops.activation_kind import ClampedSwiGLU, GatedActivation
 
 _BLOCK = 1024
 

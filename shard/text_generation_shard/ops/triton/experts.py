@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from text_generation_shard.ops.mix_experts import Experts, Routing
+from text_generation_shard.ops.experts import Experts, Routing
 from text_generation_shard.ops.triton.activation import activation_arguments, gated
 
 # Pairs that the sort looks at in one pass.
