@@ -75,6 +75,13 @@ async def spawn(*flags: str) -> asyncio.subprocess.Process:
     )
 
 
+def catches_sigterm(pid: int) -> bool:
+    """Whether the process has a handler for it by now."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    caught = next(line for line in status.splitlines() if line.startswith("SigCgt:"))
+    return bool(int(caught.split()[1], 16) & 1 << (signal.SIGTERM - 1))
+
+
 @asynccontextmanager
 async def running_router(
     model_path: Path, *flags: str, step_seconds: float = 0.005, break_at_step: int | None = None
@@ -213,7 +220,9 @@ async def test_a_port_in_use_is_one_line(model_path: Path) -> None:
 async def test_a_signal_while_waiting_for_shards_ends_it(model_path: Path) -> None:
     flags = ("--hostname", "127.0.0.1", "--port", "0", "--model-path", str(model_path))
     process = await spawn(*flags, "--shard-uds-path", "/tmp/no-such-shard")
-    await asyncio.sleep(2.0)
+    async with asyncio.timeout(60):
+        while not catches_sigterm(process.pid):  # noqa: ASYNC110  another process's state
+            await asyncio.sleep(0.02)
     assert process.returncode is None
     process.terminate()
     await process.communicate()

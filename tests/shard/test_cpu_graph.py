@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from unittest import mock
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from text_generation_shard.ops.rms_norm import rms_norm
 from text_generation_shard.runner.cpu_graph import CpuGraphRecorder
 from text_generation_shard.runner.step_graph import RecordingRefusedError
 from torch import Tensor
+from torch.testing._internal.two_tensor import TwoTensor
 
 pytestmark = pytest.mark.skipif(library.operators() is None, reason="no C++ operators")
 
@@ -162,6 +164,17 @@ def test_what_depends_on_numbers_is_refused(name: str, compute: Callable[[Tensor
     graph = recorder.record(layers.compute)
     graph.replay()
     assert torch.equal(layers.out, layers.forward())
+
+
+def test_tensors_that_compute_in_python_are_refused() -> None:
+    """As those of transformers' tensor parallelism: before any of their operators was called."""
+    x = TwoTensor(torch.ones(2), torch.ones(2))
+    with (
+        mock.patch.object(TwoTensor, "__torch_dispatch__") as dispatched,
+        pytest.raises(RecordingRefusedError, match="compute in Python"),
+    ):
+        CpuGraphRecorder().record(lambda: discard(x + 1))
+    assert not dispatched.called
 
 
 def test_a_replay_checks_what_it_reads() -> None:

@@ -375,10 +375,12 @@ def keep_signals() -> Iterator[None]:
 def when_ready(path: Path, action: Callable[[], None]) -> "Future[None]":
     """Do something in another thread once the socket is there; then stop the server."""
     done: Future[None] = Future()
+    deadline = time.monotonic() + 60
 
     def act() -> None:
         try:
             while not path.exists():
+                assert time.monotonic() < deadline, f"there is no {path}"
                 time.sleep(0.01)
             action()
             done.set_result(None)

@@ -86,10 +86,14 @@ class _WriteDown(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self,
         func: Any,
-        types: object,
+        types: tuple[type, ...],
         args: tuple[object, ...] = (),
         kwargs: dict[str, object] | None = None,
     ) -> object:
+        if any(kind is not Tensor for kind in types):
+            # Before the first operator, which may leave behind what the last one takes back: a
+            # DTensor's embedding does.
+            raise RecordingRefusedError(f"{func} of tensors that compute in Python")
         if func.namespace != "aten" or _depends_on_numbers(func, args):
             raise RecordingRefusedError(f"{func} cannot be repeated")
         name, _, overload = func.name().partition(".")
