@@ -35,6 +35,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "int8": {"quantize": "int8"},
     "int4": {"quantize": "int4"},
 }
+# Those whose cost is measured, but not their speed.
+CACHE_SETTINGS: dict[str, dict[str, Any]] = {
+    f"{name}, int8 cache": {**settings, "kv_cache_dtype": "int8"}
+    for name, settings in SETTINGS.items()
+}
 ALONE = RankInfo(rank=0, world_size=1, master_addr="localhost", master_port=0)
 BLOCK_SIZE = 16
 MAX_TOKENS = 1024
@@ -62,7 +67,7 @@ class StorageEngine:
 
     def __init__(self, model_path: Path, storage: str, num_threads: int) -> None:
         config = ShardConfig(model_path=str(model_path), num_threads=num_threads)
-        self._shard = Shard.load(replace(config, **SETTINGS[storage]), ALONE)
+        self._shard = Shard.load(replace(config, **(SETTINGS | CACHE_SETTINGS)[storage]), ALONE)
         warmup = pb.WarmupRequest(
             max_slots=NUM_SLOTS,
             max_step_tokens=MAX_TOKENS,
@@ -237,7 +242,9 @@ def main() -> None:
     )
     options = parser.parse_args()
     with torch.inference_mode():
-        engines = {name: StorageEngine(options.model, name, options.threads) for name in SETTINGS}
+        is_quality = options.text is not None or options.held_out is not None
+        names = SETTINGS | CACHE_SETTINGS if is_quality else SETTINGS
+        engines = {name: StorageEngine(options.model, name, options.threads) for name in names}
         tokenizer = Tokenizer.from_file(str(options.model / "tokenizer.json"))
         if options.text is not None:
             token_ids = tokenizer.encode(options.text.read_text()).ids[: MAX_TOKENS - 1]

@@ -52,8 +52,8 @@ On a GPU attention (ALiBi, sinks, windows, chunks and latent vectors included) a
 computed by this server's kernels, and decode steps are recorded as CUDA graphs; but T5's attention
 and Mamba's layers are torch's functions, without graphs, and slower. Experts' weights lie in memory
 in the data type of the model, also where the checkpoint has 8-bit floats or MXFP4: no kernel reads
-those. Eight bits of `--kv-cache-dtype` are for all models but those with latent attention, Mamba
-and those on transformers' code.
+those. Eight bits of `--kv-cache-dtype` (fp8, and int8 on CPU) are for all models but those
+with latent attention, Mamba and those on transformers' code.
 
 On CPU a model in bfloat16 keeps its keys and values in bfloat16, latent vectors and an encoder's
 included, while the arithmetic is in float32; with `--kv-cache-dtype float32` they stay as they were

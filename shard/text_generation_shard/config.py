@@ -14,7 +14,7 @@ from text_generation_process.logs import Level
 from text_generation_process.options import OptionError, option
 
 DtypeName = Literal["float32", "float16", "bfloat16"]
-KvCacheDtype = Literal["float32", "float16", "bfloat16", "fp8_e4m3fn", "fp8_e5m2"]
+KvCacheDtype = Literal["float32", "float16", "bfloat16", "int8", "fp8_e4m3fn", "fp8_e5m2"]
 # The last three are TGI's.
 AttentionName = Literal["auto", "triton", "flash", "cudnn", "paged", "flashdecoding", "flashinfer"]
 CpuQuantization = Literal["int8", "int4"]
@@ -48,9 +48,10 @@ class ShardConfig:
     kv_cache_dtype: KvCacheDtype | None = option(
         None,
         help="Data type of cached keys and values (default: what --dtype says). On CPU bfloat16 "
-        "goes with float32 arithmetic. 8 bits are half the memory of a 16-bit cache; fp8_e4m3fn "
-        "takes the checkpoint's scales, where it has some; on CPU the attention is then torch's, "
-        "and slower.",
+        "goes with float32 arithmetic. 8 bits are half the memory of a 16-bit cache: int8 on CPU, "
+        "with a scale for each token and head; on a GPU fp8_e5m2 or fp8_e4m3fn, which takes the "
+        "checkpoint's scales, where it has some. With fp8 on CPU the attention is torch's, and "
+        "slower.",
     )
     trust_remote_code: bool = option(
         False,

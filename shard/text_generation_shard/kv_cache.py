@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from text_generation_shard.ops.kv_write import KVScales
 from text_generation_shard.ops.paged_attention import MAX_GROUP_TOKENS, Workspace, has_kernel
+from text_generation_shard.ops.rounded_rows import SCALE_DTYPE
 from text_generation_shard.recurrent_state import RecurrentSpec, RecurrentStates
 
 SCRAP_BLOCK = 0
@@ -29,7 +31,7 @@ class KVCacheSpec:
     # Latent attention: values are the first so many dimensions of the keys. None: they lie apart.
     latent_dim: int | None = None
     recurrent: RecurrentSpec | None = None
-    # Of cached keys and values: as dtype, bfloat16 beside float32, or 8-bit floats. None: as dtype.
+    # Of cached keys and values: as dtype, bfloat16 beside float32, or 8 bits. None: as dtype.
     cache_dtype: torch.dtype | None = None
     # Whether what attends to prompts wants their contexts gathered, also on a GPU.
     gathers_prompts: bool = False
@@ -46,7 +48,13 @@ class KVCacheSpec:
     @property
     def token_bytes(self) -> int:
         """Bytes per token, keys and values of all layers."""
-        return self.num_layers * self._layer_token_elements * self.stored_dtype.itemsize
+        element_bytes = self._layer_token_elements * self.stored_dtype.itemsize
+        return self.num_layers * (element_bytes + self._layer_token_scales * SCALE_DTYPE.itemsize)
+
+    @property
+    def _layer_token_scales(self) -> int:
+        """Scales that a layer keeps of a token's keys and values."""
+        return 2 * self.num_kv_heads if self.stored_dtype is torch.int8 else 0
 
     @property
     def _layer_token_elements(self) -> int:
@@ -78,6 +86,8 @@ class LayerCache:
     keys: Tensor
     values: Tensor
     workspace: Workspace
+    # Of int8; None: the layer has its own, if any.
+    scales: KVScales | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +118,9 @@ class KVCache:
         workspace = Workspace(*_keys_and_values(spec, room, spec.dtype))
         paged = (num_blocks, block_size)
         layers = tuple(
-            LayerCache(*_keys_and_values(spec, paged, spec.stored_dtype), workspace)
+            LayerCache(
+                *_keys_and_values(spec, paged, spec.stored_dtype), workspace, _scales(spec, paged)
+            )
             for _ in range(spec.num_layers)
         )
         num_bytes = num_blocks * block_size * spec.token_bytes + spec.slots_bytes(num_slots)
@@ -123,6 +135,14 @@ def _keys_and_values(
     if spec.latent_dim is not None:
         return keys, keys[..., : spec.latent_dim]
     return keys, _zeros(keys.shape, spec, dtype)
+
+
+def _scales(spec: KVCacheSpec, shape: tuple[int, ...]) -> KVScales | None:
+    """[*shape, num_kv_heads] each, zeros."""
+    if spec.stored_dtype is not torch.int8:
+        return None
+    keys, values = (_zeros((*shape, spec.num_kv_heads), spec, SCALE_DTYPE) for _ in range(2))
+    return KVScales(keys, values)
 
 
 def _states(spec: KVCacheSpec, num_slots: int) -> RecurrentStates | None:

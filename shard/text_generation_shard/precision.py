@@ -17,7 +17,11 @@ _DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-_EIGHT_BIT_DTYPES = {"fp8_e4m3fn": torch.float8_e4m3fn, "fp8_e5m2": torch.float8_e5m2}
+_EIGHT_BIT_DTYPES = {
+    "int8": torch.int8,
+    "fp8_e4m3fn": torch.float8_e4m3fn,
+    "fp8_e5m2": torch.float8_e5m2,
+}
 # The first GPUs whose kernels can read e4m3 numbers.
 _ADA = (8, 9)
 
@@ -81,7 +85,13 @@ def choose_cache_dtype(
         return precision.cache
     if config.kv_cache_dtype in _DTYPES:
         return _wide_cache(config.kv_cache_dtype, precision, device)
-    if device.type == "cpu":
+    if config.kv_cache_dtype == "int8":
+        if device.type != "cpu":
+            raise CapacityError(
+                "--kv-cache-dtype int8 is available on CPU only; on a GPU fp8_e4m3fn and fp8_e5m2 "
+                "have as many bits"
+            )
+    elif device.type == "cpu":
         logger.warning(
             "--kv-cache-dtype %s: on CPU torch's functions compute the attention, slower than the "
             "C++ operators, which do not read 8-bit floats",

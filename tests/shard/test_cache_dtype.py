@@ -28,6 +28,8 @@ def chosen(
         ("bfloat16", CPU, "bfloat16", True, None),
         ("bfloat16", GPU, "bfloat16", False, None),
         ("float32", CPU, "bfloat16", False, None),
+        ("int8", CPU, "bfloat16", False, torch.int8),
+        ("int8", CPU, "float32", False, torch.int8),
     ],
 )
 def test_choice(
@@ -48,6 +50,7 @@ def test_choice(
         ("bfloat16", GPU, "float32", False),
         ("float32", CPU, "bfloat16", True),
         ("float16", CPU, "float32", False),
+        ("int8", GPU, "bfloat16", False),
     ],
 )
 def test_refused(

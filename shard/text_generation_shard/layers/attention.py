@@ -132,6 +132,7 @@ class SelfAttention:
         norm_weights = None if norm is None else norm.weights
         temperature = None if self._temperature is None else self._temperature(inputs.positions)
         keys_and_values = (cache.keys, cache.values)
+        kv_scales = self._kv_scales if cache.scales is None else cache.scales
         plan = inputs.attention[self._window]
         output = self._output.projection
         if output is not None:
@@ -149,7 +150,7 @@ class SelfAttention:
                 self._scores,
                 heads=self._heads,
                 temperature=temperature,
-                kv_scales=self._kv_scales,
+                kv_scales=kv_scales,
             )
         query = project_heads(
             x,
@@ -160,7 +161,7 @@ class SelfAttention:
             inputs.slot_mapping,
             options=self._heads,
             temperature=temperature,
-            scales=self._kv_scales,
+            scales=kv_scales,
         )
         attended = paged_attention(
             query,
@@ -168,7 +169,7 @@ class SelfAttention:
             plan,
             cache.workspace,
             **self._scores._asdict(),
-            kv_scales=self._kv_scales,
+            kv_scales=kv_scales,
         )
         return self._output(attended.flatten(1), addend)
 

@@ -17,7 +17,7 @@ from text_generation_shard.layers.linear import (
 from text_generation_shard.layers.partition import AttentionShape
 from text_generation_shard.layers.qkv_layout import SeparateQKV
 from text_generation_shard.layers.relative_bias import rows_of_bias
-from text_generation_shard.ops.kv_write import write_kv
+from text_generation_shard.ops.kv_write import UNSCALED, write_kv
 from text_generation_shard.ops.paged_attention import paged_attention
 from text_generation_shard.weights.reader import WeightScope
 
@@ -96,7 +96,8 @@ class CrossAttention:
     def write(self, encoded: Tensor, inputs: EncoderInputs, cache: LayerCache) -> None:
         """Store keys and values of what encoders made: [encoder tokens, hidden]."""
         heads = self._key_value(encoded).view(len(encoded), 2, -1, self._shape.head_dim)
-        write_kv(heads[:, 0], heads[:, 1], cache.keys, cache.values, inputs.slot_mapping)
+        caches, scales = (cache.keys, cache.values), cache.scales or UNSCALED
+        write_kv(heads[:, 0], heads[:, 1], *caches, inputs.slot_mapping, scales)
 
     def __call__(
         self, x: Tensor, inputs: EncoderInputs, cache: LayerCache, *, addend: Tensor | None = None
@@ -112,6 +113,7 @@ class CrossAttention:
             inputs.attention,
             cache.workspace,
             scale=self._scale,
+            kv_scales=cache.scales or UNSCALED,
         )
         return self._output(attended.flatten(1), addend)
 

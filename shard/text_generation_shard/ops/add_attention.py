@@ -5,7 +5,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from text_generation_shard.ops.cpu.library import native_operators
-from text_generation_shard.ops.kv_write import UNSCALED, KVScales, is_eight_bit
+from text_generation_shard.ops.kv_write import UNSCALED, KVScales, is_float8
 from text_generation_shard.ops.linear import PackedWeight, Projection
 from text_generation_shard.ops.norm import NormWeights
 from text_generation_shard.ops.paged_attention import AttentionPlan, Workspace, paged_attention
@@ -47,7 +47,7 @@ def add_attention(
     all heads' values, one after the other; the rest as `project_heads` and `paged_attention` have
     it. Returns [tokens, hidden].
     """
-    native = None if is_eight_bit(cache[0]) else native_operators(x)
+    native = None if is_float8(cache[0]) else native_operators(x)
     if (
         native is not None
         and isinstance(qkv.weight, PackedWeight)
@@ -60,7 +60,7 @@ def add_attention(
             heads,
             rotation,
             temperature,
-            cache,
+            kv_scales.with_caches(*cache),
             slot_mapping,
             plan.native,
             scores,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from text_generation_shard.ops.cpu.library import ExpansionFields, native_operators
-from text_generation_shard.ops.kv_write import is_eight_bit, write_keys
+from text_generation_shard.ops.kv_write import is_float8, write_keys
 from text_generation_shard.ops.linear import MatrixStack
 from text_generation_shard.ops.norm import NormWeights, normed
 from text_generation_shard.ops.paged_attention import AttentionPlan, Workspace, paged_attention
@@ -54,7 +54,7 @@ def latent_attention(
     their first latent_dim; the rest as `paged_attention` has it. Returns [tokens, num_heads,
     value_dim].
     """
-    native = None if is_eight_bit(cache[0]) else native_operators(query)
+    native = None if is_float8(cache[0]) else native_operators(query)
     packed = expansion.packed
     if native is not None and packed is not None:
         return native.latent_attention(

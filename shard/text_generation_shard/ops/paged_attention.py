@@ -18,7 +18,7 @@ from torch import Tensor
 from text_generation_shard.ops.attention_window import AttentionChunk, Window
 from text_generation_shard.ops.cpu.library import native_operators
 from text_generation_shard.ops.flash_attention import FlashAttention, FlashPlan
-from text_generation_shard.ops.kv_write import UNSCALED, KVScales, is_eight_bit
+from text_generation_shard.ops.kv_write import UNSCALED, KVScales, is_float8
 from text_generation_shard.ops.reference_attention import (
     MAX_GROUP_TOKENS,
     ReferencePlan,
@@ -178,8 +178,8 @@ def paged_attention(
 
     query: [tokens, num_heads, head_dim]; key_cache: [num_blocks, block_size, num_kv_heads,
     head_dim]; value_cache: the same with value_dim, or a view of the first value_dim of the keys.
-    Both are of the queries' dtype, bfloat16 beside float32 on CPU, or 8-bit floats that mean
-    kv_scales times what they are.
+    Both are of the queries' dtype, bfloat16 beside float32 on CPU, or of 8 bits that mean kv_scales
+    times what they are; keys in int8 are spread (see `rounded_rows`).
     Query heads i * g .. (i + 1) * g - 1 read KV head i, with g = num_heads / num_kv_heads.
     A score is scale * q . k; with soft_cap c it becomes c * tanh(score / c) (Gemma 2). With
     alibi_slopes, float32 [num_heads], slope * (key position - query position) is added to it (Press
@@ -201,16 +201,13 @@ def paged_attention(
         return kernels.paged_attention(query, *caches, *on_device, **scores)
     is_widened = query.dtype is torch.bfloat16 and query.device.type == "cpu"
     wide = query.float() if is_widened else query
-    native = None if is_eight_bit(key_cache) else native_operators(wide)
+    native = None if is_float8(key_cache) else native_operators(wide)
     if native is None:
         return reference_attention(query, *caches, plan.reference, workspace, **scores)
     attended = native.attend(
         wide if wide[0].is_contiguous() else wide.contiguous(),
-        *caches,
-        plan.block_tables,
-        plan.first_rows,
-        plan.contexts,
-        *plan.native_window,
+        kv_scales.with_caches(*caches),
+        plan.native,
         scale,
         soft_cap or 0.0,
         alibi_slopes,

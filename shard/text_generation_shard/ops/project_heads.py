@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from text_generation_shard.ops.cpu.library import native_operators
-from text_generation_shard.ops.kv_write import UNSCALED, KVScales, is_eight_bit
+from text_generation_shard.ops.kv_write import UNSCALED, KVScales, is_float8
 from text_generation_shard.ops.linear import PackedWeight, Projection
 from text_generation_shard.ops.norm import NormWeights, normed
 from text_generation_shard.ops.rotary import Rotation
@@ -27,7 +27,7 @@ def project_heads(
     x: [tokens, hidden]; norm: None where x is read as it is; qkv: to queries, keys and values, one
     after the other; cache: of keys and of values; the rest as `write_heads` has it.
     """
-    native = None if is_eight_bit(cache[0]) else native_operators(x)
+    native = None if is_float8(cache[0]) else native_operators(x)
     if native is not None and isinstance(qkv.weight, PackedWeight):
         return native.project_and_store(
             x,
@@ -36,7 +36,7 @@ def project_heads(
             options,
             rotation,
             temperature,
-            cache,
+            scales.with_caches(*cache),
             slot_mapping,
         )
     projected = qkv(x if norm is None else normed(x, norm))

@@ -18,7 +18,8 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from text_generation_shard.ops.attention_window import Window, first_visible, visible
-from text_generation_shard.ops.kv_write import UNSCALED, KVScales, is_eight_bit
+from text_generation_shard.ops.kv_write import UNSCALED, KVScales, is_float8
+from text_generation_shard.ops.rounded_rows import spread
 
 # Context tokens that one decode group may gather: its keys and values should stay in the cache.
 MAX_GROUP_TOKENS = 8192
@@ -137,6 +138,8 @@ def reference_attention(
     assert sum(each is not None for each in (soft_cap, alibi_slopes, distance_bias)) <= 1
     assert sinks is None or (alibi_slopes is None and distance_bias is None)
     keys, values = key_cache.flatten(0, 1), value_cache.flatten(0, 1)
+    if keys.dtype is torch.int8:
+        query = spread(query)
     scores = _Scores(scale, soft_cap, alibi_slopes, distance_bias, sinks)
     output = query.new_empty((*query.shape[:2], values.shape[-1]))
     for group in plan.decode_groups:
@@ -295,9 +298,12 @@ def gather_context(
     return gathered
 
 
-def _widen(cache: Tensor, places: Tensor, scale: float, wide: Tensor) -> None:
-    """Fill wide, [places, ...], from 8-bit floats or bfloat16, [tokens, ...]."""
-    if is_eight_bit(cache):
+def _widen(cache: Tensor, places: Tensor, scale: float | Tensor, wide: Tensor) -> None:
+    """Fill wide, [places, ...], from 8 bits or bfloat16, [tokens, ...]."""
+    if isinstance(scale, Tensor):
+        scales = scale.flatten(0, 1).index_select(0, places)
+        wide.copy_(cache.index_select(0, places)).mul_(scales.unsqueeze(-1))
+    elif is_float8(cache):
         wide.copy_(cache.view(torch.uint8).index_select(0, places).view(cache.dtype)).mul_(scale)
     else:
         wide.copy_(cache.index_select(0, places))

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from text_generation_shard.ops.cpu.library import native_operators
-from text_generation_shard.ops.kv_write import UNSCALED, KVScales, is_eight_bit, write_kv
+from text_generation_shard.ops.kv_write import UNSCALED, KVScales, is_float8, write_kv
 from text_generation_shard.ops.norm import NormWeights, normed
 from text_generation_shard.ops.rotary import Rotation, turn
 from text_generation_shard.ops.triton import library as triton_library
@@ -48,9 +48,10 @@ def write_heads(
     num_heads = heads.shape[1] - 2 * num_kv_heads
     cache = (key_cache, value_cache)
     is_triton = triton_library.takes(heads)
-    native = None if is_triton or is_eight_bit(key_cache) else native_operators(heads)
+    native = None if is_triton or is_float8(key_cache) else native_operators(heads)
     if native is not None:
-        native.store_heads(heads.flatten(1), options, rotation, temperature, cache, slot_mapping)
+        fields = scales.with_caches(*cache)
+        native.store_heads(heads.flatten(1), options, rotation, temperature, fields, slot_mapping)
         return heads[:, :num_heads]
     if options.clip:
         heads = heads.clamp_(-options.clip, options.clip)

@@ -243,7 +243,7 @@ class WeightScope:
 
     @property
     def unscaled_cache_dtype(self) -> torch.dtype | None:
-        """Of what is cached without scales: cache_dtype, but not 8-bit floats."""
+        """Of what is cached without scales: cache_dtype, but not 8 bits."""
         is_scaled = self.cache_dtype is not None and self.cache_dtype.itemsize == 1
         return None if is_scaled else self.cache_dtype
 

@@ -175,6 +175,7 @@ def test_what_the_host_decides_is_not_recorded_and_works(
         {"dtype": "float32"},
         {"dtype": "bfloat16"},
         {"dtype": "bfloat16", "kv_cache_dtype": "float32"},
+        {"dtype": "bfloat16", "kv_cache_dtype": "int8"},
         {"quantize": "int8"},
         {"quantize": "int4"},
     ],

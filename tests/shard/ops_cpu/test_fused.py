@@ -1,5 +1,7 @@
 """Operators that do several things in one call, against the ones that do one."""
 
+import copy
+
 import pytest
 import torch
 from text_generation_shard.ops.activation import native_activation
@@ -57,7 +59,7 @@ def test_mlp(
 
 
 @pytest.mark.parametrize("name", FORMATS)
-@pytest.mark.parametrize("cache_dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("cache_dtype", [torch.float32, torch.bfloat16, torch.int8])
 def test_attention(
     operators: Operators, name: str, cache_dtype: torch.dtype, norm: NormWeights | None
 ) -> None:
@@ -76,16 +78,19 @@ def test_attention(
     slots = torch.tensor([16 + 4, 3 * 16 + 15, 6 * 16 + 1, 6 * 16 + 2, 6 * 16 + 3])
     plan, scores = (tables, first_rows, contexts, 0, 0), ScoreOptions(0.3, 2.0)
     caches = torch.randn(2, 7, 16, num_kv_heads, head_dim).to(cache_dtype)
-    own, others = ((keys, values) for keys, values in caches.repeat(2, 1, 1, 1, 1, 1))
+    num_scales = 2 if cache_dtype is torch.int8 else 0
+    scales = [torch.ones(caches.shape[1:-1]).bfloat16()] * num_scales or [None, None]
+    own, others = ((*caches.clone(), *copy.deepcopy(scales)) for _ in range(2))
     for added in (x, addend, None):
         before = x.clone(), addend.clone()
         actual = operators.attention(x, norm, qkv, *heads, own, slots, plan, scores, output, added)
         assert torch.equal(x, before[0]) and torch.equal(addend, before[1])
         query = operators.project_and_store(x, norm, qkv, *heads, others, slots)
-        assert torch.equal(own[0], others[0]) and torch.equal(own[1], others[1])
+        for mine, other in zip(own, others, strict=True):
+            assert mine is other is None or torch.equal(mine, other)
         projected = qkv[0].multiply(read(operators, x, norm), qkv[1])
         operators.store_heads(projected, *heads, others, slots)
         assert torch.equal(query, projected.view(rows, -1, head_dim)[:, :num_heads])
-        attended = operators.attend(query, *others, *plan, 0.3, 2.0, None, None, None)
+        attended = operators.attend(query, others, plan, 0.3, 2.0, None, None, None)
         expected = output[0].multiply(attended.flatten(1), output[1], added)
         assert torch.equal(actual, expected)

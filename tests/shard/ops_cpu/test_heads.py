@@ -3,9 +3,11 @@
 import pytest
 import torch
 from text_generation_shard.ops.cpu import library
-from text_generation_shard.ops.cpu.library import Operators
+from text_generation_shard.ops.cpu.library import CacheFields, Operators
+from text_generation_shard.ops.kv_write import UNSCALED, KVScales
 from text_generation_shard.ops.norm import NormWeights
 from text_generation_shard.ops.rotary import Rotation, rotation
+from text_generation_shard.ops.rounded_rows import SCALE_DTYPE
 from text_generation_shard.ops.write_heads import PLAIN_HEADS, HeadOptions, write_heads
 from torch import Tensor
 
@@ -35,6 +37,11 @@ def check(
     slots = torch.randperm(NUM_BLOCKS * BLOCK_SIZE)[:TOKENS]
     cache_shape = (2, NUM_BLOCKS, BLOCK_SIZE, num_kv_heads, head_dim)
     actual, expected = torch.randn(cache_shape).to(cache_dtype).repeat(2, 1, 1, 1, 1, 1)
+    scales, expected_scales = UNSCALED, UNSCALED
+    if cache_dtype is torch.int8:
+        scales, expected_scales = (
+            KVScales(*torch.zeros(cache_shape[:-1], dtype=SCALE_DTYPE)) for _ in range(2)
+        )
     query = write_heads(
         qkv.clone().view(TOKENS, -1, head_dim),
         turned,
@@ -42,14 +49,28 @@ def check(
         slots,
         options=options,
         temperature=temperature,
+        scales=expected_scales,
     )
     keys, values = actual
-    operators.store_heads(qkv, options, turned, temperature, (keys, values), slots)
+    fields = scales.with_caches(keys, values)
+    operators.store_heads(qkv, options, turned, temperature, fields, slots)
     made = qkv.view(TOKENS, -1, head_dim)[:, :num_heads]
     torch.testing.assert_close(made, query, atol=2e-5, rtol=1e-5)
+    if cache_dtype is torch.int8:
+        check_rounded(fields, expected_scales.with_caches(*expected))
+        return
     tolerance = 1e-2 if cache_dtype is torch.bfloat16 else 2e-5
     torch.testing.assert_close(keys, expected[0], atol=tolerance, rtol=tolerance)
     torch.testing.assert_close(values, expected[1], atol=0, rtol=0)
+
+
+def check_rounded(actual: CacheFields, expected: CacheFields) -> None:
+    """The same values; of keys, whose last bits differ before they are rounded, nearly all."""
+    keys, values, key_scales, value_scales = zip(actual, expected, strict=True)
+    assert torch.equal(*values) and torch.equal(*value_scales)
+    torch.testing.assert_close(*key_scales, atol=0, rtol=2**-7)
+    differences = (keys[0].int() - keys[1].int()).abs()
+    assert differences.max() <= 2 and (differences > 0).float().mean() < 0.01
 
 
 def some_rotation(rotary_dim: int, *, is_interleaved: bool) -> Rotation:
@@ -62,7 +83,7 @@ def some_rotation(rotary_dim: int, *, is_interleaved: bool) -> Rotation:
     )
 
 
-@pytest.mark.parametrize("cache_dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("cache_dtype", [torch.float32, torch.bfloat16, torch.int8])
 @pytest.mark.parametrize("turns", ["halves", "pairs", "nothing"])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_turned(
@@ -110,7 +131,7 @@ def test_clipped_and_warmed(operators: Operators, shape: tuple[int, int, int, in
 def test_a_number_that_is_none_stays_one(operators: Operators) -> None:
     qkv, cache = torch.full((1, 24), float("nan")), torch.zeros(2, 1, 1, 1, 8)
     options = HeadOptions(clip=1.0)
-    operators.store_heads(qkv, options, None, None, (cache[0], cache[1]), torch.tensor([0]))
+    operators.store_heads(qkv, options, None, None, (*cache, None, None), torch.tensor([0]))
     assert qkv.isnan().all() and cache.isnan().all()
 
 
@@ -127,5 +148,5 @@ def test_refusals(operators: Operators, places: list[int], weight: Tensor, text:
     options = HeadOptions(0.0, NormWeights(weight, 1e-6))
     with pytest.raises(RuntimeError, match=text):
         operators.store_heads(
-            torch.zeros(1, 24), options, None, None, (cache[0], cache[1]), torch.tensor(places)
+            torch.zeros(1, 24), options, None, None, (*cache, None, None), torch.tensor(places)
         )

@@ -52,6 +52,8 @@ RuleFields = tuple[str, int, bool, float, int, int, int, Tensor | None]
 ExpertFields = tuple["PackedStack", "PackedStack", Tensor | None, Tensor | None]
 # those of `ops.latent_attention.LatentExpansion`: to latent, to key, from latent,
 ExpansionFields = tuple["PackedStack", "PackedStack", "PackedStack"]
+# keys, values, float32, bfloat16 or int8, and the scales of both, bfloat16, where they are int8,
+CacheFields = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
 # block tables, first rows, contexts, sliding window, attention chunk (see `attend`),
 PlanFields = tuple[Tensor, Tensor, Tensor, int, int]
 # `sampling.rows.BiasLists` and the rows' slots, int64,
@@ -191,7 +193,7 @@ class Operators(Protocol):
         heads: HeadFields,
         rotation: RotationFields | None,
         temperature: Tensor | None,
-        cache: tuple[Tensor, Tensor],
+        cache: CacheFields,
         slots: Tensor,
     ) -> Tensor:
         """norm, product and store_heads; returns the queries, [rows, num_heads, head_dim]."""
@@ -204,7 +206,7 @@ class Operators(Protocol):
         heads: HeadFields,
         rotation: RotationFields | None,
         temperature: Tensor | None,
-        cache: tuple[Tensor, Tensor],
+        cache: CacheFields,
         slots: Tensor,
         plan: PlanFields,
         scores: ScoreFields,
@@ -219,23 +221,18 @@ class Operators(Protocol):
         heads: HeadFields,
         rotation: RotationFields | None,
         temperature: Tensor | None,
-        cache: tuple[Tensor, Tensor],
+        cache: CacheFields,
         slots: Tensor,
     ) -> None:
-        """As `ops.write_heads`: queries in place, keys and values (float32 or bfloat16) at slots.
+        """As `ops.write_heads`: queries in place, keys and values at slots; other heads may change.
         qkv: [rows, (num_heads + 2 * num_kv_heads) * head_dim].
         """
 
     def attend(
         self,
         query: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        block_tables: Tensor,
-        first_rows: Tensor,
-        contexts: Tensor,
-        sliding_window: int,
-        attention_chunk: int,
+        cache: CacheFields,
+        plan: PlanFields,
         scale: float,
         soft_cap: float,
         alibi_slopes: Tensor | None,

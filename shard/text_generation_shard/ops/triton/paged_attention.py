@@ -5,7 +5,7 @@ from torch import Tensor
 
 from text_generation_shard.ops.attention_window import Window
 from text_generation_shard.ops.flash_attention import FlashPlan
-from text_generation_shard.ops.kv_write import UNSCALED, KVScales, is_eight_bit
+from text_generation_shard.ops.kv_write import UNSCALED, KVScales, is_float8
 from text_generation_shard.ops.reference_attention import Workspace
 from text_generation_shard.ops.triton.decode_attention import decode_attention
 from text_generation_shard.ops.triton.geometry import AttentionCall, DeviceGeometry
@@ -34,8 +34,9 @@ def paged_attention(
     """
     query = query.contiguous()
     assert key_cache.is_contiguous()
-    if not is_eight_bit(key_cache):
+    if not is_float8(key_cache):
         kv_scales = UNSCALED
+    assert isinstance(kv_scales.keys, float) and isinstance(kv_scales.values, float)
     shape = (*query.shape[:2], value_cache.shape[3])
     output = torch.empty(shape, dtype=query.dtype, device=query.device)
     if value_cache.shape != key_cache.shape:

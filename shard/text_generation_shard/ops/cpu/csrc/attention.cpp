@@ -89,11 +89,9 @@ void attend(const AttentionCall& call) {
   const std::vector<AttentionTask> tasks = tasks_of(call);
   const auto compute = [&](Range some) {
     for (int64_t index = some.begin; index < some.end; ++index) {
-      if (call.cache.is_bfloat16) {
-        run_task<BFloat16>(call, tasks, index);
-      } else {
-        run_task<float>(call, tasks, index);
-      }
+      with_element(call.cache, [&](auto element) {
+        run_task<decltype(element)>(call, tasks, index);
+      });
     }
   };
   share_out(call.num_threads, static_cast<int64_t>(tasks.size()), 1, compute, Order::kInOrder);

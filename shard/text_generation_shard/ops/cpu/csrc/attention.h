@@ -3,6 +3,7 @@
 
 #include "parallel.h"
 #include "simd.h"
+#include "spread.h"
 
 namespace cpu_operators::CPU_OPERATORS_ISA {
 
@@ -73,12 +74,30 @@ const Element* value_at(const AttentionCall& call, int64_t place, int64_t kv_hea
   return static_cast<const Element*>(call.cache.values) + index * call.cache.value_stride;
 }
 
+// What the numbers there are multiplied by.
+template <class Element>
+float key_scale_at(const AttentionCall& call, int64_t place, int64_t kv_head) {
+  if constexpr (sizeof(Element) > 1) return 1;
+  return widened(call.cache.key_scales[place * call.cache.num_kv_heads + kv_head]);
+}
+template <class Element>
+float value_scale_at(const AttentionCall& call, int64_t place, int64_t kv_head) {
+  if constexpr (sizeof(Element) > 1) return 1;
+  return widened(call.cache.value_scales[place * call.cache.num_kv_heads + kv_head]);
+}
+
 inline Float16x load_some(const float* p, int64_t count) {
   return count >= kLanes ? load(p) : load_first(p, static_cast<int>(count));
 }
 inline Float16x load_some(const BFloat16* p, int64_t count) {
   if (count >= kLanes) return load(p);
   BFloat16 lanes[kLanes] = {};
+  for (int lane = 0; lane < count; ++lane) lanes[lane] = p[lane];
+  return load(lanes);
+}
+inline Float16x load_some(const int8_t* p, int64_t count) {
+  if (count >= kLanes) return load(p);
+  int8_t lanes[kLanes] = {};
   for (int lane = 0; lane < count; ++lane) lanes[lane] = p[lane];
   return load(lanes);
 }

@@ -125,6 +125,7 @@ void load_query(const AttentionCall& call, const AttentionTask& task, const Chun
       const Float16x x = load_some(query + i, head_dim - i);
       store(memory.query + index * padded + i, x * broadcast(call.scale));
     }
+    if (call.cache.type == CacheType::kInt8) spread(memory.query + index * padded, head_dim);
   });
   const int64_t num_sums = rows_of(task) * padded_value_dim(call);
   for (int64_t i = 0; i < num_sums; i += kLanes) store(memory.sums + i, zeros());
@@ -143,16 +144,18 @@ void load_context(const AttentionCall& call, const AttentionTask& task, Range to
     const int64_t place = is_real ? places.next() : 0;
     const Element* key = key_at<Element>(call, place, kv_head);
     const Element* value = value_at<Element>(call, place, kv_head);
+    const Float16x key_scale = broadcast(key_scale_at<Element>(call, place, kv_head));
+    const Float16x value_scale = broadcast(value_scale_at<Element>(call, place, kv_head));
     for (int64_t i = 0; i < padded; i += kLanes) {
       float lanes[kLanes];
-      store(lanes, is_real ? load_some(key + i, head_dim - i) : zeros());
+      store(lanes, is_real ? load_some(key + i, head_dim - i) * key_scale : zeros());
       for (int lane = 0; lane < kLanes; ++lane) {
         memory.keys[(i + lane) * kTileTokens + token] = lanes[lane];
       }
     }
     for (int64_t i = 0; i < padded_value; i += kLanes) {
       store(memory.values + token * padded_value + i,
-            is_real ? load_some(value + i, value_dim - i) : zeros());
+            is_real ? load_some(value + i, value_dim - i) * value_scale : zeros());
     }
   }
 }
@@ -224,5 +227,6 @@ void attend_chunk(const AttentionCall& call, const AttentionTask& task) {
 
 template void attend_chunk<float>(const AttentionCall&, const AttentionTask&);
 template void attend_chunk<BFloat16>(const AttentionCall&, const AttentionTask&);
+template void attend_chunk<int8_t>(const AttentionCall&, const AttentionTask&);
 
 }  // namespace cpu_operators::CPU_OPERATORS_ISA

@@ -2,34 +2,10 @@
 // all query heads that share them. A task walks over the context once, tile by tile, and goes
 // through its KV heads within a tile: so it reads the cache as it lies, and asks for the next tile
 // while it computes one.
-#include "attention.h"
+#include "attention_row_integer.h"
 
 namespace cpu_operators::CPU_OPERATORS_ISA {
 namespace {
-
-// Tokens whose scores are computed before their values are added.
-constexpr int64_t kTileTokens = 64;
-// Query heads of one KV head that are computed at one time.
-constexpr int kHeadsAtOnce = 4;
-constexpr int kCacheLine = 64;
-
-// Memory of one task: [heads][head_dim] of queries, [heads][value_dim] of sums, and scores of the
-// heads that are computed at one time.
-struct RowMemory {
-  float* query;
-  float* sums;
-  float* scores;  // [kHeadsAtOnce][kTileTokens]
-  RunningSoftmax* softmax;
-
-  RowMemory(Scratch& scratch, int64_t heads, int64_t head_dim, int64_t value_dim) {
-    const int64_t floats = heads * (head_dim + value_dim) + kHeadsAtOnce * kTileTokens;
-    query = static_cast<float*>(
-        scratch.reserve(floats * 4 + heads * static_cast<int64_t>(sizeof(RunningSoftmax))));
-    sums = query + heads * head_dim;
-    scores = sums + heads * value_dim;
-    softmax = reinterpret_cast<RunningSoftmax*>(scores + kHeadsAtOnce * kTileTokens);
-  }
-};
 
 // Scaled queries, filled up with zeros.
 void load_query(const AttentionCall& call, const AttentionTask& task, const RowMemory& memory) {
@@ -43,69 +19,13 @@ void load_query(const AttentionCall& call, const AttentionTask& task, const RowM
       const Float16x x = load_some(query + head * head_dim + i, head_dim - i);
       store(memory.query + head * padded + i, x * broadcast(call.scale));
     }
+    if (call.cache.type == CacheType::kInt8) {
+      spread(memory.query + head * padded, head_dim);
+      round_query(call, memory, head);
+    }
   }
   const int64_t num_sums = heads * padded_value_dim(call);
   for (int64_t i = 0; i < num_sums; i += kLanes) store(memory.sums + i, zeros());
-}
-
-// The positions that a row sees, in tiles of almost one size: while it computes the last one, a row
-// asks for the first one of another row.
-struct Context {
-  Range positions;
-  int64_t tiles, tile_tokens;
-
-  Context(const AttentionCall& call, const AttentionTask& task)
-      : positions{first_visible(call, task.first_position), task.first_position + 1} {
-    const int64_t tokens = positions.end - positions.begin;
-    const int64_t fewest = (tokens + kTileTokens - 1) / kTileTokens;
-    tile_tokens = ceil_lanes((tokens + fewest - 1) / fewest);
-    tiles = (tokens + tile_tokens - 1) / tile_tokens;
-  }
-
-  Range tile(int64_t index) const {
-    const int64_t begin = positions.begin + index * tile_tokens, end = begin + tile_tokens;
-    return {begin, end < positions.end ? end : positions.end};
-  }
-};
-
-// Consecutive positions, and where they lie in the cache.
-struct Tile {
-  int64_t first_position, tokens;
-  int64_t places[kTileTokens];
-
-  Tile(const AttentionCall& call, int64_t request, Range positions)
-      : first_position(positions.begin), tokens(positions.end - positions.begin) {
-    Places all(call, request, positions.begin);
-    for (int64_t token = 0; token < tokens; ++token) places[token] = all.next();
-  }
-};
-
-// Keys or values of one KV head in a tile, one pointer for each token; behind them the last one
-// again, so that a few can be read at a time. Of an empty tile: the first place of all.
-template <class Element>
-struct Pointers {
-  const Element* at[kTileTokens + kLanes];
-
-  template <class Find>
-  Pointers(const Tile& tile, const Find& find) {
-    for (int64_t token = 0; token < tile.tokens; ++token) at[token] = find(tile.places[token]);
-    const Element* last = tile.tokens > 0 ? at[tile.tokens - 1] : find(0);
-    for (int64_t token = tile.tokens; token < kTileTokens + kLanes; ++token) at[token] = last;
-  }
-};
-
-template <class Element>
-struct TileOfHead {
-  Pointers<Element> keys, values;
-  Pointers<Element> next_keys, next_values;  // those of the tile after it
-};
-
-// Ask for a token's key or value, which is read in a while.
-template <class Element>
-[[gnu::always_inline]] inline void prefetch(const Element* p, int64_t count) {
-  const auto* bytes = reinterpret_cast<const char*>(p);
-  const int64_t size = count * static_cast<int64_t>(sizeof(Element));
-  for (int64_t i = 0; i < size; i += kCacheLine) __builtin_prefetch(bytes + i, 0, 2);
 }
 
 // products[head * Tokens + token] += query x key, in a part of the lanes of head_dim.
@@ -125,7 +45,7 @@ template <class Element, int Heads, int Tokens>
   }
 }
 
-template <class Element, int Heads, int Tokens>
+template <int Heads, int Tokens, class Element>
 [[gnu::always_inline]] inline void multiply_keys(const Element* const* keys, int64_t head_dim,
                                                  const float* query, int64_t padded,
                                                  Float16x* products) {
@@ -148,15 +68,17 @@ struct ScoreGroup {
   static constexpr int kFitting = kRowSums / (Heads == 3 ? 4 : Heads);
   static constexpr int kAtOnce = kFitting < kTokens ? kFitting : kTokens;
 
-  static void compute(const Element* const* keys, int64_t head_dim, const float* query,
-                      int64_t padded, float* scores) {
+  // query: [Heads], of this stride.
+  template <class Number>
+  static void compute(const Element* const* keys, int64_t head_dim, const Number* query,
+                      int64_t stride, float* scores) {
     Float16x products[kLanes];
     if constexpr (kAtOnce == kTokens) {
-      multiply_keys<Element, Heads, kTokens>(keys, head_dim, query, padded, products);
+      multiply_keys<Heads, kTokens>(keys, head_dim, query, stride, products);
     } else {
       for (int first = 0; first < kTokens; first += kAtOnce) {
         Float16x some[Heads * kAtOnce];
-        multiply_keys<Element, Heads, kAtOnce>(keys + first, head_dim, query, padded, some);
+        multiply_keys<Heads, kAtOnce>(keys + first, head_dim, query, stride, some);
         for (int index = 0; index < Heads * kAtOnce; ++index) {
           products[index / kAtOnce * kTokens + first + index % kAtOnce] = some[index];
         }
@@ -221,29 +143,58 @@ void add_values(const Element* const* values, const Element* const* next, int64_
   }
 }
 
-// `Heads` query heads of one KV head from `first_head` of the task on.
+// Scores of the heads from `first_head` of the task on.
 template <class Element, int Heads>
-void attend_heads(const AttentionCall& call, const AttentionTask& task, const RowMemory& memory,
-                  const Tile& tile, const TileOfHead<Element>& part, int64_t first_head) {
+void compute_scores(const AttentionCall& call, const RowMemory& memory, const Tile& tile,
+                    const TileOfHead<Element>& part, int64_t first_head) {
   const int64_t head_dim = call.cache.head_dim, padded = padded_head_dim(call);
   // Heads that come later find the next tile asked for, and most of it in the cache: it costs little.
   using Group = ScoreGroup<Element, Heads>;
   for (int64_t token = 0; token < tile.tokens; token += Group::kTokens) {
     for (int i = 0; i < Group::kTokens; ++i) prefetch(part.next_keys.at[token + i], head_dim);
-    Group::compute(part.keys.at + token, head_dim, memory.query + first_head * padded, padded,
-                   memory.scores + token);
+    const Element* const* keys = part.keys.at + token;
+    if constexpr (std::is_same_v<Element, int8_t>) {
+      const int64_t stride = RowMemory::padded_words(padded);
+      Group::compute(keys, head_dim, memory.query_words + first_head * stride, stride,
+                     memory.scores + token);
+    } else {
+      Group::compute(keys, head_dim, memory.query + first_head * padded, padded,
+                     memory.scores + token);
+    }
   }
+}
+
+// `Heads` query heads of one KV head from `first_head` of the task on.
+template <class Element, int Heads>
+void attend_heads(const AttentionCall& call, const AttentionTask& task, const RowMemory& memory,
+                  const Tile& tile, const TileOfHead<Element>& part, int64_t first_head) {
+  constexpr bool is_integer = std::is_same_v<Element, int8_t>;
+  compute_scores<Element, Heads>(call, memory, tile, part, first_head);
   const int64_t length = ceil_lanes(tile.tokens);
   float factors[Heads];
+  WordWeights words;
   for (int head = 0; head < Heads; ++head) {
     float* scores = memory.scores + head * kTileTokens;
+    if constexpr (is_integer) {
+      const Float16x scale = broadcast(memory.query_scales[first_head + head]);
+      for (int64_t i = 0; i < length; i += kLanes) {
+        store(scores + i, load(scores + i) * (load(part.scales.keys + i) * scale));
+      }
+    }
     adjust_scores(call, task.heads.begin + first_head + head,
                   tile.first_position - task.first_position, scores, length);
     factors[head] = memory.softmax[first_head + head].update(scores, length, {0, tile.tokens});
+    if constexpr (is_integer) words.round(head, scores, part.scales.values, length);
   }
-  const int64_t padded_value = padded_value_dim(call);
-  add_values<Element, Heads>(part.values.at, part.next_values.at, tile.tokens, call.cache.value_dim, memory.scores, factors,
-                             memory.sums + first_head * padded_value, padded_value);
+  const int64_t value_dim = call.cache.value_dim, padded = padded_value_dim(call);
+  float* sums = memory.sums + first_head * padded;
+  if constexpr (is_integer) {
+    add_values<Heads>(part.values.at, part.next_values.at, tile.tokens, value_dim, words, factors,
+                      sums, padded);
+  } else {
+    add_values<Element, Heads>(part.values.at, part.next_values.at, tile.tokens, value_dim,
+                               memory.scores, factors, sums, padded);
+  }
 }
 
 // The query heads of the task in [begin, end), which share a KV head.
@@ -272,10 +223,12 @@ void attend_tile(const AttentionCall& call, const AttentionTask& task, const Row
                                                                : task.heads.end;
     const auto find_key = [&](int64_t place) { return key_at<Element>(call, place, kv_head); };
     const auto find_value = [&](int64_t place) { return value_at<Element>(call, place, kv_head); };
-    const TileOfHead<Element> part{Pointers<Element>(tile, find_key),
-                                   Pointers<Element>(tile, find_value),
-                                   Pointers<Element>(next, find_key),
-                                   Pointers<Element>(next, find_value)};
+    TileOfHead<Element> part{Pointers<Element>(tile, find_key),
+                             Pointers<Element>(tile, find_value),
+                             Pointers<Element>(next, find_key),
+                             Pointers<Element>(next, find_value),
+                             {}};
+    part.scales.template load<Element>(call, tile, kv_head);
     attend_group<Element>(call, task, memory, tile, part,
                           {head - task.heads.begin, stop - task.heads.begin});
     head = stop;
@@ -319,5 +272,6 @@ void attend_row(const AttentionCall& call, const AttentionTask& task,
 template void attend_row<float>(const AttentionCall&, const AttentionTask&, const AttentionTask*);
 template void attend_row<BFloat16>(const AttentionCall&, const AttentionTask&,
                                    const AttentionTask*);
+template void attend_row<int8_t>(const AttentionCall&, const AttentionTask&, const AttentionTask*);
 
 }  // namespace cpu_operators::CPU_OPERATORS_ISA

@@ -72,7 +72,9 @@ using NormFields = std::tuple<Tensor, double, OptionalTensor, bool>;  // weight,
 using ProjectionFields = std::tuple<const PackedMatrix*, OptionalTensor>;  // weight, bias
 using ActivationFields = std::tuple<std::string, bool, double, double>;  // name, is_gated, limit, alpha
 using RotationFields = std::tuple<Tensor, Tensor, bool>;  // cos, signed_sin, is_interleaved
-using CacheFields = std::tuple<Tensor, Tensor>;           // keys, values
+// keys, values, and the scales of both, where they are int8
+using CacheFields = std::tuple<Tensor, Tensor, OptionalTensor, OptionalTensor>;
+using LatentCacheFields = std::tuple<Tensor, Tensor>;  // keys, values
 // clip, norms of queries and of keys, norms_turned
 using HeadFields =
     std::tuple<double, std::optional<NormFields>, std::optional<NormFields>, bool>;
@@ -186,9 +188,8 @@ class Operators {
                    const std::optional<RotationFields>& rotation, const OptionalTensor& temperature,
                    const CacheFields& cache, const Tensor& slots) const;
 
-  Tensor attend(const Tensor& query, const Tensor& keys, const Tensor& values,
-                const Tensor& block_tables, const Tensor& first_rows, const Tensor& contexts,
-                int64_t sliding_window, int64_t attention_chunk, double scale, double soft_cap,
+  Tensor attend(const Tensor& query, const CacheFields& stored, const PlanFields& plan,
+                double scale, double soft_cap,
                 const OptionalTensor& alibi_slopes, const OptionalTensor& distance_bias,
                 const OptionalTensor& sinks) const;
 
@@ -201,7 +202,7 @@ class Operators {
                        const Tensor& contexts, double scale) const;
   Tensor latent_attention(const Tensor& query, const Tensor& key, const NormFields& norm,
                           const RotationFields& rotation, const ExpansionFields& expansion,
-                          const CacheFields& cache, const Tensor& slots, const PlanFields& plan,
+                          const LatentCacheFields& cache, const Tensor& slots, const PlanFields& plan,
                           double scale) const;
 
   // addend + output(attention of norm(x)). Changes keys and values.

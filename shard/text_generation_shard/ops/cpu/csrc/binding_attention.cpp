@@ -4,9 +4,27 @@
 namespace cpu_operators::CPU_OPERATORS_ISA {
 namespace {
 
-Cache cache_of(const Tensor& keys, const Tensor& values) {
+CacheType cache_type(at::ScalarType type) {
+  switch (type) {
+    case at::kFloat: return CacheType::kFloat32;
+    case at::kBFloat16: return CacheType::kBFloat16;
+    case at::kChar: return CacheType::kInt8;
+    default: TORCH_CHECK(false, "a cache of ", type);
+  }
+}
+
+// Null where numbers mean what they are.
+BFloat16* scales_of(const OptionalTensor& scales, const Tensor& numbers, const char* name) {
+  const bool is_scaled = numbers.scalar_type() == at::kChar;
+  TORCH_CHECK(scales.has_value() == is_scaled, name, ": int8 has scales, and nothing else has");
+  if (!is_scaled) return nullptr;
+  check_dense(*scales, name, at::kBFloat16, numbers.size(0) * numbers.size(1) * numbers.size(2));
+  return static_cast<BFloat16*>(scales->data_ptr());
+}
+
+Cache cache_of(const CacheFields& stored) {
+  const auto& [keys, values, key_scales, value_scales] = stored;
   const auto type = keys.scalar_type();
-  TORCH_CHECK(type == at::kFloat || type == at::kBFloat16, "a cache of ", type);
   TORCH_CHECK(keys.dim() == 4, "keys must be [num_blocks, block_size, num_kv_heads, head_dim]");
   check_dense(keys, "keys", type, -1);
   const int64_t block_size = keys.size(1), num_kv_heads = keys.size(2);
@@ -18,8 +36,16 @@ Cache cache_of(const Tensor& keys, const Tensor& values) {
                   values.stride(0) == block_size * values.stride(1),
               "values must have the keys' type and lie like keys ", keys.sizes(), ", got ",
               values.scalar_type(), " ", values.sizes(), " with strides ", values.strides());
-  return {keys.data_ptr(), values.data_ptr(), type == at::kBFloat16, block_size,
-          num_kv_heads,    keys.size(3),      values.size(3),        value_stride};
+  return {.keys = keys.data_ptr(),
+          .values = values.data_ptr(),
+          .key_scales = scales_of(key_scales, keys, "key_scales"),
+          .value_scales = scales_of(value_scales, keys, "value_scales"),
+          .type = cache_type(type),
+          .block_size = block_size,
+          .num_kv_heads = num_kv_heads,
+          .head_dim = keys.size(3),
+          .value_dim = values.size(3),
+          .value_stride = value_stride};
 }
 
 // From a head's weight to the next one's: all have one, or each its own.
@@ -52,8 +78,8 @@ void Operators::store_heads(const Tensor& qkv, const HeadFields& heads,
                             const OptionalTensor& temperature, const CacheFields& stored,
                             const Tensor& slots) const {
   const auto& [clip, query_norm, key_norm, norms_turned] = heads;
-  const auto& [keys, values] = stored;
-  const Cache cache = cache_of(keys, values);
+  const Tensor& keys = std::get<0>(stored);
+  const Cache cache = cache_of(stored);
   const int64_t rows = slots.numel(), head_dim = cache.head_dim;
   TORCH_CHECK(cache.value_dim == head_dim && cache.value_stride == head_dim,
               "keys and values must be equally wide and lie apart");
@@ -86,12 +112,11 @@ void Operators::store_heads(const Tensor& qkv, const HeadFields& heads,
   kernels_.store_heads(call);
 }
 
-Tensor Operators::attend(const Tensor& query, const Tensor& keys, const Tensor& values,
-                         const Tensor& block_tables, const Tensor& first_rows,
-                         const Tensor& contexts, int64_t sliding_window, int64_t attention_chunk,
+Tensor Operators::attend(const Tensor& query, const CacheFields& stored, const PlanFields& plan,
                          double scale, double soft_cap, const OptionalTensor& alibi_slopes,
                          const OptionalTensor& distance_bias, const OptionalTensor& sinks) const {
-  const Cache cache = cache_of(keys, values);
+  const Cache cache = cache_of(stored);
+  const auto& [block_tables, first_rows, contexts, sliding_window, attention_chunk] = plan;
   const int64_t requests = contexts.numel();
   TORCH_CHECK(query.dim() == 3 && query.scalar_type() == at::kFloat &&
                   query.size(2) == cache.head_dim && query.size(1) % cache.num_kv_heads == 0 &&

@@ -12,7 +12,8 @@ Cache latent_cache(const Tensor& keys, int64_t latent_dim) {
               "keys must be [num_blocks, block_size, 1, more than ", latent_dim, "], got ",
               keys.sizes());
   check_dense(keys, "keys", type, -1);
-  return {.keys = keys.data_ptr(), .values = keys.data_ptr(), .is_bfloat16 = type == at::kBFloat16,
+  return {.keys = keys.data_ptr(), .values = keys.data_ptr(),
+          .type = type == at::kBFloat16 ? CacheType::kBFloat16 : CacheType::kFloat32,
           .block_size = keys.size(1), .num_kv_heads = 1, .head_dim = keys.size(3),
           .value_dim = latent_dim, .value_stride = keys.size(3)};
 }
@@ -83,7 +84,7 @@ Tensor Operators::attend_latent(const Tensor& query, const ExpansionFields& expa
 
 Tensor Operators::latent_attention(const Tensor& query, const Tensor& key, const NormFields& norm,
                                    const RotationFields& rotation, const ExpansionFields& expansion,
-                                   const CacheFields& cache, const Tensor& slots,
+                                   const LatentCacheFields& cache, const Tensor& slots,
                                    const PlanFields& plan, double scale) const {
   const auto& [keys, values] = cache;
   const auto& [tables, first_rows, contexts, sliding_window, attention_chunk] = plan;

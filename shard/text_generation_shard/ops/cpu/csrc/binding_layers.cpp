@@ -41,12 +41,9 @@ Tensor Operators::attention(const Tensor& x, const std::optional<NormFields>& no
                             const ProjectionFields& output, const OptionalTensor& addend) const {
   const Tensor query =
       project_and_store(x, norm, qkv, heads, rotation, temperature, cache, slots);
-  const auto& [keys, values] = cache;
-  const auto& [tables, first_rows, contexts, sliding_window, attention_chunk] = plan;
   const auto& [scale, soft_cap, alibi_slopes, distance_bias, sinks] = scores;
   const Tensor attended =
-      attend(query, keys, values, tables, first_rows, contexts, sliding_window, attention_chunk,
-             scale, soft_cap.value_or(0.0), alibi_slopes, distance_bias, sinks);
+      attend(query, cache, plan, scale, soft_cap.value_or(0.0), alibi_slopes, distance_bias, sinks);
   return multiply(output, attended.flatten(1), addend);
 }
 

@@ -1,6 +1,7 @@
 // From a projection to queries and to cached keys and values: clipped, normed, turned, stored.
 #include "lanes.h"
 #include "parallel.h"
+#include "spread.h"
 #include "turn.h"
 
 namespace cpu_operators::CPU_OPERATORS_ISA {
@@ -49,16 +50,55 @@ void store_head(const float* x, int64_t head_dim, BFloat16* out) {
 void prefetch(const void* p, int64_t bytes) {
   for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char*>(p) + i, 1);
 }
+template <class Element>
+void prefetch_place(const Cache& cache, int64_t slot) {
+  const int64_t size = cache.num_kv_heads * cache.head_dim;
+  const int64_t bytes = size * static_cast<int64_t>(sizeof(Element));
+  prefetch(static_cast<const Element*>(cache.keys) + slot * size, bytes);
+  prefetch(static_cast<const Element*>(cache.values) + slot * size, bytes);
+}
+
+// As ops/rounded_rows.py; the scale is not finite where a number is not.
+void round_row(const float* x, int64_t size, int8_t* numbers, BFloat16* scale) {
+  BFloat16 narrow[kLanes];
+  store(narrow, broadcast(largest_magnitude(x, size) / 127.0f));
+  *scale = narrow[0];
+  const float rounded = widened(*scale);
+  const Float16x divisor = broadcast(rounded == 0 ? 1.0f : rounded), limit = broadcast(127.0f);
+  for_lanes(size, [&](int64_t i, int count) {
+    const Float16x whole = round_to_even(load_some(x + i, count) / divisor);
+    int8_t bytes[kLanes];
+    store_bytes(bytes, minimum(maximum(whole, zeros() - limit), limit));
+    for (int lane = 0; lane < count; ++lane) numbers[i + lane] = bytes[lane];
+  });
+}
+
+// A row's keys, [num_kv_heads, head_dim], and its values behind them.
+template <class Element>
+void store_keys_and_values(const Cache& cache, float* keys, int64_t slot) {
+  const int64_t size = cache.num_kv_heads * cache.head_dim;
+  store_head(keys, size, static_cast<Element*>(cache.keys) + slot * size);
+  store_head(keys + size, size, static_cast<Element*>(cache.values) + slot * size);
+}
+template <>
+void store_keys_and_values<int8_t>(const Cache& cache, float* keys, int64_t slot) {
+  const int64_t head_dim = cache.head_dim;
+  float* values = keys + cache.num_kv_heads * head_dim;
+  for (int64_t head = 0; head < cache.num_kv_heads; ++head) {
+    const int64_t row = slot * cache.num_kv_heads + head;
+    spread(keys + head * head_dim, head_dim);
+    round_row(keys + head * head_dim, head_dim,
+              static_cast<int8_t*>(cache.keys) + row * head_dim, cache.key_scales + row);
+    round_row(values + head * head_dim, head_dim,
+              static_cast<int8_t*>(cache.values) + row * head_dim, cache.value_scales + row);
+  }
+}
 
 template <class Element>
 void store_row(const HeadsCall& call, int64_t row) {
   const int64_t head_dim = call.cache.head_dim, num_kv_heads = call.cache.num_kv_heads;
   const int64_t num_heads = call.num_heads, all_heads = num_heads + 2 * num_kv_heads;
-  const int64_t size = num_kv_heads * head_dim, place = call.slots[row] * size;
-  auto* const cached_key = static_cast<Element*>(call.cache.keys) + place;
-  auto* const cached_value = static_cast<Element*>(call.cache.values) + place;
-  prefetch(cached_key, size * static_cast<int64_t>(sizeof(Element)));
-  prefetch(cached_value, size * static_cast<int64_t>(sizeof(Element)));
+  prefetch_place<Element>(call.cache, call.slots[row]);
   float* query = call.qkv + row * all_heads * head_dim;
   float* key = query + num_heads * head_dim;
   const auto norm_both = [&] {
@@ -75,8 +115,7 @@ void store_row(const HeadsCall& call, int64_t row) {
   }
   if (call.norms_turned) norm_both();
   if (call.temperature != nullptr) warm_heads(query, num_heads * head_dim, call.temperature[row]);
-  store_head(key, size, cached_key);
-  store_head(key + size, size, cached_value);
+  store_keys_and_values<Element>(call.cache, key, call.slots[row]);
 }
 
 }  // namespace
@@ -84,11 +123,7 @@ void store_row(const HeadsCall& call, int64_t row) {
 void store_heads(const HeadsCall& call) {
   const int64_t width = (call.num_heads + 2 * call.cache.num_kv_heads) * call.cache.head_dim;
   share_out_rows(call.num_threads, call.rows, width, [&](int64_t row) {
-    if (call.cache.is_bfloat16) {
-      store_row<BFloat16>(call, row);
-    } else {
-      store_row<float>(call, row);
-    }
+    with_element(call.cache, [&](auto element) { store_row<decltype(element)>(call, row); });
   });
 }
 

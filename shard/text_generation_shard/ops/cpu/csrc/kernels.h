@@ -261,10 +261,15 @@ struct ChoiceCall {
 // Where the keys and values of one layer lie: keys are [num_blocks, block_size, num_kv_heads,
 // head_dim], values the same with value_dim, which may be less. Values lie value_stride elements
 // apart: value_dim in a tensor of their own, head_dim where they are the first part of the keys.
+enum class CacheType { kFloat32, kBFloat16, kInt8 };
 struct Cache {
   void* keys;
   void* values;
-  bool is_bfloat16;  // else float32
+  // Of kInt8: what the numbers of a row of head_dim are multiplied by, [num_blocks, block_size,
+  // num_kv_heads]; keys are spread (spread.h). Else null.
+  BFloat16* key_scales;
+  BFloat16* value_scales;
+  CacheType type;
   int64_t block_size, num_kv_heads, head_dim, value_dim, value_stride;
 };
 

@@ -13,6 +13,17 @@ inline void for_lanes(int64_t size, const Body& body) {
   if (first < size) body(first, static_cast<int>(size - first));
 }
 
+// The largest magnitude of x; not a number where one is not finite.
+inline float largest_magnitude(const float* x, int64_t size) {
+  Float16x most = zeros(), none = zeros();
+  for_lanes(size, [&](int64_t i, int count) {
+    const Float16x lanes = load_some(x + i, count);
+    most = maximum(absolute(lanes), most);
+    none = none + (lanes - lanes);
+  });
+  return largest(most) + sum(none);
+}
+
 // 1 / (1 + e^-x)
 inline Float16x sigmoid(Float16x x) {
   return broadcast(1.0f) / (broadcast(1.0f) + exponential(zeros() - x));

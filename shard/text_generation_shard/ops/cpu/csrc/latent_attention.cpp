@@ -176,7 +176,7 @@ void attend_expanded(const LatentAttentionCall& call, int64_t request) {
   const int64_t rows = rows_of(call, request), context = call.contexts[request];
   const int64_t first = call.first_rows[request], width = query_dim(call);
   const Expanded memory(call, scratch, rows, context);
-  if (call.cache.is_bfloat16) {
+  if (call.cache.type == CacheType::kBFloat16) {
     gather<BFloat16>(call, request, memory.cached);
   } else {
     gather<float>(call, request, memory.cached);
@@ -191,7 +191,7 @@ void attend_expanded(const LatentAttentionCall& call, int64_t request) {
     attention.query = call.query + (first * call.num_heads + head) * width;
     attention.query_stride = call.num_heads * width;
     attention.num_heads = count;
-    attention.cache = {.keys = memory.keys, .values = memory.values, .is_bfloat16 = false,
+    attention.cache = {.keys = memory.keys, .values = memory.values, .type = CacheType::kFloat32,
                        .block_size = context, .num_kv_heads = count, .head_dim = width,
                        .value_dim = call.value_dim, .value_stride = call.value_dim};
     attention.block_tables = &only_block;

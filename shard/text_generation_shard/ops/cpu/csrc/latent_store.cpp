@@ -34,7 +34,7 @@ void store_key(const LatentCall& call, int64_t row) {
 }
 
 void store_row(const LatentCall& call, int64_t row) {
-  if (call.cache.is_bfloat16) {
+  if (call.cache.type == CacheType::kBFloat16) {
     store_key<BFloat16>(call, row);
   } else {
     store_key<float>(call, row);

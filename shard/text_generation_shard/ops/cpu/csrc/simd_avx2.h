@@ -70,9 +70,17 @@ inline Float16x absolute(Float16x a) {
   const __m256 sign = _mm256_set1_ps(-0.0f);
   return {_mm256_andnot_ps(sign, a.low), _mm256_andnot_ps(sign, a.high)};
 }
-// Lanes 2i and 2i + 1 in each other's place.
-inline Float16x swap_pairs(Float16x a) {
-  return {_mm256_permute_ps(a.low, 0xb1), _mm256_permute_ps(a.high, 0xb1)};
+// Lanes i and i + Distance in each other's place, where bit Distance of i is not set.
+template <int Distance>
+inline Float16x swap_lanes(Float16x a) {
+  if constexpr (Distance == 8) {
+    return {a.high, a.low};
+  } else if constexpr (Distance == 4) {
+    return {_mm256_permute2f128_ps(a.low, a.low, 1), _mm256_permute2f128_ps(a.high, a.high, 1)};
+  } else {
+    constexpr int order = Distance == 2 ? 0x4e : 0xb1;
+    return {_mm256_permute_ps(a.low, order), _mm256_permute_ps(a.high, order)};
+  }
 }
 inline Float16x round_to_even(Float16x a) {
   constexpr int mode = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
@@ -132,6 +140,11 @@ inline void store(BFloat16* p, Float16x x) {
   const __m256i packed = _mm256_packus_epi32(narrow_bits(x.low), narrow_bits(x.high));
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute4x64_epi64(packed, 0b11011000));
 }
+inline Float16x load(const int8_t* p) {
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)),
+          _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8)))};
+}
 inline Float16x load(const Half* p) {
   const auto* halves = reinterpret_cast<const __m128i*>(p);
   return {_mm256_cvtph_ps(_mm_loadu_si128(halves)), _mm256_cvtph_ps(_mm_loadu_si128(halves + 1))};
@@ -168,6 +181,56 @@ inline void store_bytes(void* p, Float16x x) {
   const __m128i bytes =
       _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
   _mm_storeu_si128(static_cast<__m128i*>(p), bytes);
+}
+
+// Sixteen floats, whole numbers, to words.
+inline void store_words(int16_t* p, Float16x x) {
+  const __m256i words = _mm256_packs_epi32(_mm256_cvtps_epi32(x.low), _mm256_cvtps_epi32(x.high));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                      _mm256_permute4x64_epi64(words, 0b11011000));
+}
+
+// Pairs of words, and 32-bit sums of their products, in sixteen lanes.
+struct WordPairs {
+  __m256i low, high;
+};
+struct PairSums {
+  __m256i low, high;
+};
+inline PairSums no_pairs() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+inline WordPairs load_words(const int16_t* p) { return {load_bytes(p), load_bytes(p + 16)}; }
+inline WordPairs load_words(const int8_t* p) {
+  const auto* halves = reinterpret_cast<const __m128i*>(p);
+  return {_mm256_cvtepi8_epi16(_mm_loadu_si128(halves)),
+          _mm256_cvtepi8_epi16(_mm_loadu_si128(halves + 1))};
+}
+// In every lane the two words that stand there.
+inline WordPairs broadcast_pair(const int16_t* p) {
+  int both;
+  __builtin_memcpy(&both, p, sizeof(both));
+  return {_mm256_set1_epi32(both), _mm256_set1_epi32(both)};
+}
+inline PairSums add_pairs(PairSums sum, WordPairs a, WordPairs b) {
+  return {_mm256_add_epi32(sum.low, _mm256_madd_epi16(a.low, b.low)),
+          _mm256_add_epi32(sum.high, _mm256_madd_epi16(a.high, b.high))};
+}
+inline Float16x to_floats(PairSums sum) {
+  return {_mm256_cvtepi32_ps(sum.low), _mm256_cvtepi32_ps(sum.high)};
+}
+
+// Columns of two rows of bytes at one time: pairs of both rows, and where their sums belong.
+inline constexpr int kPairColumns = 16;
+struct ColumnPairs {
+  WordPairs part[1];
+};
+inline ColumnPairs pair_columns(const int8_t* first, const int8_t* second) {
+  const __m128i a = _mm_loadu_si128(reinterpret_cast<const __m128i*>(first));
+  const __m128i b = _mm_loadu_si128(reinterpret_cast<const __m128i*>(second));
+  return {{{_mm256_cvtepi8_epi16(_mm_unpacklo_epi8(a, b)),
+            _mm256_cvtepi8_epi16(_mm_unpackhi_epi8(a, b))}}};
+}
+inline void in_order(const PairSums (&sums)[1], Float16x (&columns)[1]) {
+  columns[0] = to_floats(sums[0]);
 }
 
 // Keep a sum in its register here: adding whole numbers in any order is the same, and a compiler that

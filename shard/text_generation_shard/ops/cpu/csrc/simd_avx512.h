@@ -48,8 +48,15 @@ inline Float16x fma(Float16x a, Float16x b, Float16x c) {
 inline Float16x maximum(Float16x a, Float16x b) { return {_mm512_max_ps(a.v, b.v)}; }
 inline Float16x minimum(Float16x a, Float16x b) { return {_mm512_min_ps(a.v, b.v)}; }
 inline Float16x absolute(Float16x a) { return {_mm512_abs_ps(a.v)}; }
-// Lanes 2i and 2i + 1 in each other's place.
-inline Float16x swap_pairs(Float16x a) { return {_mm512_permute_ps(a.v, 0xb1)}; }
+// Lanes i and i + Distance in each other's place, where bit Distance of i is not set.
+template <int Distance>
+inline Float16x swap_lanes(Float16x a) {
+  if constexpr (Distance >= 4) {
+    return {_mm512_shuffle_f32x4(a.v, a.v, Distance == 8 ? 0x4e : 0xb1)};
+  } else {
+    return {_mm512_permute_ps(a.v, Distance == 2 ? 0x4e : 0xb1)};
+  }
+}
 inline Float16x round_to_even(Float16x a) {
   return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
 }
@@ -90,6 +97,10 @@ inline void store(BFloat16* p, Float16x x) {  // round to nearest, ties to even
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
                       _mm512_cvtepi32_epi16(_mm512_srli_epi32(biased, 16)));
 }
+inline Float16x load(const int8_t* p) {
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes))};
+}
 inline Float16x load(const Half* p) {
   return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
 }
@@ -113,6 +124,53 @@ inline Float16x seconds(BFloat16Pairs pairs) {
 // Sixteen floats, whole numbers within [-127, 127], to signed bytes.
 inline void store_bytes(void* p, Float16x x) {
   _mm_storeu_si128(static_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x.v)));
+}
+
+// Sixteen floats, whole numbers, to words.
+inline void store_words(int16_t* p, Float16x x) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                      _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(x.v)));
+}
+
+// Pairs of words, and 32-bit sums of their products, in sixteen lanes.
+struct WordPairs {
+  __m512i v;
+};
+struct PairSums {
+  __m512i v;
+};
+inline PairSums no_pairs() { return {_mm512_setzero_si512()}; }
+inline WordPairs load_words(const int16_t* p) { return {_mm512_loadu_si512(p)}; }
+inline WordPairs load_words(const int8_t* p) {
+  return {_mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+}
+// In every lane the two words that stand there.
+inline WordPairs broadcast_pair(const int16_t* p) {
+  int both;
+  __builtin_memcpy(&both, p, sizeof(both));
+  return {_mm512_set1_epi32(both)};
+}
+inline PairSums add_pairs(PairSums sum, WordPairs a, WordPairs b) {
+  return {_mm512_dpwssd_epi32(sum.v, a.v, b.v)};
+}
+inline Float16x to_floats(PairSums sum) { return {_mm512_cvtepi32_ps(sum.v)}; }
+
+// Columns of two rows of bytes at one time: pairs of both rows, and where their sums belong. The
+// bytes are paired within halves of a register: columns 0 to 7 and 16 to 23, and the others.
+inline constexpr int kPairColumns = 32;
+struct ColumnPairs {
+  WordPairs part[2];
+};
+inline ColumnPairs pair_columns(const int8_t* first, const int8_t* second) {
+  const __m256i a = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(first));
+  const __m256i b = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(second));
+  return {{{_mm512_cvtepi8_epi16(_mm256_unpacklo_epi8(a, b))},
+           {_mm512_cvtepi8_epi16(_mm256_unpackhi_epi8(a, b))}}};
+}
+inline void in_order(const PairSums (&sums)[2], Float16x (&columns)[2]) {
+  const __m512 a = to_floats(sums[0]).v, b = to_floats(sums[1]).v;
+  columns[0] = {_mm512_shuffle_f32x4(a, b, 0x44)};
+  columns[1] = {_mm512_shuffle_f32x4(a, b, 0xee)};
 }
 
 // Keep a sum in its register here: a compiler that reorders the sums of an unrolled loop runs out

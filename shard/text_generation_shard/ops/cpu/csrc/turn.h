@@ -25,7 +25,7 @@ inline void turn_halves(const float* cos, const float* signed_sin, int64_t rotar
 inline void turn_pairs(const float* cos, const float* signed_sin, int64_t rotary_dim, float* x) {
   for_lanes(rotary_dim, [&](int64_t i, int count) {
     const Float16x values = load_some(x + i, count);
-    const Float16x turned = fma(swap_pairs(values), load_some(signed_sin + i, count),
+    const Float16x turned = fma(swap_lanes<1>(values), load_some(signed_sin + i, count),
                                 values * load_some(cos + i, count));
     store_some(x + i, turned, count);
   });

@@ -1,0 +1,122 @@
+// What attention of single rows walks over: tiles of a context, and what a task keeps meanwhile.
+#pragma once
+
+#include <type_traits>
+
+#include "attention.h"
+
+namespace cpu_operators::CPU_OPERATORS_ISA {
+
+// Tokens whose scores are computed before their values are added.
+inline constexpr int64_t kTileTokens = 64;
+// Query heads of one KV head that are computed at one time.
+inline constexpr int kHeadsAtOnce = 4;
+inline constexpr int kCacheLine = 64;
+
+// Memory of one task: [heads][head_dim] of queries, [heads][value_dim] of sums, and scores of the
+// heads that are computed at one time. Where keys are int8, queries are words and their scales.
+struct RowMemory {
+  float* query;
+  float* sums;
+  float* scores;        // [kHeadsAtOnce][kTileTokens]
+  float* query_scales;  // [heads]
+  RunningSoftmax* softmax;
+  int16_t* query_words;  // [heads][padded_words(head_dim)]
+
+  RowMemory(Scratch& scratch, int64_t heads, int64_t head_dim, int64_t value_dim) {
+    const int64_t floats = heads * (head_dim + value_dim + 1) + kHeadsAtOnce * kTileTokens;
+    const int64_t words = heads * padded_words(head_dim);
+    query = static_cast<float*>(scratch.reserve(
+        floats * 4 + heads * static_cast<int64_t>(sizeof(RunningSoftmax)) + words * 2));
+    sums = query + heads * head_dim;
+    scores = sums + heads * value_dim;
+    query_scales = scores + kHeadsAtOnce * kTileTokens;
+    softmax = reinterpret_cast<RunningSoftmax*>(query_scales + heads);
+    query_words = reinterpret_cast<int16_t*>(softmax + heads);
+  }
+
+  // Filled up to what `load_words` reads.
+  static int64_t padded_words(int64_t head_dim) {
+    return (head_dim + 2 * kLanes - 1) / (2 * kLanes) * (2 * kLanes);
+  }
+};
+
+// The positions that a row sees, in tiles of almost one size: while it computes the last one, a row
+// asks for the first one of another row.
+struct Context {
+  Range positions;
+  int64_t tiles, tile_tokens;
+
+  Context(const AttentionCall& call, const AttentionTask& task)
+      : positions{first_visible(call, task.first_position), task.first_position + 1} {
+    const int64_t tokens = positions.end - positions.begin;
+    const int64_t fewest = (tokens + kTileTokens - 1) / kTileTokens;
+    tile_tokens = ceil_lanes((tokens + fewest - 1) / fewest);
+    tiles = (tokens + tile_tokens - 1) / tile_tokens;
+  }
+
+  Range tile(int64_t index) const {
+    const int64_t begin = positions.begin + index * tile_tokens, end = begin + tile_tokens;
+    return {begin, end < positions.end ? end : positions.end};
+  }
+};
+
+// Consecutive positions, and where they lie in the cache.
+struct Tile {
+  int64_t first_position, tokens;
+  int64_t places[kTileTokens];
+
+  Tile(const AttentionCall& call, int64_t request, Range positions)
+      : first_position(positions.begin), tokens(positions.end - positions.begin) {
+    Places all(call, request, positions.begin);
+    for (int64_t token = 0; token < tokens; ++token) places[token] = all.next();
+  }
+};
+
+// Keys or values of one KV head in a tile, one pointer for each token; behind them the last one
+// again, so that a few can be read at a time. Of an empty tile: the first place of all.
+template <class Element>
+struct Pointers {
+  const Element* at[kTileTokens + kLanes];
+
+  template <class Find>
+  Pointers(const Tile& tile, const Find& find) {
+    for (int64_t token = 0; token < tile.tokens; ++token) at[token] = find(tile.places[token]);
+    const Element* last = tile.tokens > 0 ? at[tile.tokens - 1] : find(0);
+    for (int64_t token = tile.tokens; token < kTileTokens + kLanes; ++token) at[token] = last;
+  }
+};
+
+// What the numbers of the keys and values of a tile are multiplied by; 0 behind them.
+struct TileScales {
+  float keys[kTileTokens], values[kTileTokens];
+
+  template <class Element>
+  void load(const AttentionCall& call, const Tile& tile, int64_t kv_head) {
+    if constexpr (std::is_same_v<Element, int8_t>) {
+      int64_t token = 0;
+      for (; token < tile.tokens; ++token) {
+        keys[token] = key_scale_at<Element>(call, tile.places[token], kv_head);
+        values[token] = value_scale_at<Element>(call, tile.places[token], kv_head);
+      }
+      for (; token < kTileTokens; ++token) keys[token] = values[token] = 0;
+    }
+  }
+};
+
+template <class Element>
+struct TileOfHead {
+  Pointers<Element> keys, values;
+  Pointers<Element> next_keys, next_values;  // those of the tile after it
+  TileScales scales;
+};
+
+// Ask for a token's key or value, which is read in a while.
+template <class Element>
+[[gnu::always_inline]] inline void prefetch(const Element* p, int64_t count) {
+  const auto* bytes = reinterpret_cast<const char*>(p);
+  const int64_t size = count * static_cast<int64_t>(sizeof(Element));
+  for (int64_t i = 0; i < size; i += kCacheLine) __builtin_prefetch(bytes + i, 0, 2);
+}
+
+}  // namespace cpu_operators::CPU_OPERATORS_ISA
