@@ -119,7 +119,9 @@ class KVCache:
         paged = (num_blocks, block_size)
         layers = tuple(
             LayerCache(
-                *_keys_and_values(spec, paged, spec.stored_dtype), workspace, _scales(spec, paged)
+                *_keys_and_values(spec, paged, spec.stored_dtype),
+                workspace,
+                _scales(spec, num_blocks, block_size),
             )
             for _ in range(spec.num_layers)
         )
@@ -137,11 +139,12 @@ def _keys_and_values(
     return keys, _zeros(keys.shape, spec, dtype)
 
 
-def _scales(spec: KVCacheSpec, shape: tuple[int, ...]) -> KVScales | None:
-    """[*shape, num_kv_heads] each, zeros."""
+def _scales(spec: KVCacheSpec, num_blocks: int, block_size: int) -> KVScales | None:
+    """[num_blocks, num_kv_heads, block_size] each, zeros; None where numbers have none."""
     if spec.stored_dtype is not torch.int8:
         return None
-    keys, values = (_zeros((*shape, spec.num_kv_heads), spec, SCALE_DTYPE) for _ in range(2))
+    shape = (num_blocks, spec.num_kv_heads, block_size)
+    keys, values = (_zeros(shape, spec, SCALE_DTYPE) for _ in range(2))
     return KVScales(keys, values)
 
 

@@ -13,7 +13,7 @@ from text_generation_shard.ops.rounded_rows import round_rows, spread
 class KVScales:
     """What a layer's keys and values of 8 bits are multiplied by when they are read.
 
-    Of 8-bit floats: numbers. Of int8: bfloat16 [num_blocks, block_size, num_kv_heads], written with
+    Of 8-bit floats: numbers. Of int8: bfloat16 [num_blocks, num_kv_heads, block_size], written with
     the keys and values.
     """
 
@@ -67,7 +67,8 @@ def _write(rows: Tensor, cache: Tensor, slot_mapping: Tensor, scale: float | Ten
     if cache.dtype is torch.int8:
         assert isinstance(scale, Tensor)
         rows, scales = round_rows(rows)
-        scale.flatten(0, 1).index_copy_(0, slot_mapping, scales)
+        block_size = cache.shape[1]
+        scale[slot_mapping // block_size, :, slot_mapping % block_size] = scales
     elif is_float8(cache):
         limit = torch.finfo(cache.dtype).max
         rows = (rows.float() / scale).clamp_(-limit, limit).to(cache.dtype)

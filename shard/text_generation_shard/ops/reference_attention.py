@@ -301,7 +301,8 @@ def gather_context(
 def _widen(cache: Tensor, places: Tensor, scale: float | Tensor, wide: Tensor) -> None:
     """Fill wide, [places, ...], from 8 bits or bfloat16, [tokens, ...]."""
     if isinstance(scale, Tensor):
-        scales = scale.flatten(0, 1).index_select(0, places)
+        block_size = scale.shape[2]
+        scales = scale[places // block_size, :, places % block_size]
         wide.copy_(cache.index_select(0, places)).mul_(scales.unsqueeze(-1))
     elif is_float8(cache):
         wide.copy_(cache.view(torch.uint8).index_select(0, places).view(cache.dtype)).mul_(scale)

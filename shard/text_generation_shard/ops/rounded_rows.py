@@ -9,6 +9,8 @@ Walsh-Hadamard matrix, which leaves the scores what they are where queries are t
 et al., QuaRot, 2024).
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -23,11 +25,10 @@ def spread(x: Tensor) -> Tensor:
     size = x.shape[-1] & -x.shape[-1]
     wide, distance = x.float(), 1
     while distance < size:
-        pairs = wide.unflatten(-1, (-1, 2, distance))
-        first, second = pairs.unbind(-2)
-        wide = torch.stack((first + second, first - second), dim=-2).flatten(-3)
+        first, second = wide.reshape(*x.shape[:-1], -1, 2, distance).unbind(-2)
+        wide = torch.stack((first + second, first - second), dim=-2).reshape(x.shape)
         distance *= 2
-    return (wide * size**-0.5).to(x.dtype)
+    return (wide * (1 / math.sqrt(size))).to(x.dtype)
 
 
 def round_rows(rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -46,7 +46,9 @@ def test_decodes_and_chunks(operators: Operators, case: tuple, kind: str) -> Non
     key_scales, value_scales = None, None
     if dtype is torch.int8:
         keys, values = torch.randint(-127, 128, shape, dtype=dtype)
-        key_scales, value_scales = torch.rand(shape[:-1]).bfloat16() / 64
+        key_scales, value_scales = (
+            torch.rand(2, num_blocks, num_kv_heads, block_size).bfloat16() / 64
+        )
         key_scales[0], value_scales[0] = 0, 0
     keys[0], values[0] = 0, 0
     for value_dim in latent:
@@ -113,14 +115,14 @@ def test_decodes_and_chunks(operators: Operators, case: tuple, kind: str) -> Non
 
 
 def widened(cache: Tensor, scales: Tensor | None) -> Tensor:
-    return cache.float() if scales is None else cache.float() * scales.float()[..., None]
+    return cache.float() if scales is None else cache.float() * scales.float().mT[..., None]
 
 
 def forget_what_no_row_sees(scales: Tensor, tables: Tensor, block_size: int) -> None:
     """Whatever a former owner of a block left behind must not matter."""
-    is_seen = torch.zeros(scales.shape[:2], dtype=torch.bool)
+    is_seen = torch.zeros(len(scales), block_size, dtype=torch.bool)
     is_seen[0] = True
     for blocks, context in zip(tables, CONTEXTS, strict=True):
         positions = torch.arange(context)
         is_seen[blocks[positions // block_size].long(), positions % block_size] = True
-    scales[~is_seen] = torch.nan
+    scales.mT[~is_seen] = torch.nan

@@ -40,7 +40,8 @@ def check(
     scales, expected_scales = UNSCALED, UNSCALED
     if cache_dtype is torch.int8:
         scales, expected_scales = (
-            KVScales(*torch.zeros(cache_shape[:-1], dtype=SCALE_DTYPE)) for _ in range(2)
+            KVScales(*torch.zeros(2, NUM_BLOCKS, num_kv_heads, BLOCK_SIZE, dtype=SCALE_DTYPE))
+            for _ in range(2)
         )
     query = write_heads(
         qkv.clone().view(TOKENS, -1, head_dim),

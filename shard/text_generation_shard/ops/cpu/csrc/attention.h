@@ -78,12 +78,12 @@ const Element* value_at(const AttentionCall& call, int64_t place, int64_t kv_hea
 template <class Element>
 float key_scale_at(const AttentionCall& call, int64_t place, int64_t kv_head) {
   if constexpr (sizeof(Element) > 1) return 1;
-  return widened(call.cache.key_scales[place * call.cache.num_kv_heads + kv_head]);
+  return widened(call.cache.key_scales[scale_index(call.cache, place, kv_head)]);
 }
 template <class Element>
 float value_scale_at(const AttentionCall& call, int64_t place, int64_t kv_head) {
   if constexpr (sizeof(Element) > 1) return 1;
-  return widened(call.cache.value_scales[place * call.cache.num_kv_heads + kv_head]);
+  return widened(call.cache.value_scales[scale_index(call.cache, place, kv_head)]);
 }
 
 inline Float16x load_some(const float* p, int64_t count) {

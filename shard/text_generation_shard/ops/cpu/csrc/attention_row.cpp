@@ -68,23 +68,25 @@ struct ScoreGroup {
   static constexpr int kFitting = kRowSums / (Heads == 3 ? 4 : Heads);
   static constexpr int kAtOnce = kFitting < kTokens ? kFitting : kTokens;
 
+  using Product = std::conditional_t<std::is_same_v<Element, int8_t>, PairSums, Float16x>;
+
   // query: [Heads], of this stride.
   template <class Number>
   static void compute(const Element* const* keys, int64_t head_dim, const Number* query,
                       int64_t stride, float* scores) {
-    Float16x products[kLanes];
+    Product products[kLanes];
     if constexpr (kAtOnce == kTokens) {
       multiply_keys<Heads, kTokens>(keys, head_dim, query, stride, products);
     } else {
       for (int first = 0; first < kTokens; first += kAtOnce) {
-        Float16x some[Heads * kAtOnce];
+        Product some[Heads * kAtOnce];
         multiply_keys<Heads, kAtOnce>(keys + first, head_dim, query, stride, some);
         for (int index = 0; index < Heads * kAtOnce; ++index) {
           products[index / kAtOnce * kTokens + first + index % kAtOnce] = some[index];
         }
       }
     }
-    for (int index = Heads * kTokens; index < kLanes; ++index) products[index] = zeros();
+    for (int index = Heads * kTokens; index < kLanes; ++index) products[index] = Product{};
     float sums[kLanes];
     store(sums, sum_each(products));
     for (int head = 0; head < Heads; ++head) {

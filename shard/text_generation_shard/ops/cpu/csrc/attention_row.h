@@ -94,12 +94,22 @@ struct TileScales {
   template <class Element>
   void load(const AttentionCall& call, const Tile& tile, int64_t kv_head) {
     if constexpr (std::is_same_v<Element, int8_t>) {
-      int64_t token = 0;
-      for (; token < tile.tokens; ++token) {
-        keys[token] = key_scale_at<Element>(call, tile.places[token], kv_head);
-        values[token] = value_scale_at<Element>(call, tile.places[token], kv_head);
+      const int64_t block_size = call.cache.block_size;
+      for (int64_t token = 0, some; token < tile.tokens; token += some) {
+        const int64_t place = tile.places[token], left = block_size - place % block_size;
+        some = left < tile.tokens - token ? left : tile.tokens - token;
+        const int64_t index = scale_index(call.cache, place, kv_head);
+        widen(call.cache.key_scales + index, some, keys + token);
+        widen(call.cache.value_scales + index, some, values + token);
       }
-      for (; token < kTileTokens; ++token) keys[token] = values[token] = 0;
+      for (int64_t i = tile.tokens; i < kTileTokens; ++i) keys[i] = values[i] = 0;
+    }
+  }
+
+ private:
+  static void widen(const BFloat16* from, int64_t count, float* to) {
+    for (int64_t i = 0; i < count; i += kLanes) {
+      store_some(to + i, load_some(from + i, count - i), count - i);
     }
   }
 };

@@ -44,7 +44,7 @@ struct FirstBytes {
 template <int Heads, int Tokens>
 [[gnu::always_inline]] inline void multiply_keys(const int8_t* const* keys, int64_t head_dim,
                                                  const int16_t* query, int64_t stride,
-                                                 Float16x* products) {
+                                                 PairSums* products) {
   PairSums sums[Heads * Tokens];
   for (PairSums& sum : sums) sum = no_pairs();
   const auto add = [&](const WordPairs(&key)[Tokens], int64_t i) {
@@ -71,7 +71,7 @@ template <int Heads, int Tokens>
     }
     add(key, i);
   }
-  for (int index = 0; index < Heads * Tokens; ++index) products[index] = to_floats(sums[index]);
+  for (int index = 0; index < Heads * Tokens; ++index) products[index] = sums[index];
 }
 
 // Of the heads that are computed at one time: weights times the values' scales, as words.
@@ -88,43 +88,49 @@ struct WordWeights {
   }
 };
 
-// As many columns of all heads' sums as are paired at one time, `count` of which there are:
+// Columns of all heads' sums, `count` of which there are, or as many as chunks have:
 // sums[head] = sums[head] * factors[head] + sum over tokens of weight * value.
-template <int Heads>
+template <int Heads, int Chunks>
 [[gnu::always_inline]] inline void add_columns(const int8_t* const* values,
                                                const int8_t* const* next, int64_t tokens,
                                                int64_t i, int64_t count,
                                                const WordWeights& weights, const float* factors,
                                                float* sums, int64_t padded) {
   constexpr int parts = kPairColumns / kLanes;
-  PairSums totals[Heads][parts];
-  for (auto& head : totals) {
-    for (PairSums& total : head) total = no_pairs();
-  }
+  PairSums totals[Heads][Chunks][parts] = {};
   for (int64_t token = 0; token < tokens; token += 2) {
-    prefetch(next[token] + i, kPairColumns);
-    prefetch(next[token + 1] + i, kPairColumns);
-    const int8_t *first = values[token] + i, *second = values[token + 1] + i;
-    const ColumnPairs pairs =
-        count >= kPairColumns
-            ? pair_columns(first, second)
-            : pair_columns(FirstBytes(first, count).at, FirstBytes(second, count).at);
+    prefetch(next[token] + i, Chunks * kPairColumns);
+    prefetch(next[token + 1] + i, Chunks * kPairColumns);
+    ColumnPairs pairs[Chunks];
+    for (int chunk = 0; chunk < Chunks; ++chunk) {
+      const int64_t column = i + chunk * kPairColumns;
+      const int8_t *first = values[token] + column, *second = values[token + 1] + column;
+      pairs[chunk] = count >= kPairColumns
+                         ? pair_columns(first, second)
+                         : pair_columns(FirstBytes(first, count).at, FirstBytes(second, count).at);
+    }
 #pragma GCC unroll 4
     for (int head = 0; head < Heads; ++head) {
       const WordPairs weight = broadcast_pair(weights.words[head] + token);
 #pragma GCC unroll 2
-      for (int part = 0; part < parts; ++part) {
-        totals[head][part] = add_pairs(totals[head][part], pairs.part[part], weight);
+      for (int chunk = 0; chunk < Chunks; ++chunk) {
+#pragma GCC unroll 2
+        for (int part = 0; part < parts; ++part) {
+          PairSums& total = totals[head][chunk][part];
+          total = add_pairs(total, pairs[chunk].part[part], weight);
+        }
       }
     }
   }
   for (int head = 0; head < Heads; ++head) {
-    Float16x columns[parts];
-    in_order(totals[head], columns);
-    for (int part = 0; part < parts && part * kLanes < count; ++part) {
-      float* sum = sums + head * padded + i + part * kLanes;
-      store(sum, fma(columns[part], broadcast(weights.scales[head]),
-                     load(sum) * broadcast(factors[head])));
+    for (int chunk = 0; chunk < Chunks; ++chunk) {
+      Float16x columns[parts];
+      in_order(totals[head][chunk], columns);
+      for (int part = 0; part < parts && part * kLanes < count; ++part) {
+        float* sum = sums + head * padded + i + chunk * kPairColumns + part * kLanes;
+        store(sum, fma(columns[part], broadcast(weights.scales[head]),
+                       load(sum) * broadcast(factors[head])));
+      }
     }
   }
 }
@@ -133,12 +139,13 @@ template <int Heads>
 void add_values(const int8_t* const* values, const int8_t* const* next, int64_t tokens,
                 int64_t value_dim, const WordWeights& weights, const float* factors, float* sums,
                 int64_t padded) {
+  constexpr int64_t step = kPairChunks * kPairColumns;
   int64_t i = 0;
-  for (; i + kPairColumns <= value_dim; i += kPairColumns) {
-    add_columns<Heads>(values, next, tokens, i, kPairColumns, weights, factors, sums, padded);
+  for (; i + step <= value_dim; i += step) {
+    add_columns<Heads, kPairChunks>(values, next, tokens, i, step, weights, factors, sums, padded);
   }
-  if (i < value_dim) {
-    add_columns<Heads>(values, next, tokens, i, value_dim - i, weights, factors, sums, padded);
+  for (; i < value_dim; i += kPairColumns) {
+    add_columns<Heads, 1>(values, next, tokens, i, value_dim - i, weights, factors, sums, padded);
   }
 }
 

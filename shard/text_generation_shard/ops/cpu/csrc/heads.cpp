@@ -85,12 +85,12 @@ void store_keys_and_values<int8_t>(const Cache& cache, float* keys, int64_t slot
   const int64_t head_dim = cache.head_dim;
   float* values = keys + cache.num_kv_heads * head_dim;
   for (int64_t head = 0; head < cache.num_kv_heads; ++head) {
-    const int64_t row = slot * cache.num_kv_heads + head;
+    const int64_t row = slot * cache.num_kv_heads + head, scale = scale_index(cache, slot, head);
     spread(keys + head * head_dim, head_dim);
     round_row(keys + head * head_dim, head_dim,
-              static_cast<int8_t*>(cache.keys) + row * head_dim, cache.key_scales + row);
+              static_cast<int8_t*>(cache.keys) + row * head_dim, cache.key_scales + scale);
     round_row(values + head * head_dim, head_dim,
-              static_cast<int8_t*>(cache.values) + row * head_dim, cache.value_scales + row);
+              static_cast<int8_t*>(cache.values) + row * head_dim, cache.value_scales + scale);
   }
 }
 

@@ -265,8 +265,8 @@ enum class CacheType { kFloat32, kBFloat16, kInt8 };
 struct Cache {
   void* keys;
   void* values;
-  // Of kInt8: what the numbers of a row of head_dim are multiplied by, [num_blocks, block_size,
-  // num_kv_heads]; keys are spread (spread.h). Else null.
+  // Of kInt8: what the numbers of a row of head_dim are multiplied by, [num_blocks, num_kv_heads,
+  // block_size]; keys are spread (spread.h). Else null.
   BFloat16* key_scales;
   BFloat16* value_scales;
   CacheType type;

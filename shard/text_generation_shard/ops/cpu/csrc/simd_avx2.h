@@ -218,8 +218,24 @@ inline Float16x to_floats(PairSums sum) {
   return {_mm256_cvtepi32_ps(sum.low), _mm256_cvtepi32_ps(sum.high)};
 }
 
+// Lane i: the sum of the lanes of v[i].
+inline __m256i sum_each_of_eight(const PairSums* v) {
+  const auto pair = [v](int i) {
+    return _mm256_hadd_epi32(_mm256_add_epi32(v[i].low, v[i].high),
+                             _mm256_add_epi32(v[i + 1].low, v[i + 1].high));
+  };
+  const __m256i first = _mm256_hadd_epi32(pair(0), pair(2));
+  const __m256i second = _mm256_hadd_epi32(pair(4), pair(6));
+  return _mm256_add_epi32(_mm256_permute2x128_si256(first, second, 0x20),
+                          _mm256_permute2x128_si256(first, second, 0x31));
+}
+inline Float16x sum_each(const PairSums (&v)[16]) {
+  return to_floats({sum_each_of_eight(v), sum_each_of_eight(v + 8)});
+}
+
 // Columns of two rows of bytes at one time: pairs of both rows, and where their sums belong.
 inline constexpr int kPairColumns = 16;
+inline constexpr int kPairChunks = 1;  // for which there are registers
 struct ColumnPairs {
   WordPairs part[1];
 };

@@ -155,9 +155,29 @@ inline PairSums add_pairs(PairSums sum, WordPairs a, WordPairs b) {
 }
 inline Float16x to_floats(PairSums sum) { return {_mm512_cvtepi32_ps(sum.v)}; }
 
+// Lane i: the sum of the lanes of v[i].
+inline Float16x sum_each(const PairSums (&v)[16]) {
+  __m512i fours[4];  // as of floats
+  for (int i = 0; i < 4; ++i) {
+    const PairSums* four = v + 4 * i;
+    const __m512i first = _mm512_add_epi32(_mm512_unpacklo_epi32(four[0].v, four[1].v),
+                                           _mm512_unpackhi_epi32(four[0].v, four[1].v));
+    const __m512i second = _mm512_add_epi32(_mm512_unpacklo_epi32(four[2].v, four[3].v),
+                                            _mm512_unpackhi_epi32(four[2].v, four[3].v));
+    fours[i] = _mm512_add_epi32(_mm512_unpacklo_epi64(first, second),
+                                _mm512_unpackhi_epi64(first, second));
+  }
+  const auto add_quarters = [](__m512i a, __m512i b) {
+    return _mm512_add_epi32(_mm512_shuffle_i32x4(a, b, 0x88), _mm512_shuffle_i32x4(a, b, 0xdd));
+  };
+  return to_floats(
+      {add_quarters(add_quarters(fours[0], fours[1]), add_quarters(fours[2], fours[3]))});
+}
+
 // Columns of two rows of bytes at one time: pairs of both rows, and where their sums belong. The
 // bytes are paired within halves of a register: columns 0 to 7 and 16 to 23, and the others.
 inline constexpr int kPairColumns = 32;
+inline constexpr int kPairChunks = 2;  // for which there are registers
 struct ColumnPairs {
   WordPairs part[2];
 };

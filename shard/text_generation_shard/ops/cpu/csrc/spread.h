@@ -15,6 +15,12 @@ inline void with_element(const Cache& cache, const Body& body) {
   }
 }
 
+// Where a row's scale lies: those of a block and a head side by side.
+inline int64_t scale_index(const Cache& cache, int64_t place, int64_t kv_head) {
+  const int64_t block = place / cache.block_size, offset = place % cache.block_size;
+  return (block * cache.num_kv_heads + kv_head) * cache.block_size + offset;
+}
+
 inline float widened(BFloat16 x) {
   return __builtin_bit_cast(float, static_cast<uint32_t>(x.bits) << 16);
 }
