@@ -22,8 +22,9 @@ from torch import Tensor
 
 from tests.shard.engines import record, running_shard, warmup_request
 from tests.shard.models.encoder_decoders import alone_script, write_encoder_decoder
-from tests.shard.models.families import greedy_script, write_model
+from tests.shard.models.families import PROMPTS, crowded_script, greedy_script, write_model
 from tests.shard.ranks import call_on_ranks, loaded_shard
+from tests.shard.step_script import StepScript
 from tests.shard.test_eight_bit_cache import relative, scores
 
 SPEC = KVCacheSpec(
@@ -179,6 +180,28 @@ def test_a_prompt_read_in_chunks_is_the_same(written: Callable[[str], Path]) -> 
     for chunk in (5, 1):
         cut = scores(written("qwen3"), chunk=chunk, **settings)
         assert relative(cut[0] - whole[0], whole[0]) < LOGIT_ERROR / 5
+
+
+@pytest.mark.usefixtures("_each_path")
+def test_preempted_and_with_blocks_of_others(written: Callable[[str], Path]) -> None:
+    """What a busy server does: sequences 0 and 3 have one prompt, 3 is preempted and comes again;
+    4 finds 12 tokens of it in the cache. All as if they were alone. Greedy choices leave no doubt.
+    """
+    settings = {"dtype": "float32", "kv_cache_dtype": "int8"}
+    alone = {}
+    with running_shard(written("qwen3"), **settings) as shard:
+        for sequence, prompt in PROMPTS.items():
+            script = StepScript()
+            script.admit(0, prompt)
+            script.prefill(0, len(prompt))
+            script.decode([0], 12)
+            shard.reset()
+            alone[sequence] = script.play(shard.step)[0]
+        shard.reset()
+        crowded = crowded_script(alone[0]).play(shard.step)
+    assert crowded.keys() == alone.keys()
+    for sequence, tokens in crowded.items():
+        assert len(tokens) > 2 and tokens == alone[sequence][: len(tokens)]
 
 
 def test_both_paths_keep_the_same(written: Callable[[str], Path]) -> None:
