@@ -25,7 +25,7 @@ from torch import Tensor
 NUM_HEADS, NUM_KV_HEADS, HEAD_DIM, BLOCK_SIZE = 16, 4, 64, 16
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "int8": torch.int8}
 # Bytes that the layers of one kind read together, at least, but for the largest number of layers.
-WORKING_SET, MAX_LAYERS = 1 << 28, 48
+WORKING_SET, MAX_LAYERS = 1 << 27, 48
 
 
 @dataclass(frozen=True)
