@@ -147,7 +147,7 @@ void add_values(const Element* const* values, const Element* const* next, int64_
 
 // Scores of the heads from `first_head` of the task on.
 template <class Element, int Heads>
-void compute_scores(const AttentionCall& call, const RowMemory& memory, const Tile& tile,
+void compute_scores(const AttentionCall& call, const RowMemory& memory, const TokenTile& tile,
                     const TileOfHead<Element>& part, int64_t first_head) {
   const int64_t head_dim = call.cache.head_dim, padded = padded_head_dim(call);
   // Heads that come later find the next tile asked for, and most of it in the cache: it costs little.
@@ -169,7 +169,7 @@ void compute_scores(const AttentionCall& call, const RowMemory& memory, const Ti
 // `Heads` query heads of one KV head from `first_head` of the task on.
 template <class Element, int Heads>
 void attend_heads(const AttentionCall& call, const AttentionTask& task, const RowMemory& memory,
-                  const Tile& tile, const TileOfHead<Element>& part, int64_t first_head) {
+                  const TokenTile& tile, const TileOfHead<Element>& part, int64_t first_head) {
   constexpr bool is_integer = std::is_same_v<Element, int8_t>;
   compute_scores<Element, Heads>(call, memory, tile, part, first_head);
   const int64_t length = ceil_lanes(tile.tokens);
@@ -202,7 +202,7 @@ void attend_heads(const AttentionCall& call, const AttentionTask& task, const Ro
 // The query heads of the task in [begin, end), which share a KV head.
 template <class Element>
 void attend_group(const AttentionCall& call, const AttentionTask& task, const RowMemory& memory,
-                  const Tile& tile, const TileOfHead<Element>& part, Range heads) {
+                  const TokenTile& tile, const TileOfHead<Element>& part, Range heads) {
   int64_t head = heads.begin;
   for (; head + kHeadsAtOnce <= heads.end; head += kHeadsAtOnce) {
     attend_heads<Element, kHeadsAtOnce>(call, task, memory, tile, part, head);
@@ -217,7 +217,7 @@ void attend_group(const AttentionCall& call, const AttentionTask& task, const Ro
 // A tile for all heads of the task; `next`: the one after it, which is asked for.
 template <class Element>
 void attend_tile(const AttentionCall& call, const AttentionTask& task, const RowMemory& memory,
-                 const Tile& tile, const Tile& next) {
+                 const TokenTile& tile, const TokenTile& next) {
   const int64_t group = group_size(call);
   for (int64_t head = task.heads.begin; head < task.heads.end;) {
     const int64_t kv_head = kv_head_of(call, head);
@@ -260,12 +260,13 @@ void attend_row(const AttentionCall& call, const AttentionTask& task,
   load_query(call, task, memory);
   const Context context(call, task);
   for (int64_t index = 0; index < context.tiles; ++index) {
-    const Tile tile(call, task.request, context.tile(index));
+    const TokenTile tile(call, task.request, context.tile(index));
     const bool is_last = index + 1 == context.tiles;
-    const Tile next = !is_last ? Tile(call, task.request, context.tile(index + 1))
-                      : following != nullptr
-                          ? Tile(call, following->request, Context(call, *following).tile(0))
-                          : Tile(call, task.request, {tile.first_position, tile.first_position});
+    const TokenTile next =
+        !is_last ? TokenTile(call, task.request, context.tile(index + 1))
+        : following != nullptr
+            ? TokenTile(call, following->request, Context(call, *following).tile(0))
+            : TokenTile(call, task.request, {tile.first_position, tile.first_position});
     attend_tile<Element>(call, task, memory, tile, next);
   }
   store_row(call, task, memory);

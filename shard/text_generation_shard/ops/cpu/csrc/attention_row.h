@@ -62,11 +62,11 @@ struct Context {
 };
 
 // Consecutive positions, and where they lie in the cache.
-struct Tile {
+struct TokenTile {
   int64_t first_position, tokens;
   int64_t places[kTileTokens];
 
-  Tile(const AttentionCall& call, int64_t request, Range positions)
+  TokenTile(const AttentionCall& call, int64_t request, Range positions)
       : first_position(positions.begin), tokens(positions.end - positions.begin) {
     Places all(call, request, positions.begin);
     for (int64_t token = 0; token < tokens; ++token) places[token] = all.next();
@@ -80,7 +80,7 @@ struct Pointers {
   const Element* at[kTileTokens + kLanes];
 
   template <class Find>
-  Pointers(const Tile& tile, const Find& find) {
+  Pointers(const TokenTile& tile, const Find& find) {
     for (int64_t token = 0; token < tile.tokens; ++token) at[token] = find(tile.places[token]);
     const Element* last = tile.tokens > 0 ? at[tile.tokens - 1] : find(0);
     for (int64_t token = tile.tokens; token < kTileTokens + kLanes; ++token) at[token] = last;
@@ -92,7 +92,7 @@ struct TileScales {
   float keys[kTileTokens], values[kTileTokens];
 
   template <class Element>
-  void load(const AttentionCall& call, const Tile& tile, int64_t kv_head) {
+  void load(const AttentionCall& call, const TokenTile& tile, int64_t kv_head) {
     if constexpr (std::is_same_v<Element, int8_t>) {
       const int64_t block_size = call.cache.block_size;
       for (int64_t token = 0, some; token < tile.tokens; token += some) {
