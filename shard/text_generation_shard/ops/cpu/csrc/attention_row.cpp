@@ -2,6 +2,8 @@
 // all query heads that share them. A task walks over the context once, tile by tile, and goes
 // through its KV heads within a tile: so it reads the cache as it lies, and asks for the next tile
 // while it computes one.
+#include <type_traits>
+
 #include "attention_row_integer.h"
 
 namespace cpu_operators::CPU_OPERATORS_ISA {
@@ -225,12 +227,11 @@ void attend_tile(const AttentionCall& call, const AttentionTask& task, const Row
                                                                : task.heads.end;
     const auto find_key = [&](int64_t place) { return key_at<Element>(call, place, kv_head); };
     const auto find_value = [&](int64_t place) { return value_at<Element>(call, place, kv_head); };
-    TileOfHead<Element> part{Pointers<Element>(tile, find_key),
-                             Pointers<Element>(tile, find_value),
-                             Pointers<Element>(next, find_key),
-                             Pointers<Element>(next, find_value),
-                             {}};
-    part.scales.template load<Element>(call, tile, kv_head);
+    const TileOfHead<Element> part{Pointers<Element>(tile, find_key),
+                                   Pointers<Element>(tile, find_value),
+                                   Pointers<Element>(next, find_key),
+                                   Pointers<Element>(next, find_value),
+                                   TileScales<Element>(call, tile, kv_head)};
     attend_group<Element>(call, task, memory, tile, part,
                           {head - task.heads.begin, stop - task.heads.begin});
     head = stop;

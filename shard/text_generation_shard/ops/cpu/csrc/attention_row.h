@@ -1,8 +1,6 @@
 // What attention of single rows walks over: tiles of a context, and what a task keeps meanwhile.
 #pragma once
 
-#include <type_traits>
-
 #include "attention.h"
 
 namespace cpu_operators::CPU_OPERATORS_ISA {
@@ -87,23 +85,26 @@ struct Pointers {
   }
 };
 
-// What the numbers of the keys and values of a tile are multiplied by; 0 behind them.
+// What the numbers of the keys and values of a tile are multiplied by, where there is something.
+template <class Element>
 struct TileScales {
-  float keys[kTileTokens], values[kTileTokens];
+  TileScales(const AttentionCall&, const TokenTile&, int64_t) {}
+};
 
-  template <class Element>
-  void load(const AttentionCall& call, const TokenTile& tile, int64_t kv_head) {
-    if constexpr (std::is_same_v<Element, int8_t>) {
-      const int64_t block_size = call.cache.block_size;
-      for (int64_t token = 0, some; token < tile.tokens; token += some) {
-        const int64_t place = tile.places[token], left = block_size - place % block_size;
-        some = left < tile.tokens - token ? left : tile.tokens - token;
-        const int64_t index = scale_index(call.cache, place, kv_head);
-        widen(call.cache.key_scales + index, some, keys + token);
-        widen(call.cache.value_scales + index, some, values + token);
-      }
-      for (int64_t i = tile.tokens; i < kTileTokens; ++i) keys[i] = values[i] = 0;
+template <>
+struct TileScales<int8_t> {
+  float keys[kTileTokens], values[kTileTokens];  // 0 behind the tokens
+
+  TileScales(const AttentionCall& call, const TokenTile& tile, int64_t kv_head) {
+    const int64_t block_size = call.cache.block_size;
+    for (int64_t token = 0, some; token < tile.tokens; token += some) {
+      const int64_t place = tile.places[token], left = block_size - place % block_size;
+      some = left < tile.tokens - token ? left : tile.tokens - token;
+      const int64_t index = scale_index(call.cache, place, kv_head);
+      widen(call.cache.key_scales + index, some, keys + token);
+      widen(call.cache.value_scales + index, some, values + token);
     }
+    for (int64_t i = tile.tokens; i < kTileTokens; ++i) keys[i] = values[i] = 0;
   }
 
  private:
@@ -118,7 +119,7 @@ template <class Element>
 struct TileOfHead {
   Pointers<Element> keys, values;
   Pointers<Element> next_keys, next_values;  // those of the tile after it
-  TileScales scales;
+  TileScales<Element> scales;
 };
 
 // Ask for a token's key or value, which is read in a while.
