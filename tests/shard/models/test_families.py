@@ -133,7 +133,7 @@ def play_selected(
     models = {
         item.callspec.params["name"]: reference(item.callspec.params["name"])
         for item in request.session.items
-        if getattr(item, "originalname", "") == test
+        if getattr(item, "originalname", "") == test and item.path == request.path
     }
     played = {
         name: (model.checkpoint.path, [script.requests for script in scripts(model)])
