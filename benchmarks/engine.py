@@ -16,7 +16,9 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -84,18 +86,9 @@ class ServerEngine:
         return float((record.last_event or {})["details"]["input_length"] / seconds)
 
     async def decode(self, prompts: list[str], output_tokens: int) -> float:
-        """Tokens per second of all streams while all of them decode: from the last first token to
-        the first last token.
-        """
+        """Tokens per second of all streams, see `shared_rate`."""
         records = await asyncio.gather(*(self._ask(prompt, output_tokens) for prompt in prompts))
-        begin = max(record.event_times[0] for record in records)
-        end = min(record.event_times[-1] for record in records)
-        if end <= begin:
-            raise StreamError("the streams did not run together: raise --output-tokens")
-        shared = sum(
-            1 for record in records for moment in record.event_times if begin < moment <= end
-        )
-        return shared / (end - begin)
+        return shared_rate([record.event_times for record in records])
 
     async def _ask(self, prompt: str, max_new_tokens: int) -> ResponseRecord:
         connection = await self._endpoint.connect()
@@ -107,6 +100,25 @@ class ServerEngine:
         if record.status != 200 or not record.event_times or "error" in (record.last_event or {}):
             raise StreamError(f"status {record.status}: {record.last_event or record.body!r}")
         return record
+
+
+def shared_rate(streams: Sequence[Sequence[float]]) -> float:
+    """Tokens per second of all streams while all of them decode, from the median time between two
+    tokens of one stream, as an engine's is from its median step.
+
+    streams: when each token of a stream came, in seconds.
+    """
+    begin = max(times[0] for times in streams)
+    end = min(times[-1] for times in streams)
+    gaps = [
+        after - before
+        for times in streams
+        for before, after in pairwise(times)
+        if begin <= before and after <= end
+    ]
+    if not gaps:
+        raise StreamError("the streams did not run together: raise --output-tokens")
+    return len(streams) / statistics.median(gaps)
 
 
 class TransformersEngine:
@@ -137,7 +149,7 @@ class TransformersEngine:
             )
 
     def _decode(self, prompts: list[str], output_tokens: int) -> float:
-        """Time of `generate` less the time of its first token, which reads the prompts."""
+        """From the first token of `generate` on, before which the prompts are read."""
         ids = self._encode(prompts)
         moments: list[float] = []
 
@@ -152,7 +164,7 @@ class TransformersEngine:
             do_sample=False,
             logits_processor=[stamp],
         )
-        return len(prompts) * (len(moments) - 1) / (moments[-1] - moments[0])
+        return shared_rate([moments] * len(prompts))
 
     def _encode(self, prompts: list[str]) -> Any:
         """[prompts, shortest prompt] ids; prompts are cut to one length, so that none is padded."""
