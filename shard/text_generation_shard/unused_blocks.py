@@ -1,8 +1,9 @@
 """Blocks of a cache on CPU that no sequence has used yet, made ready while nothing is computed.
 
 The cache is reserved, not touched: the kernel finds a page and clears it when it is first written
-to, and a prompt waits for that (docs/performance.md, "What HTTP costs on the cores that compute").
-The router hands out new blocks in ascending order: those behind the highest one seen come next.
+to, and a prompt waits for that (docs/notes/serving.md, "What HTTP costs on the cores that
+compute"). The router hands out new blocks in ascending order: those behind the highest one seen
+come next.
 """
 
 from text_generation_proto import shard_pb2 as pb

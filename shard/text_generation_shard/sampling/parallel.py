@@ -23,7 +23,7 @@ above it all tokens are among them.
 
 That is known from the values, for which a GPU would have to be waited; and its kernels know whole
 rows. There shares are part of a step's graph. What they cost, and why not less is exchanged, is in
-docs/performance.md.
+docs/notes/sampling-and-gpu.md.
 
 The token is the one that one rank would choose from the gathered logits: by comparing the same
 numbers. Only a log-probability, and where exactly top-p cuts, come from a sum in another order.
