@@ -3,6 +3,7 @@
 The single commands have options and say more; see `benchmarks/__init__.py`.
 """
 
+import argparse
 import statistics
 import sys
 import tempfile
@@ -102,6 +103,11 @@ def grammar_rows() -> Iterator[Row]:
 
 
 def main() -> None:
+    argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    ).parse_args()
     console = Console()
     table = Table(title="Benchmarks, short selection", title_justify="left")
     for column in ("what", "found", "target", "python -m benchmarks ..."):

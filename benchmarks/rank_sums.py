@@ -3,6 +3,7 @@
 python -m benchmarks.rank_sums
 """
 
+import argparse
 import multiprocessing
 import os
 import sys
@@ -48,7 +49,12 @@ def _microseconds(add_up: Callable[[Tensor], object], values: Tensor) -> float:
 
 
 def main() -> None:
-    """Start the ranks, and wait for them."""
+    """Start the ranks, and wait for them; ends with 1 where one of them failed."""
+    argparse.ArgumentParser(
+        prog="python -m benchmarks.rank_sums",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    ).parse_args()
     context = multiprocessing.get_context("spawn")
     port = free_port()
     processes = [context.Process(target=measure, args=(rank, port)) for rank in range(WORLD_SIZE)]
@@ -56,6 +62,7 @@ def main() -> None:
         process.start()
     for process in processes:
         process.join()
+    sys.exit(1 if any(process.exitcode for process in processes) else 0)
 
 
 if __name__ == "__main__":
