@@ -197,10 +197,12 @@ async def test_a_second_signal_does_not_wait(model_path: Path) -> None:
 async def test_a_dead_shard_is_told_to_clients_and_ends_the_process(model_path: Path) -> None:
     async with running_router(model_path, break_at_step=20) as router:
         async with router.session.post("/generate_stream", json=LONG) as stream:
-            assert b'"error_type":"generation"}\n\n' in await stream.read()
+            told = await stream.read()
         code, log = await router.end()
+    assert b'"error_type":"generation"}\n\n' in told
+    assert b"/tmp" not in told  # it named the shard's socket
     assert code == 1
-    assert "the engine failed" in log
+    assert "the engine failed: the shard at /" in log
 
 
 async def test_a_port_in_use_is_one_line(model_path: Path) -> None:

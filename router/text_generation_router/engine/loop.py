@@ -71,6 +71,8 @@ _WATCH_SECONDS = 0.25
 # How long one attempt to reach restarted shards may take, and the pause between two.
 _ATTEMPT_SECONDS = 10.0
 _RETRY_SECONDS = 0.1
+# What clients hear of lost shards: the reason names sockets and what a shard's libraries said.
+_LOST = "the model's shards are lost; the server's log says why"
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +200,7 @@ class Engine:
 
     def _refusal(self) -> EngineError | None:
         if self.failure is not None:
-            return ShuttingDownError(f"the engine failed: {self.failure}")
+            return ShuttingDownError(_LOST)
         if self._is_draining:
             return ShuttingDownError("the server is shutting down")
         load = Load(
@@ -405,5 +407,5 @@ class Engine:
         """The shards are lost for good: every generation ends."""
         _log.error("the engine failed: %s", error)
         self.failure = error
-        self._generations.fail_all(GenerationError(str(error)))
+        self._generations.fail_all(GenerationError(_LOST))
         self.failed.set()

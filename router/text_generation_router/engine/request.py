@@ -136,7 +136,7 @@ class ShuttingDownError(EngineError):
 
 
 class GenerationError(EngineError):
-    """A shard failed; the text is the shard's."""
+    """A shard failed; the text is for clients."""
 
 
 class OutputSink(Protocol):

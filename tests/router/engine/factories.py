@@ -19,6 +19,8 @@ from tests.fakes.shard import FakeShards
 from tests.fakes.shard_model import FakeShardConfig
 
 EOS = 1
+# What a client hears of lost shards; no path, and nothing that a shard's libraries said.
+LOST = r"^the model's shards are lost; the server's log says why$"
 
 
 class RecordingSink:
