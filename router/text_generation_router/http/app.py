@@ -15,6 +15,7 @@ from text_generation_router.http.cloud_routes import CloudRoutes
 from text_generation_router.http.completion_routes import CompletionRoutes
 from text_generation_router.http.docs_routes import DocsRoutes
 from text_generation_router.http.errors import (
+    MethodError,
     RouteError,
     UnauthorizedError,
     error_response,
@@ -75,10 +76,9 @@ def _errors_middleware() -> Middleware:
         try:
             return await handler(request)
         except web.HTTPNotFound:
-            return error_response(RouteError(404, {}), request.path)
+            return error_response(RouteError(), request.path)
         except web.HTTPMethodNotAllowed as error:
-            allow = ",".join(sorted(error.allowed_methods))
-            return error_response(RouteError(405, {"allow": allow}), request.path)
+            return error_response(MethodError(error.allowed_methods), request.path)
         except (web.HTTPException, ConnectionError):
             raise
         except Exception as error:

@@ -6,7 +6,8 @@ package's own `HttpError`s:
 HttpError
   ├─ BodyError            the body is no request: 400, 413, 415, 422
   ├─ UnauthorizedError    401
-  ├─ RouteError           404, 405
+  ├─ RouteError           404
+  ├─ MethodError          405
   ├─ UnknownModelError    404
   └─ SlowReaderError      a stream's reader fell too far behind
 
@@ -17,7 +18,7 @@ under /v1 have OpenAI's `{"error": {"message", "type", "param", "code"}}` and be
 text.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -67,12 +68,22 @@ class UnauthorizedError(HttpError):
 
 
 class RouteError(HttpError):
-    """No such path, or not with this method."""
+    """No such path."""
 
-    def __init__(self, status: int, headers: Mapping[str, str]) -> None:
-        super().__init__("not found" if status == 404 else "method not allowed")
-        self.status = status
-        self.headers = headers
+    status = 404
+
+    def __init__(self) -> None:
+        super().__init__("not found")
+
+
+class MethodError(HttpError):
+    """The path is there, but not with this method; `allowed` are."""
+
+    status = 405
+
+    def __init__(self, allowed: Iterable[str]) -> None:
+        super().__init__("method not allowed")
+        self.headers = {"allow": ",".join(sorted(allowed))}
 
 
 class UnknownModelError(HttpError):
@@ -129,6 +140,8 @@ _TABLE: Mapping[type[Exception], ErrorRow] = {
     UnauthorizedError: ErrorRow(status=401, error_type="unauthorized", label="validation"),
     BodyError: ErrorRow(status=400, error_type="invalid_request", label="validation"),
     RouteError: ErrorRow(status=404, error_type="not_found", label="validation"),
+    # OpenAI's word.
+    MethodError: ErrorRow(status=405, error_type="method_not_supported", label="validation"),
     UnknownModelError: ErrorRow(status=404, error_type="model_not_found", label="validation"),
     SlowReaderError: ErrorRow(status=500, error_type="slow_reader", label="dropped"),
     Exception: ErrorRow(status=500, error_type="internal", label="internal"),
@@ -240,7 +253,7 @@ def error_response(error: Exception, path: str) -> web.Response:
         body, content_type = answer.openai_body(), "application/json"
     elif isinstance(error, BodyError):
         body, content_type = str(error).encode(), "text/plain"
-    elif isinstance(error, RouteError):
+    elif isinstance(error, RouteError | MethodError):
         return web.Response(status=answer.status, headers=answer.headers)
     else:
         body, content_type = answer.native_body(), "application/json"

@@ -96,6 +96,12 @@ async def test_unknown_routes() -> None:
         async with app.session.get("/generate") as response:
             assert (response.status, await response.read()) == (405, b"")
             assert response.headers["allow"] == "POST"
+        async with app.session.get("/v1/chat/completions") as response:
+            assert (response.status, response.headers["allow"]) == (405, "POST")
+            error = (await response.json())["error"]
+            # OpenAI's word; it was not_found, which is said of a model or a path
+            assert error["code"] == "method_not_supported"
+            assert error["type"] == "invalid_request_error"
         async with app.session.post("/health") as response:
             assert response.status == 405
             assert response.headers["allow"] == "GET,HEAD"
