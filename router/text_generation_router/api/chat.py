@@ -39,15 +39,16 @@ from text_generation_router.prompt.reasoning import ReasoningFormat
 from text_generation_router.prompt.tokenizer import TokenizerPool
 from text_generation_router.prompt.tool_formats import ToolFormat
 
-# Fields that would change the answer and that this server does not have.
-_UNSUPPORTED = (
-    "audio",
-    "chat_template",
-    "function_call",
-    "functions",
-    "moderation",
-    "web_search_options",
-)
+# Fields that would change the answer and that this server does not have; and their values, beside
+# null and "", that ask for nothing.
+_UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
+    "audio": (),
+    "chat_template": (),
+    "function_call": ("none", "auto"),
+    "functions": ([],),
+    "moderation": (),
+    "web_search_options": (),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,8 +172,8 @@ async def render(body: ChatBody, templates: ChatTemplates) -> str:
 
 def refuse_unsupported(body: ChatBody) -> None:
     """Refuse, by name, what would change the answer and cannot be honoured."""
-    for name in _UNSUPPORTED:
-        if getattr(body, name) not in (None, ""):
+    for name, neutral in _UNSUPPORTED.items():
+        if getattr(body, name) not in (None, "", *neutral):
             raise ValidationError(f"`{name}` is not supported by this server", param=name)
     if body.modalities not in (None, ["text"]):
         raise ValidationError("`modalities` can only be text", param="modalities")

@@ -130,7 +130,7 @@ def _prompts(body: CompletionBody) -> list[str | list[int]]:
 
 def _check_places(body: CompletionBody, limits: RequestLimits) -> None:
     """What may stand before and behind a completion."""
-    if body.suffix is not None:
+    if body.suffix:
         raise SuffixError("`suffix` is not supported by this server", param="suffix")
     if body.echo:
         check_echo(body, limits)

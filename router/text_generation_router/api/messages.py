@@ -31,7 +31,7 @@ _UNSUPPORTED_OF_TOOLS = ("defer_loading", "input_examples")
 def chat_body(body: CountTokensBody) -> ChatBody:
     """The same conversation as OpenAI's; a `RequestError` says what cannot be said there."""
     for field in _UNSUPPORTED:
-        if getattr(body, field) is not None:
+        if getattr(body, field) not in (None, []):
             raise ValidationError(f"`{field}` is not supported by this server", param=field)
     choice = body.tool_choice
     chat = ChatBody(

@@ -50,7 +50,7 @@ DIALECTS: dict[str, tuple[Any, dict[str, Any], set[str], dict[str, Any]]] = {
         | {"reasoning_effort"},
         {
             "audio": {"voice": "v", "format": "mp3"},
-            "function_call": "auto",
+            "function_call": {"name": "f"},
             "functions": [{"name": "f"}],
             "modalities": ["text", "audio"],
             "moderation": {"model": "m"},

@@ -76,7 +76,7 @@ async def test_null_is_absent_everywhere(tokenizer: TokenizerPool) -> None:
         ({"prompt": ["a", 1]}, ValidationError, "prompt"),
         ({"prompt": [261]}, ValidationError, "prompt"),
         ({"prompt": ["a"] * 5}, BatchSizeError, "prompt"),
-        ({"suffix": ""}, SuffixError, "suffix"),
+        ({"suffix": "b"}, SuffixError, "suffix"),
         ({"best_of": 3}, ValidationError, "best_of"),
         ({"best_of": 0}, ValidationError, "best_of"),
         ({"n": 3, "best_of": 2}, ValidationError, "best_of"),
