@@ -31,6 +31,7 @@ from text_generation_shard.models.model import Model
 from text_generation_shard.ops.to_device import to_device
 from text_generation_shard.runner.decode_graphs import DecodeGraphs
 from text_generation_shard.runner.device_work import DeviceWork
+from text_generation_shard.sampling import no_numbers
 from text_generation_shard.sampling.prompt_logprobs import prompt_logprobs
 from text_generation_shard.sampling.sampler import SampledTokens, TokenSampler
 from text_generation_shard.unused_blocks import UnusedBlocks
@@ -44,7 +45,7 @@ class _Outcome:
     sampled_ids: Tensor
     # None where no item sampled; ranks above 0 know the ids alone
     sampled: SampledTokens | None
-    # Sequences whose grammar failed; what they sampled means nothing.
+    # Of sequences whose grammar failed; what they sampled means nothing.
     failures: list[pb.SequenceFailure]
     prompt_logprobs: list[pb.PromptLogprobs]
     forward_us: int
@@ -126,7 +127,13 @@ class Engine:
         self._last_work = work
         num_graphs = 0 if self._graphs is None else self._graphs.count
         return partial(
-            _report, request.step, outcome, work, is_worker=is_worker, num_graphs=num_graphs
+            _report,
+            request.step,
+            outcome,
+            work,
+            slots=batch.sampled_slots,
+            is_worker=is_worker,
+            num_graphs=num_graphs,
         )
 
     def work_while_idle(self) -> bool:
@@ -283,9 +290,17 @@ def _token_ids(work: DeviceWork) -> list[int]:
 
 
 def _report(
-    step: int, outcome: _Outcome, work: DeviceWork, *, is_worker: bool, num_graphs: int
+    step: int,
+    outcome: _Outcome,
+    work: DeviceWork,
+    *,
+    slots: list[int],
+    is_worker: bool,
+    num_graphs: int,
 ) -> pb.StepResult:
-    """The outcome as a message, when it is there; ranks above 0 report the checksum only."""
+    """The outcome as a message, when it is there; ranks above 0 report the checksum only. slots: of
+    the rows that were sampled.
+    """
     token_ids, *details = work.wait()
     result = pb.StepResult(
         step=step,
@@ -298,6 +313,7 @@ def _report(
         logprobs, *top_tokens = (values.tolist() for values in details)
         result.token_ids.extend(token_ids.tolist())
         result.failures.extend(outcome.failures)
+        result.failures.extend(no_numbers.failures(slots, logprobs))
         result.logprobs.extend(logprobs)
         if top_tokens:
             counts, top_ids, top_logprobs = top_tokens

@@ -25,6 +25,9 @@ from text_generation_shard.ops.rounded_rows import spread
 MAX_GROUP_TOKENS = 8192
 # Query rows of a chunk that are computed at one time: bounds the mask.
 _TILE_ROWS = 256
+# On CPU torch's attention takes scores that are no numbers for small ones if there are fewer keys
+# than this and no mask (2.13): damaged weights would give text.
+_MIN_UNMASKED_KEYS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +224,8 @@ class _Scores:
             return self._attend_written_out(query, key, value, mask, sinks)
         if bias is not None:
             mask = (bias if mask is None else bias.masked_fill(~mask, -torch.inf)).to(query.dtype)
+        if mask is None and key.shape[-2] < _MIN_UNMASKED_KEYS:
+            mask = torch.ones(1, dtype=torch.bool, device=key.device).expand(1, key.shape[-2])
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=self.scale)
 
     def _attend_written_out(

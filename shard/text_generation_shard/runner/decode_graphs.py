@@ -177,11 +177,26 @@ class DecodeGraphs:
         count = len(batch.items)
         if key.kind is SamplingKind.OUTSIDE:
             return self._shown[key][:count]
-        token_ids = self._token_ids[:count]
-        if key.kind is SamplingKind.NATIVE and int(token_ids.min()) < 0:
-            # Scores that are not numbers: torch says what becomes of them.
-            return None
-        return SampledTokens(token_ids=token_ids, logprobs=self._logprobs[:count], top_tokens=None)
+        sampled = SampledTokens(
+            token_ids=self._token_ids[:count], logprobs=self._logprobs[:count], top_tokens=None
+        )
+        if key.kind is SamplingKind.NATIVE:
+            self._replace_no_tokens(sampled)
+        return sampled
+
+    def _replace_no_tokens(self, sampled: SampledTokens) -> None:
+        """Rows whose scores are not numbers have the token -1 and no log-probability: give them
+        any token, which the next step reads, and NaN. To compute the step again would advance
+        recurrent states twice.
+        """
+        failed = sampled.token_ids < 0
+        if not failed.any():
+            return
+        sampled.token_ids.masked_fill_(failed, 0)
+        sampled.logprobs.masked_fill_(failed, math.nan)
+        count = len(failed)
+        slots, contexts = self._packet[: 2 * count].view(2, -1)
+        self._slots.append_tokens(slots, contexts, sampled.token_ids)
 
     def _choose(self, batch: ScheduledBatch) -> _GraphKey | None:
         """The graph with the fewest rows that can compute the step; of these the one that does

@@ -292,16 +292,16 @@ def test_a_grammar_that_fails_while_a_replay_waits(
 def test_scores_that_are_no_numbers(
     checkpoint_of: Callable[[str], Checkpoint], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of them torch chooses, as it does in a step that is not replayed."""
+    """Their sequences fail, as they do in a step that is not replayed."""
     with engine_of(checkpoint_of("llama"), monkeypatch) as engine:
         script = script_of([2, 1])
         check_same(engine, script)
         engine._model._norm.weights.weight.fill_(math.nan)  # type: ignore[attr-defined]
         results = [play(engine, script, with_graphs=on) for on in (True, False)]
-        assert [list(each.token_ids) for each in results[0]] == [
-            list(each.token_ids) for each in results[1]
+        assert [list(each.failures) for each in results[0]] == [
+            list(each.failures) for each in results[1]
         ]
-        assert all(math.isnan(value) for value in results[0][-1].logprobs)
+        assert len(results[0][-1].failures) == len(results[0][-1].token_ids)
 
 
 def test_a_recording_that_fails_leaves_the_engine_working(

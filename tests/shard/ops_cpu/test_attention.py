@@ -126,3 +126,33 @@ def forget_what_no_row_sees(scales: Tensor, tables: Tensor, block_size: int) -> 
         positions = torch.arange(context)
         is_seen[blocks[positions // block_size].long(), positions % block_size] = True
     scales.mT[~is_seen] = torch.nan
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
+@pytest.mark.parametrize("is_key", [False, True], ids=["query", "key"])
+@pytest.mark.parametrize("soft_cap", [0.0, 2.0])
+def test_what_is_no_number_stays_none(
+    operators: Operators, dtype: torch.dtype, is_key: bool, soft_cap: float
+) -> None:
+    """Its score counted as a small one, and the row was computed as if nothing were wrong."""
+    keys, values = torch.randn(2, 8, 16, 1, 32).to(dtype)
+    scales = torch.ones(2, 8, 1, 16).bfloat16() if dtype is torch.int8 else (None, None)
+    query = torch.randn(21, 2, 32)
+    if not is_key:
+        query[:, 1, 3] = torch.nan
+    elif scales[0] is None:
+        keys[1, 2, 0, 3] = torch.nan
+    else:
+        scales[0][1, 0, 2] = torch.nan
+    plan = plan_attention(
+        block_tables=torch.tensor([[1, 2, 0], [1, 2, 3]]).int(),
+        query_lengths=[1, 20],
+        context_lengths=[20, 40],
+        block_size=16,
+        sliding_window=None,
+    )
+    caches = (keys, values, *scales)
+    attended = operators.attend(query, caches, plan.native, 0.2, soft_cap, None, None, None)
+    rows = attended.view(21, 2, 32)
+    assert rows[:, 1].isnan().all()
+    assert rows[:, 0].isnan().all() if is_key else rows[:, 0].isfinite().all()

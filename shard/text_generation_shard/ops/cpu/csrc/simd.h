@@ -29,9 +29,10 @@ inline void store_some(float* p, Float16x x, int count) {
   }
 }
 
-// e^x, with a relative error below 2e-7: x = n ln 2 + r with |r| <= ln 2 / 2, e^r by its series.
+// e^x, with a relative error below 2e-7: x = n ln 2 + r with |r| <= ln 2 / 2, e^r by its series. Not
+// a number where x is not: of operands that are no numbers the second is kept.
 inline Float16x exponential(Float16x x) {
-  x = minimum(maximum(x, broadcast(-87.0f)), broadcast(88.0f));
+  x = minimum(broadcast(88.0f), maximum(broadcast(-87.0f), x));
   const Float16x n = round_to_even(x * broadcast(1.44269504088896341f));
   Float16x r = fma(n, broadcast(-0.693359375f), x);
   r = fma(n, broadcast(2.12194440e-4f), r);
