@@ -95,7 +95,9 @@ class RouterConfig:
     api_key_file: str | None = option(
         None, help="File with further keys, one a line; # begins a comment."
     )
-    validation_workers: int = option(2, help="Threads that tokenize.")
+    validation_workers: int = option(
+        2, help="Threads that tokenize, beside one for texts of more than 65536 characters."
+    )
     graceful_termination_timeout: float = option(
         90.0, help="Seconds that running requests may take to finish after SIGTERM."
     )

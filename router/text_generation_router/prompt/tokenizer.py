@@ -12,6 +12,7 @@ from tokenizers import AddedToken, Encoding, Tokenizer
 
 from text_generation_router.engine.detokenizer import new_detokenizer
 from text_generation_router.engine.vocabulary import Vocabulary
+from text_generation_router.prompt.long_text_lane import LongTextLane
 from text_generation_router.prompt.model_files import ModelFileError
 from text_generation_router.prompt.python_tokenizer import (
     PythonEncoding,
@@ -27,6 +28,9 @@ ReadT = TypeVar("ReadT")
 # Up to this many characters a tokenization takes well under a millisecond: less than a thread
 # costs.
 _INLINE_CHARACTERS = 2048
+# Up to this many it takes some ten milliseconds. Longer ones, of which a few would keep all threads
+# for seconds, have a lane of their own.
+_MAX_SHARED_CHARACTERS = 1 << 16
 # The same the other way.
 _INLINE_TOKENS = 64
 
@@ -92,6 +96,8 @@ class TokenizerPool:
         # One more than the greatest id: some tokenizers leave ids out.
         self.num_ids = max([self.vocab_size, *(i + 1 for i in self.added_ids.values())])
         self._executor = ThreadPoolExecutor(num_workers, thread_name_prefix="tokenizer")
+        self._long_texts = LongTextLane()
+        self._long_text_executor = ThreadPoolExecutor(1, thread_name_prefix="tokenizer-long")
 
     async def token_ids(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """The ids of a text."""
@@ -119,7 +125,8 @@ class TokenizerPool:
 
     def close(self) -> None:
         """End the threads; what they still encode is not waited for."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        for executor in (self._executor, self._long_text_executor):
+            executor.shutdown(wait=False, cancel_futures=True)
 
     def _pieces(self, token_ids: Sequence[int]) -> list[str]:
         detokenizer = new_detokenizer(self._vocabulary, None)
@@ -140,16 +147,23 @@ class TokenizerPool:
             if len(text) <= _INLINE_CHARACTERS:
                 return read(self.tokenizer.encode(text, add_special_tokens=add_special_tokens))
             loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(
-                self._executor, lambda: read(self._encode_long(text, add_special_tokens))
-            )
+            encode = partial(self._encode_in_thread, text, add_special_tokens, read)
+            if len(text) <= _MAX_SHARED_CHARACTERS:
+                return await loop.run_in_executor(self._executor, encode)
+            async with self._long_texts.turn(len(text)):
+                return await loop.run_in_executor(self._long_text_executor, encode)
         except Exception as error:  # the library raises bare Exception
             raise TokenizerError(f"the tokenizer refused the text: {error}") from error
 
-    def _encode_long(self, text: str, add_special_tokens: bool) -> Encoding | PythonEncoding:
+    def _encode_in_thread(
+        self,
+        text: str,
+        add_special_tokens: bool,
+        read: Callable[[Encoding | PythonEncoding], list[ReadT]],
+    ) -> list[ReadT]:
         if isinstance(self.tokenizer, PythonTokenizer):
-            return self.tokenizer.encode(text, add_special_tokens=add_special_tokens)
-        return self.tokenizer.encode_batch([text], add_special_tokens=add_special_tokens)[0]
+            return read(self.tokenizer.encode(text, add_special_tokens=add_special_tokens))
+        return read(self.tokenizer.encode_batch([text], add_special_tokens=add_special_tokens)[0])
 
 
 def _ids(encoding: Encoding | PythonEncoding) -> list[int]:

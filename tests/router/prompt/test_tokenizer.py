@@ -1,6 +1,9 @@
 """Texts to ids, in place or in a thread."""
 
+import asyncio
+import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -52,6 +55,40 @@ async def test_a_long_text_leaves_the_interpreter_to_others(pool: TokenizerPool)
         assert [span.token_id for span in spans] == ids
         assert spans[-1].stop == 9000
     unlocked.close()
+
+
+class Blocking:
+    """A tokenizer that does not come to an end with texts of some length before it may."""
+
+    def __init__(self) -> None:
+        self._tokenizer = byte_tokenizer()
+        self.may_end = threading.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)
+
+    def encode_batch(self, texts: list[str], **options: Any) -> Any:
+        if len(texts[0]) > 100_000:
+            assert self.may_end.wait(20)
+        return self._tokenizer.encode_batch(texts, **options)
+
+
+async def test_long_texts_do_not_hold_up_others() -> None:
+    """Four of 1.9 MB did, for ten seconds: they had all the threads."""
+    tokenizer = Blocking()
+    pool = TokenizerPool(cast("Tokenizer", tokenizer), 2)
+    encode = partial(pool.token_ids, add_special_tokens=False)
+    long = [asyncio.create_task(encode("a" * 200_000)) for _ in range(4)]
+    try:
+        await asyncio.sleep(0)
+        ids = await asyncio.wait_for(encode("b" * 10_000), 10)
+        assert ids == ids[:1] * 10_000
+        assert not any(task.done() for task in long)
+        tokenizer.may_end.set()
+        assert [len(ids) for ids in await asyncio.gather(*long)] == [200_000] * 4
+    finally:
+        tokenizer.may_end.set()
+        pool.close()
 
 
 async def test_spans_count_bytes(pool: TokenizerPool) -> None:
