@@ -13,6 +13,7 @@ from text_generation_router.api.grammars import asked_grammar, compile_asked
 from text_generation_router.api.limits import (
     RequestLimits,
     check_positive,
+    check_prompt_length,
     check_top_n_tokens,
     resolve_max_new_tokens,
 )
@@ -164,11 +165,7 @@ async def _tokenize(
             return await echoed_text(prompt, tokenizer)
         token_ids = await tokenizer.token_ids(prompt, add_special_tokens=True)
         return Prompt(text=prompt, token_ids=tuple(token_ids))
-    if len(prompt) > limits.max_input_tokens:
-        raise ValidationError(
-            f"`prompt` must have at most {limits.max_input_tokens} tokens. Given: {len(prompt)}",
-            param="prompt",
-        )
+    check_prompt_length(len(prompt), limits, "prompt")
     unknown = next((token_id for token_id in prompt if token_id >= limits.vocab_size), None)
     if unknown is not None:
         raise ValidationError(

@@ -2,6 +2,7 @@
 
 RequestError
   ├─ ValidationError     a field's value; `param` names the field
+  │    └─ ContextLengthError  the prompt, or prompt and output, are too long for the model
   ├─ TemplateError       the chat template is missing, fails, or refuses the conversation
   ├─ ToolError           tools that cannot be used as asked
   ├─ BatchSizeError      too many prompts in one /v1/completions call
@@ -21,6 +22,16 @@ class RequestError(ValueError):
 
 class ValidationError(RequestError):
     """A field's value is out of bounds or not supported."""
+
+
+class ContextLengthError(ValidationError):
+    """More tokens than the model is served with. Clients that shorten a conversation and try again
+    know this error by the words that OpenAI has for it.
+    """
+
+    def __init__(self, message: str, max_total_tokens: int, *, param: str) -> None:
+        length = f"This model's maximum context length is {max_total_tokens} tokens"
+        super().__init__(f"{message}. {length}", param=param)
 
 
 class TemplateError(RequestError):

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import msgspec
 
-from text_generation_router.api.errors import ValidationError
+from text_generation_router.api.errors import ContextLengthError, ValidationError
 from text_generation_router.api.numbers import shortest_float32, to_float32
 
 StructT = TypeVar("StructT", bound=msgspec.Struct)
@@ -100,28 +100,37 @@ def refuse_set(part: msgspec.Struct, fields: Sequence[str], place: str) -> None:
             raise ValidationError(f"`{name}` is not supported by this server", param=name)
 
 
+def check_prompt_length(num_tokens: int, limits: RequestLimits, field: str) -> None:
+    """Bound a prompt's tokens, so that there is room for one more; `ContextLengthError`."""
+    longest = min(limits.max_input_tokens, limits.max_total_tokens - 1)
+    if num_tokens > longest:
+        raise ContextLengthError(
+            f"`{field}` must have at most {longest} tokens. Given: {num_tokens}",
+            limits.max_total_tokens,
+            param=field,
+        )
+
+
 def resolve_max_new_tokens(
     asked: int | None, num_prompt_tokens: int, limits: RequestLimits, *, field: str, prompt: str
 ) -> int:
     """How many tokens may be generated: what was asked for, or all that fit after the prompt.
+    `ContextLengthError` if that is too long.
 
     `field` and `prompt` name the two in the dialect of the request.
     """
+    check_prompt_length(num_prompt_tokens, limits, prompt)
     room = limits.max_total_tokens - num_prompt_tokens
-    num_new_tokens = max(room, 0) if asked is None else asked
-    if num_new_tokens > room or room < 1:
-        raise ValidationError(
+    if asked is None:
+        return room
+    if asked > room:
+        raise ContextLengthError(
             f"`{prompt}` tokens + `{field}` must be at most {limits.max_total_tokens}. "
-            f"Given: {num_prompt_tokens} `{prompt}` tokens and {num_new_tokens} `{field}`",
+            f"Given: {num_prompt_tokens} `{prompt}` tokens and {asked} `{field}`",
+            limits.max_total_tokens,
             param=field,
         )
-    if num_prompt_tokens > limits.max_input_tokens:
-        raise ValidationError(
-            f"`{prompt}` must have at most {limits.max_input_tokens} tokens. "
-            f"Given: {num_prompt_tokens}",
-            param=prompt,
-        )
-    return num_new_tokens
+    return asked
 
 
 def random_seed() -> int:

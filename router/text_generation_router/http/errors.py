@@ -27,6 +27,7 @@ from aiohttp import web
 
 from text_generation_router.api.errors import (
     BatchSizeError,
+    ContextLengthError,
     RequestError,
     SuffixError,
     TemplateError,
@@ -107,6 +108,8 @@ class ErrorRow:
     label: str
     # Put before the error's own text.
     prefix: str = ""
+    # OpenAI's `code`, where it is not the error_type.
+    code: str | None = None
 
 
 _TABLE: Mapping[type[Exception], ErrorRow] = {
@@ -115,6 +118,13 @@ _TABLE: Mapping[type[Exception], ErrorRow] = {
         error_type="validation",
         label="validation",
         prefix="Input validation error: ",
+    ),
+    ContextLengthError: ErrorRow(
+        status=422,
+        error_type="validation",
+        label="validation",
+        prefix="Input validation error: ",
+        code="context_length_exceeded",
     ),
     TokenizerError: ErrorRow(
         status=422,
@@ -171,6 +181,8 @@ class ErrorAnswer:
     error_type: str
     label: str
     message: str
+    # OpenAI's word for the same, mostly the error_type.
+    code: str
     param: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
 
@@ -205,7 +217,7 @@ class ErrorAnswer:
             "message": self.message,
             "type": _OPENAI_TYPES.get(self.status, default),
             "param": self.param,
-            "code": self.error_type,
+            "code": self.code,
         }
 
 
@@ -233,6 +245,7 @@ def describe(error: Exception) -> ErrorAnswer:
         error_type=error_type,
         label=row.label,
         message="internal error" if kind is Exception else f"{row.prefix}{error}",
+        code=row.code or error_type,
         param=error.param if isinstance(error, RequestError | BodyError) else None,
         headers=headers,
     )

@@ -186,8 +186,8 @@ async def test_refusals_name_field_and_value(
 async def test_the_prompt_has_a_limit_of_its_own(tokenizer: TokenizerPool) -> None:
     with pytest.raises(ValidationError, match="at most 400 tokens"):
         await prepare(tokenizer, {}, inputs="x" * 450)
-    with pytest.raises(ValidationError, match="at most 500"):
-        await prepare(tokenizer, {}, inputs="x" * 550)
+    with pytest.raises(ValidationError, match="`max_new_tokens` must be at most 500"):
+        await prepare(tokenizer, {"max_new_tokens": 200}, inputs="x" * 350)
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,36 @@ async def test_the_model_s_name(model: str | None, shown: str) -> None:
     assert answer["model"] == shown
 
 
+@pytest.mark.parametrize(
+    ("path", "prompt", "too_long"),
+    [
+        (CHAT, "messages", {"messages": [{"role": "user", "content": "x" * 600}]}),
+        ("/v1/completions", "prompt", {"prompt": "x" * 600}),
+        ("/v1/completions", "prompt", {"prompt": [1] * 600}),
+    ],
+)
+@pytest.mark.parametrize("limit", [{}, {"max_tokens": 5}])
+async def test_a_prompt_that_is_too_long_is_told_as_openai_does(
+    path: str, prompt: str, too_long: dict[str, Any], limit: dict[str, int]
+) -> None:
+    """Clients find the code or the sentence, and shorten the conversation."""
+    async with running_app() as app:
+        status, answer = await post(app, path, {**too_long, **limit})
+    error = answer["error"]
+    assert (status, answer["error_type"]) == (422, "validation")
+    assert (error["param"], error["code"]) == (prompt, "context_length_exceeded")
+    assert f"`{prompt}` must have at most 400 tokens. Given: 6" in error["message"]
+    assert "This model's maximum context length is 500 tokens" in error["message"]
+
+
+async def test_too_many_new_tokens_are_told_as_openai_does() -> None:
+    async with running_app() as app:
+        _, answer = await post(app, CHAT, {"messages": MESSAGES, "max_tokens": 490})
+    error = answer["error"]
+    assert (error["param"], error["code"]) == ("max_tokens", "context_length_exceeded")
+    assert "This model's maximum context length is 500 tokens" in error["message"]
+
+
 async def test_chat_stream() -> None:
     async with running_app() as app:
         chunks = await events(app, CHAT, {"messages": MESSAGES})
