@@ -43,7 +43,7 @@ _VARY = "origin, access-control-request-method, access-control-request-headers"
 def build_app(service: Service) -> web.Application:
     """The application of one router; it serves when its runner does."""
     app = web.Application(
-        middlewares=[_errors_middleware(), _gate_middleware(service.api_keys)],
+        middlewares=[_errors_middleware(), _keys_middleware(service.api_keys)],
         client_max_size=service.payload_limit,
         handler_args={"access_log": None, "logger": _server_logger()},
     )
@@ -89,9 +89,9 @@ def _errors_middleware() -> Middleware:
     return errors
 
 
-def _gate_middleware(api_keys: ApiKeys) -> Middleware:
+def _keys_middleware(api_keys: ApiKeys) -> Middleware:
     @web.middleware
-    async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def keys(request: web.Request, handler: Handler) -> web.StreamResponse:
         """Preflights pass without a key and reach no route; all but health need the key."""
         if request.method == "OPTIONS":
             return web.Response(
@@ -108,7 +108,7 @@ def _gate_middleware(api_keys: ApiKeys) -> Middleware:
             return login_page()
         raise UnauthorizedError("the API key is missing or wrong")
 
-    return gate
+    return keys
 
 
 def _is_health(request: web.Request) -> bool:

@@ -93,6 +93,9 @@ async def test_unknown_routes() -> None:
         async with app.session.get("/v1/nope") as response:
             assert response.status == 404
             assert (await response.json())["error"]["code"] == "not_found"
+        async with app.session.get("/v1/completions") as response:
+            assert (response.status, response.headers["allow"]) == (405, "POST")
+            assert (await response.json())["error"]["code"] == "method_not_supported"
         async with app.session.get("/generate") as response:
             assert (response.status, await response.read()) == (405, b"")
             assert response.headers["allow"] == "POST"
