@@ -9,6 +9,7 @@ import sys
 import uvloop
 from text_generation_process import logs, options
 
+from text_generation_router import open_files
 from text_generation_router.config import VERSION, RouterConfig
 
 PROGRAM = "text-generation-router"
@@ -35,6 +36,7 @@ def run(config: RouterConfig) -> int:
     # on again once it serves.
     gc.disable()
     _interrupt_nobody()
+    open_files.raise_limit()
     from text_generation_router.server import Server
     from text_generation_router.start_error import StartError
 

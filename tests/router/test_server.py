@@ -3,11 +3,12 @@
 import asyncio
 import json
 import os
+import resource
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +48,7 @@ class RunningRouter:
 
     process: asyncio.subprocess.Process
     session: ClientSession
+    port: int
 
     def signal(self, number: signal.Signals) -> None:
         os.kill(self.process.pid, number)
@@ -75,6 +77,17 @@ async def spawn(*flags: str) -> asyncio.subprocess.Process:
     )
 
 
+@contextmanager
+def few_open_files(count: int) -> Iterator[None]:
+    """What is spawned inside begins with this limit, and may raise it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 def catches_sigterm(pid: int) -> bool:
     """Whether the process has a handler for it by now."""
     status = Path(f"/proc/{pid}/status").read_text()
@@ -101,7 +114,7 @@ async def running_router(
         stack.push_async_callback(_reap, process)
         session = await stack.enter_async_context(ClientSession(f"http://127.0.0.1:{port}"))
         await _until_ready(session, process)
-        yield RunningRouter(process, session)
+        yield RunningRouter(process, session, port)
 
 
 async def _until_ready(session: ClientSession, process: asyncio.subprocess.Process) -> None:
@@ -152,6 +165,18 @@ async def test_the_demo_of_everything(model_path: Path) -> None:
         code, log = await router.end()
     assert code == 0
     assert log.count("Success") == 4
+
+
+async def test_connections_beyond_the_shell_s_limit_of_open_files(model_path: Path) -> None:
+    """They were reset without an answer or a line in the log."""
+    async with AsyncExitStack() as stack:
+        with few_open_files(100):
+            router = await stack.enter_async_context(running_router(model_path))
+        for _ in range(150):
+            reader, writer = await asyncio.open_connection("127.0.0.1", router.port)
+            stack.callback(writer.close)
+            writer.write(b"GET /info HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
 
 
 async def test_sigterm_finishes_streams_and_refuses_new_work(model_path: Path) -> None:
