@@ -1,5 +1,6 @@
 """From the bytes of a body to a dialect's wire type, with the errors of TGI's framework."""
 
+import asyncio
 import re
 from typing import Generic, TypeVar
 
@@ -9,6 +10,9 @@ from aiohttp import web
 from text_generation_router.http.errors import BodyError
 
 BodyT = TypeVar("BodyT")
+
+# How long a client may take to send a body. A proxy in front has its own limit, mostly shorter.
+BODY_SECONDS = 60.0
 
 _JSON_TYPE = re.compile(r"application/([a-z0-9!#$&^_.-]+\+)?json")
 # An escape in JSON: a whole surrogate pair, half of one (the group), or any other.
@@ -32,7 +36,13 @@ class BodyDecoder(Generic[BodyT]):
         if not _JSON_TYPE.fullmatch(request.content_type):
             raise BodyError(415, "Expected request with `Content-Type: application/json`")
         try:
-            body = await request.read()
+            async with asyncio.timeout(BODY_SECONDS):
+                body = await request.read()
+        except TimeoutError as error:
+            raise BodyError(
+                408,
+                f"Failed to buffer the request body: it did not arrive within {BODY_SECONDS:g} s",
+            ) from error
         except web.HTTPRequestEntityTooLarge as error:
             raise BodyError(
                 413,

@@ -4,7 +4,7 @@ Three trees end here: the dialects' (`api/errors.py`), the engine's (`engine/req
 package's own `HttpError`s:
 
 HttpError
-  ├─ BodyError            the body is no request: 400, 413, 415, 422
+  ├─ BodyError            the body is no request: 400, 408, 413, 415, 422
   ├─ UnauthorizedError    401
   ├─ RouteError           404
   ├─ MethodError          405

@@ -8,6 +8,7 @@ import asyncio
 import logging
 
 import pytest
+from text_generation_router.http import body
 
 from tests.fakes.router_app import running_app
 
@@ -67,3 +68,12 @@ async def test_percent_signs_of_a_client_are_text(caplog: pytest.LogCaptureFixtu
         with caplog.at_level("DEBUG"):
             await _send(app.port, b"%s%d \xff\r\n\r\n")
     assert any("%s%d" in r.getMessage() for r in caplog.records)
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(body, "BODY_SECONDS", 0.05)
+    async with running_app() as app, asyncio.timeout(5):
+        answer = await _send(app.port, _post("/v1/completions")[:-1])
+    head, _, text = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 408 ")
+    assert b"did not arrive within 0.05 s" in text
