@@ -6,8 +6,9 @@ from torch import Tensor
 
 from text_generation_shard.batch.model_inputs import ModelInputs
 from text_generation_shard.kv_cache import LayerCache
-from text_generation_shard.layers.attention import SelfAttention
+from text_generation_shard.layers.attention import Attention, SelfAttention
 from text_generation_shard.layers.norm import Norm
+from text_generation_shard.ops.add import add_scaled
 from text_generation_shard.ops.rotary import Rotation
 
 
@@ -22,30 +23,36 @@ class FeedForward(Protocol):
 
 
 class SequentialBlock:
-    """x + attention(norm(x)), then x + mlp(norm(x)) (GPT-2 and most after it)."""
+    """x + scale * attention(norm(x)), then x + scale * mlp(norm(x)) (GPT-2 and most after it)."""
 
     def __init__(
         self,
         *,
         attention_norm: Norm,
-        attention: SelfAttention,
+        attention: Attention,
         mlp_norm: Norm,
         mlp: FeedForward,
+        scale: float = 1.0,
     ) -> None:
         self._attention_norm = attention_norm
         self._attention = attention
         self._mlp_norm = mlp_norm
         self._mlp = mlp
+        self._scale = scale
 
     def __call__(
         self, x: Tensor, rotation: Rotation | None, inputs: ModelInputs, cache: LayerCache
     ) -> Tensor:
         """x: [tokens, hidden]. Returns the same shape."""
-        if self._attention.is_whole:
+        scale = self._scale
+        if scale == 1 and self._attention.is_whole:
             x = self._attention(x, rotation, inputs, cache, norm=self._attention_norm, addend=x)
             return self._mlp(x, addend=x, norm=self._mlp_norm)
         attended = self._attention(x, rotation, inputs, cache, norm=self._attention_norm)
-        return self._mlp(self._mlp_norm.after_adding(x, attended), addend=x)
+        normed = self._mlp_norm.after_adding(x, attended, scale=scale)
+        return (
+            self._mlp(normed, addend=x) if scale == 1 else add_scaled(x, self._mlp(normed), scale)
+        )
 
 
 class ParallelBlock:

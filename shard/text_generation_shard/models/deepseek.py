@@ -3,6 +3,7 @@
 from functools import partial
 
 from text_generation_shard.distributed import RankGroup
+from text_generation_shard.layers.block import SequentialBlock
 from text_generation_shard.layers.grouped_routing import GroupedRouter
 from text_generation_shard.layers.latent_attention import LatentAttention, LatentShape
 from text_generation_shard.layers.norm import RMSNorm
@@ -16,7 +17,7 @@ from text_generation_shard.models.decoder import (
     token_embedding,
 )
 from text_generation_shard.models.deepseek_config import DeepseekConfig
-from text_generation_shard.models.llama import LlamaLayer
+from text_generation_shard.models.llama import llama_layer
 from text_generation_shard.models.mixtral import mixture
 from text_generation_shard.weights.reader import WeightScope
 
@@ -50,7 +51,7 @@ def deepseek_layer(
     shape: AttentionShape,
     weights: WeightScope,
     ranks: RankGroup,
-) -> LlamaLayer:
+) -> SequentialBlock:
     """Llama's, but for the two halves."""
     router = partial(
         GroupedRouter,
@@ -58,7 +59,7 @@ def deepseek_layer(
         scale=config.routing_scale,
         is_biased=config.is_biased,
     )
-    return LlamaLayer(
+    return llama_layer(
         config,
         weights,
         attention=deepseek_attention(config, shape, weights.scope("self_attn"), ranks),

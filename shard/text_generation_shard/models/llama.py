@@ -7,13 +7,9 @@ factors on the embedding, the branches, the scores and the logits (Granite).
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor
-
-from text_generation_shard.batch.model_inputs import ModelInputs
 from text_generation_shard.distributed import RankGroup
-from text_generation_shard.kv_cache import LayerCache
 from text_generation_shard.layers.attention import Attention, SelfAttention
-from text_generation_shard.layers.block import FeedForward
+from text_generation_shard.layers.block import FeedForward, SequentialBlock
 from text_generation_shard.layers.mlp import GatedMLP, StackedGateUp
 from text_generation_shard.layers.norm import RMSNorm
 from text_generation_shard.layers.partition import AttentionShape
@@ -27,8 +23,6 @@ from text_generation_shard.models.decoder import (
     token_embedding,
 )
 from text_generation_shard.models.llama_config import LlamaConfig
-from text_generation_shard.ops.add import add_scaled
-from text_generation_shard.ops.rotary import Rotation
 from text_generation_shard.weights.reader import WeightScope
 
 
@@ -81,35 +75,18 @@ def llama_mlp(
     )
 
 
-class LlamaLayer:
-    """Attention and MLP, each on the normed stream and added to it."""
-
-    def __init__(
-        self,
-        config: LlamaConfig,
-        weights: WeightScope,
-        *,
-        attention: Attention,
-        mlp: FeedForward,
-    ) -> None:
-        size, eps = config.hidden_size, config.rms_norm_eps
-        self.input_norm = RMSNorm(weights.scope("input_layernorm"), size=size, eps=eps)
-        self.attention = attention
-        self.mlp_norm = RMSNorm(weights.scope("post_attention_layernorm"), size=size, eps=eps)
-        self.mlp = mlp
-        self.residual_scale = config.residual_scale
-
-    def __call__(
-        self, x: Tensor, rotation: Rotation | None, inputs: ModelInputs, cache: LayerCache
-    ) -> Tensor:
-        """x: [tokens, hidden]. Returns the same shape."""
-        scale = self.residual_scale
-        if scale == 1 and self.attention.is_whole:
-            x = self.attention(x, rotation, inputs, cache, norm=self.input_norm, addend=x)
-            return self.mlp(x, addend=x, norm=self.mlp_norm)
-        attended = self.attention(x, rotation, inputs, cache, norm=self.input_norm)
-        normed = self.mlp_norm.after_adding(x, attended, scale=scale)
-        return self.mlp(normed, addend=x) if scale == 1 else add_scaled(x, self.mlp(normed), scale)
+def llama_layer(
+    config: LlamaConfig, weights: WeightScope, *, attention: Attention, mlp: FeedForward
+) -> SequentialBlock:
+    """A layer of these two halves, under `weights`."""
+    size, eps = config.hidden_size, config.rms_norm_eps
+    return SequentialBlock(
+        attention_norm=RMSNorm(weights.scope("input_layernorm"), size=size, eps=eps),
+        attention=attention,
+        mlp_norm=RMSNorm(weights.scope("post_attention_layernorm"), size=size, eps=eps),
+        mlp=mlp,
+        scale=config.residual_scale,
+    )
 
 
 def llama(
@@ -127,7 +104,7 @@ def llama(
         layer = body.scope(f"layers.{index}")
         attention = llama_attention(config, index, shape, layer.scope("self_attn"), ranks)
         mlp = make_mlp(config, index, layer, ranks)
-        layers.append(LlamaLayer(config, layer, attention=attention, mlp=mlp))
+        layers.append(llama_layer(config, layer, attention=attention, mlp=mlp))
     scale = config.embedding_scale
     return Decoder(
         config,

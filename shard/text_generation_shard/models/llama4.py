@@ -4,7 +4,7 @@ from torch import Tensor
 
 from text_generation_shard.distributed import RankGroup
 from text_generation_shard.layers.attention import SelfAttention
-from text_generation_shard.layers.block import FeedForward
+from text_generation_shard.layers.block import FeedForward, SequentialBlock
 from text_generation_shard.layers.mixture import ExpertRouter, MixtureOfExperts
 from text_generation_shard.layers.mlp import GatedMLP
 from text_generation_shard.layers.norm import RMSNorm, UnitNorm
@@ -19,7 +19,7 @@ from text_generation_shard.models.decoder import (
     output_head,
     token_embedding,
 )
-from text_generation_shard.models.llama import LlamaLayer
+from text_generation_shard.models.llama import llama_layer
 from text_generation_shard.models.llama4_config import Llama4TextConfig
 from text_generation_shard.ops.route import RoutingRule
 from text_generation_shard.weights.reader import WeightScope
@@ -122,10 +122,10 @@ def llama4(config: Llama4TextConfig, weights: WeightScope, ranks: RankGroup) -> 
             return llama4_mlp(config, config.intermediate_size, layer, ranks, is_summed=True)
         return llama4_experts(config, layer, ranks)
 
-    def layer(index: int, own: WeightScope) -> LlamaLayer:
+    def layer(index: int, own: WeightScope) -> SequentialBlock:
         attention = llama4_attention(config, index, shape, own.scope("self_attn"), ranks)
         mlp = feed_forward(index, own.scope("feed_forward"))
-        return LlamaLayer(config, own, attention=attention, mlp=mlp)
+        return llama_layer(config, own, attention=attention, mlp=mlp)
 
     return Decoder(
         config,
