@@ -13,7 +13,7 @@ ranks cannot disagree.
 import time
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -41,18 +41,23 @@ from text_generation_shard.unused_blocks import UnusedBlocks
 class _Outcome:
     """What the device computed in one step."""
 
-    # int64 [sampled], work order, equal on all ranks
-    sampled_ids: Tensor
-    # None where no item sampled; ranks above 0 know the ids alone
+    # None where no item sampled. The ids are equal on all ranks; the rest only rank 0 knows.
     sampled: SampledTokens | None
-    # Of sequences whose grammar failed; what they sampled means nothing.
-    failures: list[pb.SequenceFailure]
-    prompt_logprobs: list[pb.PromptLogprobs]
     forward_us: int
+    # Sequences whose grammar failed; what they sampled means nothing.
+    failures: list[pb.SequenceFailure] = field(default_factory=list)
+    prompt_logprobs: list[pb.PromptLogprobs] = field(default_factory=list)
     # Whether the sampled tokens stand behind the known ones already.
     is_advanced: bool = False
     # Whether a graph computed the layers.
     is_replayed: bool = False
+
+    @property
+    def sampled_ids(self) -> Tensor:
+        """int64 [sampled], work order."""
+        if self.sampled is None:
+            return torch.empty(0, dtype=torch.int64)
+        return self.sampled.token_ids
 
 
 class Engine:
@@ -173,22 +178,14 @@ class Engine:
         decoded = None if self._graphs is None else self._graphs.decode(batch)
         if isinstance(decoded, SampledTokens):
             forward_us = _microseconds_since(started)
-            return _Outcome(
-                decoded.token_ids,
-                decoded,
-                self._failures(batch),
-                [],
-                forward_us,
-                is_advanced=True,
-                is_replayed=True,
-            )
+            failures = self._failures(batch)
+            return _Outcome(decoded, forward_us, failures, is_advanced=True, is_replayed=True)
         if decoded is not None:
             outcome = self._sampled_outcome(decoded, batch, _microseconds_since(started))
             return replace(outcome, is_replayed=True)
         rows = batch.in_row_order()
-        no_ids = torch.empty(0, dtype=torch.int64)
         if not rows:
-            return _Outcome(no_ids, None, [], [], 0)
+            return _Outcome(None, 0)
         hidden = self._model.forward(self._slots.model_inputs(rows), self._cache)
         first_rows = _first_rows(rows)
         logits = None
@@ -205,9 +202,9 @@ class Engine:
     ) -> _Outcome:
         """logits: float32 [sampled, part], if anything is sampled."""
         if logits is None:
-            return _Outcome(torch.empty(0, dtype=torch.int64), None, [], [], forward_us)
+            return _Outcome(None, forward_us)
         sampled = self._sample(logits, batch)
-        return _Outcome(sampled.token_ids, sampled, self._failures(batch), [], forward_us)
+        return _Outcome(sampled, forward_us, self._failures(batch))
 
     def _failures(self, batch: ScheduledBatch) -> list[pb.SequenceFailure]:
         """Of grammars, which rank 0 has alone; to be asked when the step has sampled."""

@@ -236,7 +236,7 @@ class ParallelSampler:
         return self._part_sampler.change(part, rows.within(self._part))
 
     def _tempered(self, scores: Tensor, rows: SamplingRows) -> Tensor:
-        """The scores of rows with a temperature divided by it, as `sampler.divide` does."""
+        """The scores of rows with a temperature divided by it, as one rank would."""
         if not rows.features.needing(Processor.TEMPERATURE):
             return scores
         best = self._ranks.largest(scores.amax(dim=1))
