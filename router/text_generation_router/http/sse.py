@@ -68,10 +68,7 @@ class OpenStreams:
 
 
 class EventStream:
-    """One response of server-sent events.
-
-    Events may be sent before `open`; they wait. `finish` or `fail` ends what `finished` waits for.
-    """
+    """One response of server-sent events. Those sent before `open` wait."""
 
     def __init__(self, streams: OpenStreams) -> None:
         self._streams = streams
@@ -81,6 +78,7 @@ class EventStream:
         self._waiting: list[bytes] = []
         self._waiting_size = 0
         self._silent_seconds = 0
+        self._is_too_slow = False
         self._end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def open(self, request: web.Request, headers: Mapping[str, str]) -> web.StreamResponse:
@@ -112,13 +110,8 @@ class EventStream:
         if not self._end.done():
             self._end.set_result(None)
 
-    def fail(self, error: Exception) -> None:
-        """The stream cannot go on; `finished` raises the error."""
-        if not self._end.done():
-            self._end.set_exception(error)
-
     async def finished(self) -> None:
-        """Wait for `finish`; raise what `fail` was given."""
+        """Wait for `finish`. Raises `SlowReaderError` when the client is given up."""
         await self._end
 
     async def close(self) -> None:
@@ -140,7 +133,7 @@ class EventStream:
         """Forget the stream: its client is gone, or gave up. Harmless after `close`."""
         self._streams.discard(self)
         self._end.cancel()
-        if self._transport is not None and isinstance(self._failure(), SlowReaderError):
+        if self._transport is not None and self._is_too_slow:
             self._transport.abort()
 
     def tick(self) -> None:
@@ -151,11 +144,6 @@ class EventStream:
             self._silent_seconds = 0
             if self._transport is not None:
                 self._write(self._transport, _KEEP_ALIVE)
-
-    def _failure(self) -> BaseException | None:
-        if not self._end.done() or self._end.cancelled():
-            return None
-        return self._end.exception()
 
     def _send(self, events: bytes) -> None:
         """Whole events, at once or behind those that wait."""
@@ -170,7 +158,9 @@ class EventStream:
         self._waiting.append(events)
         self._waiting_size += len(events)
         if self._waiting_size > _HARD_LIMIT:
-            self.fail(SlowReaderError("the client reads too slowly"))
+            self._is_too_slow = True
+            if not self._end.done():
+                self._end.set_exception(SlowReaderError("the client reads too slowly"))
             return
         self._flush()
 
