@@ -37,7 +37,7 @@ _COMMON_SOURCES = ("pool.cpp", *sorted(path.name for path in SOURCES.glob("bindi
 # A set on top of AVX-512: what it computes in its own way, and what calls that. A compiler that
 # knows x86-64-v4 knows it too.
 _BFLOAT16_SET = ("avx512_bf16", (*_INSTRUCTION_SETS["avx512"], "-mavx512bf16"))
-_BFLOAT16_SOURCES = ("linear_bfloat16.cpp", "attention_pairs.cpp")
+_BFLOAT16_SOURCES = ("linear_bfloat16.cpp", "attention_pairs.cpp", "attention_row_pairs.cpp")
 _BFLOAT16_CALLERS = ("attention.cpp", "attention_chunk.cpp", "attention_row.cpp")
 
 

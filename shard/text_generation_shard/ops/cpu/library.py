@@ -73,7 +73,7 @@ class Operators(Protocol):
     @property
     def rounds_to_bfloat16(self) -> bool:
         """Whether products with bfloat16 weights round their activations to bfloat16, and attention
-        of chunks over a bfloat16 cache its queries and weights.
+        over a bfloat16 cache its queries and weights (not with ALiBi or a bias by distance).
         """
 
     def pack(self, source: Tensor, weight_format: str) -> PackedMatrix:

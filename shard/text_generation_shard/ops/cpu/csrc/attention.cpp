@@ -76,10 +76,13 @@ const AttentionTask* following(const AttentionCall& call, const std::vector<Atte
 template <class Element>
 void run_task(const AttentionCall& call, const std::vector<AttentionTask>& tasks, int64_t index) {
   const AttentionTask& task = tasks[static_cast<size_t>(index)];
-  if (is_row(task)) return attend_row<Element>(call, task, following(call, tasks, index));
 #if defined(__AVX512BF16__)
-  if (std::is_same_v<Element, BFloat16> && takes_pairs(call)) return attend_pairs(call, task);
+  if (std::is_same_v<Element, BFloat16> && takes_pairs(call)) {
+    if (is_row(task)) return attend_row_pairs(call, task, following(call, tasks, index));
+    return attend_pairs(call, task);
+  }
 #endif
+  if (is_row(task)) return attend_row<Element>(call, task, following(call, tasks, index));
   attend_chunk<Element>(call, task);
 }
 

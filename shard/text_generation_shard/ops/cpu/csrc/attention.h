@@ -181,9 +181,11 @@ void attend_row(const AttentionCall& call, const AttentionTask& task,
 template <class Element>
 void attend_chunk(const AttentionCall& call, const AttentionTask& task);
 
-// The same by dot products of bfloat16 pairs, where the cache is in bfloat16 and the processor has
-// them; of calls that `takes_pairs`.
+// The same of several rows and of one by dot products of bfloat16 pairs, where the cache is in
+// bfloat16 and the processor has them; of calls that `takes_pairs`.
 void attend_pairs(const AttentionCall& call, const AttentionTask& task);
+void attend_row_pairs(const AttentionCall& call, const AttentionTask& task,
+                      const AttentionTask* following);
 bool takes_pairs(const AttentionCall& call);
 
 }  // namespace cpu_operators::CPU_OPERATORS_ISA

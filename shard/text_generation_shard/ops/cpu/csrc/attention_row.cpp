@@ -32,11 +32,11 @@ void load_query(const AttentionCall& call, const AttentionTask& task, const RowM
 
 // products[head * Tokens + token] += query x key, in a part of the lanes of head_dim.
 template <class Element, int Heads, int Tokens>
-[[gnu::always_inline]] inline void add_products(const Element* const* keys, const float* query,
+[[gnu::always_inline]] inline void add_products(TileRows<Element> keys, const float* query,
                                                 int64_t padded, int64_t i, int64_t count,
                                                 Float16x* products) {
   Float16x key[Tokens];
-  for (int token = 0; token < Tokens; ++token) key[token] = load_some(keys[token] + i, count);
+  for (int token = 0; token < Tokens; ++token) key[token] = load_some(keys.at(token) + i, count);
 #pragma GCC unroll 4
   for (int head = 0; head < Heads; ++head) {
     const Float16x x = load(query + head * padded + i);
@@ -48,7 +48,7 @@ template <class Element, int Heads, int Tokens>
 }
 
 template <int Heads, int Tokens, class Element>
-[[gnu::always_inline]] inline void multiply_keys(const Element* const* keys, int64_t head_dim,
+[[gnu::always_inline]] inline void multiply_keys(TileRows<Element> keys, int64_t head_dim,
                                                  const float* query, int64_t padded,
                                                  Float16x* products) {
   Float16x sums[Heads * Tokens];
@@ -74,7 +74,7 @@ struct ScoreGroup {
 
   // query: [Heads], of this stride.
   template <class Number>
-  static void compute(const Element* const* keys, int64_t head_dim, const Number* query,
+  static void compute(TileRows<Element> keys, int64_t head_dim, const Number* query,
                       int64_t stride, float* scores) {
     Product products[kLanes];
     if constexpr (kAtOnce == kTokens) {
@@ -82,7 +82,7 @@ struct ScoreGroup {
     } else {
       for (int first = 0; first < kTokens; first += kAtOnce) {
         Product some[Heads * kAtOnce];
-        multiply_keys<Heads, kAtOnce>(keys + first, head_dim, query, stride, some);
+        multiply_keys<Heads, kAtOnce>(keys.from(first), head_dim, query, stride, some);
         for (int index = 0; index < Heads * kAtOnce; ++index) {
           products[index / kAtOnce * kTokens + first + index % kAtOnce] = some[index];
         }
@@ -100,8 +100,8 @@ struct ScoreGroup {
 // Some lanes of all heads' sums: sums[head] = sums[head] * factors[head] + sum over tokens of
 // weight * value.
 template <class Element, int Heads, int Chunks>
-[[gnu::always_inline]] inline void add_lanes(const Element* const* values,
-                                             const Element* const* next, int64_t tokens, int64_t i,
+[[gnu::always_inline]] inline void add_lanes(TileRows<Element> values,
+                                             TileRows<Element> next, int64_t tokens, int64_t i,
                                              int64_t count, const float* weights,
                                              const float* factors, float* sums, int64_t padded) {
   Float16x totals[Heads][Chunks];
@@ -112,10 +112,10 @@ template <class Element, int Heads, int Chunks>
     }
   }
   for (int64_t token = 0; token < tokens; ++token) {
-    prefetch(next[token] + i, count < kLanes ? count : Chunks * kLanes);
+    prefetch(next.at(token) + i, count < kLanes ? count : Chunks * kLanes);
     Float16x value[Chunks];
     for (int chunk = 0; chunk < Chunks; ++chunk) {
-      value[chunk] = load_some(values[token] + i + chunk * kLanes, count);
+      value[chunk] = load_some(values.at(token) + i + chunk * kLanes, count);
     }
 #pragma GCC unroll 4
     for (int head = 0; head < Heads; ++head) {
@@ -134,7 +134,7 @@ template <class Element, int Heads, int Chunks>
 }
 
 template <class Element, int Heads>
-void add_values(const Element* const* values, const Element* const* next, int64_t tokens,
+void add_values(TileRows<Element> values, TileRows<Element> next, int64_t tokens,
                 int64_t value_dim, const float* weights, const float* factors, float* sums, int64_t padded) {
   constexpr int chunks = kRowSums / kHeadsAtOnce;
   int64_t i = 0;
@@ -155,8 +155,8 @@ void compute_scores(const AttentionCall& call, const RowMemory& memory, const To
   // Heads that come later find the next tile asked for, and most of it in the cache: it costs little.
   using Group = ScoreGroup<Element, Heads>;
   for (int64_t token = 0; token < tile.tokens; token += Group::kTokens) {
-    for (int i = 0; i < Group::kTokens; ++i) prefetch(part.next_keys.at[token + i], head_dim);
-    const Element* const* keys = part.keys.at + token;
+    for (int i = 0; i < Group::kTokens; ++i) prefetch(part.next_keys.at(token + i), head_dim);
+    const TileRows<Element> keys = part.keys.from(token);
     if constexpr (std::is_same_v<Element, int8_t>) {
       const int64_t stride = RowMemory::padded_words(padded);
       Group::compute(keys, head_dim, memory.query_words + first_head * stride, stride,
@@ -193,10 +193,10 @@ void attend_heads(const AttentionCall& call, const AttentionTask& task, const Ro
   const int64_t value_dim = call.cache.value_dim, padded = padded_value_dim(call);
   float* sums = memory.sums + first_head * padded;
   if constexpr (is_integer) {
-    add_values<Heads>(part.values.at, part.next_values.at, tile.tokens, value_dim, words, factors,
+    add_values<Heads>(part.values, part.next_values, tile.tokens, value_dim, words, factors,
                       sums, padded);
   } else {
-    add_values<Element, Heads>(part.values.at, part.next_values.at, tile.tokens, value_dim,
+    add_values<Element, Heads>(part.values, part.next_values, tile.tokens, value_dim,
                                memory.scores, factors, sums, padded);
   }
 }
@@ -225,13 +225,7 @@ void attend_tile(const AttentionCall& call, const AttentionTask& task, const Row
     const int64_t kv_head = kv_head_of(call, head);
     const int64_t stop = (kv_head + 1) * group < task.heads.end ? (kv_head + 1) * group
                                                                : task.heads.end;
-    const auto find_key = [&](int64_t place) { return key_at<Element>(call, place, kv_head); };
-    const auto find_value = [&](int64_t place) { return value_at<Element>(call, place, kv_head); };
-    const TileOfHead<Element> part{Pointers<Element>(tile, find_key),
-                                   Pointers<Element>(tile, find_value),
-                                   Pointers<Element>(next, find_key),
-                                   Pointers<Element>(next, find_value),
-                                   TileScales<Element>(call, tile, kv_head)};
+    const TileOfHead<Element> part(call, tile, next, kv_head);
     attend_group<Element>(call, task, memory, tile, part,
                           {head - task.heads.begin, stop - task.heads.begin});
     head = stop;
@@ -259,17 +253,9 @@ void attend_row(const AttentionCall& call, const AttentionTask& task,
   const int64_t heads = task.heads.end - task.heads.begin;
   const RowMemory memory(scratch, heads, padded_head_dim(call), padded_value_dim(call));
   load_query(call, task, memory);
-  const Context context(call, task);
-  for (int64_t index = 0; index < context.tiles; ++index) {
-    const TokenTile tile(call, task.request, context.tile(index));
-    const bool is_last = index + 1 == context.tiles;
-    const TokenTile next =
-        !is_last ? TokenTile(call, task.request, context.tile(index + 1))
-        : following != nullptr
-            ? TokenTile(call, following->request, Context(call, *following).tile(0))
-            : TokenTile(call, task.request, {tile.first_position, tile.first_position});
+  for_tiles(call, task, following, [&](const TokenTile& tile, const TokenTile& next) {
     attend_tile<Element>(call, task, memory, tile, next);
-  }
+  });
   store_row(call, task, memory);
 }
 

@@ -59,31 +59,71 @@ struct Context {
   }
 };
 
-// Consecutive positions, and where they lie in the cache.
-struct TokenTile {
-  int64_t first_position, tokens;
-  int64_t places[kTileTokens];
+// Keys or values of one KV head in a tile.
+template <class Element>
+struct TileRows {
+  const Element* first;    // of the cache's first place
+  const int64_t* offsets;  // of each token
 
-  TokenTile(const AttentionCall& call, int64_t request, Range positions)
-      : first_position(positions.begin), tokens(positions.end - positions.begin) {
+  const Element* at(int64_t token) const { return first + offsets[token]; }
+  TileRows from(int64_t token) const { return {first, offsets + token}; }
+};
+
+// Consecutive positions, and where they lie in the cache. Behind them the last one again, so that a
+// few can be read at a time; in an empty tile: the first place of all.
+struct TokenTile {
+  static constexpr int64_t kRows = kTileTokens + kLanes;
+
+  int64_t first_position, tokens;
+  int64_t places[kRows];
+  int64_t keys[kRows], values[kRows];  // offsets in numbers
+
+  void fill(const AttentionCall& call, int64_t request, Range positions) {
+    first_position = positions.begin;
+    tokens = positions.end - positions.begin;
     Places all(call, request, positions.begin);
     for (int64_t token = 0; token < tokens; ++token) places[token] = all.next();
+    const int64_t last = tokens > 0 ? places[tokens - 1] : 0;
+    for (int64_t token = tokens; token < kRows; ++token) places[token] = last;
+    const int64_t key_stride = call.cache.num_kv_heads * call.cache.head_dim;
+    const int64_t value_stride = call.cache.num_kv_heads * call.cache.value_stride;
+    for (int64_t token = 0; token < kRows; ++token) {
+      keys[token] = places[token] * key_stride;
+      values[token] = places[token] * value_stride;
+    }
+  }
+
+  template <class Element>
+  TileRows<Element> keys_of(const AttentionCall& call, int64_t kv_head) const {
+    return {key_at<Element>(call, 0, kv_head), keys};
+  }
+  template <class Element>
+  TileRows<Element> values_of(const AttentionCall& call, int64_t kv_head) const {
+    return {value_at<Element>(call, 0, kv_head), values};
   }
 };
 
-// Keys or values of one KV head in a tile, one pointer for each token; behind them the last one
-// again, so that a few can be read at a time. Of an empty tile: the first place of all.
-template <class Element>
-struct Pointers {
-  const Element* at[kTileTokens + kLanes];
-
-  template <class Find>
-  Pointers(const TokenTile& tile, const Find& find) {
-    for (int64_t token = 0; token < tile.tokens; ++token) at[token] = find(tile.places[token]);
-    const Element* last = tile.tokens > 0 ? at[tile.tokens - 1] : find(0);
-    for (int64_t token = tile.tokens; token < kTileTokens + kLanes; ++token) at[token] = last;
+// Call `body(tile, next)` for the tiles of a task's context; `next`: the one to ask for meanwhile,
+// after the last one the first of the task that follows, or an empty one.
+template <class Body>
+void for_tiles(const AttentionCall& call, const AttentionTask& task, const AttentionTask* following,
+               const Body& body) {
+  const Context context(call, task);
+  TokenTile tiles[2];
+  tiles[0].fill(call, task.request, context.tile(0));
+  for (int64_t index = 0; index < context.tiles; ++index) {
+    const TokenTile& tile = tiles[index % 2];
+    TokenTile& next = tiles[(index + 1) % 2];
+    if (index + 1 < context.tiles) {
+      next.fill(call, task.request, context.tile(index + 1));
+    } else if (following != nullptr) {
+      next.fill(call, following->request, Context(call, *following).tile(0));
+    } else {
+      next.fill(call, task.request, {tile.first_position, tile.first_position});
+    }
+    body(tile, next);
   }
-};
+}
 
 // What the numbers of the keys and values of a tile are multiplied by, where there is something.
 template <class Element>
@@ -117,9 +157,17 @@ struct TileScales<int8_t> {
 
 template <class Element>
 struct TileOfHead {
-  Pointers<Element> keys, values;
-  Pointers<Element> next_keys, next_values;  // those of the tile after it
+  TileRows<Element> keys, values;
+  TileRows<Element> next_keys, next_values;  // those of the tile after it
   TileScales<Element> scales;
+
+  TileOfHead(const AttentionCall& call, const TokenTile& tile, const TokenTile& next,
+             int64_t kv_head)
+      : keys(tile.keys_of<Element>(call, kv_head)),
+        values(tile.values_of<Element>(call, kv_head)),
+        next_keys(next.keys_of<Element>(call, kv_head)),
+        next_values(next.values_of<Element>(call, kv_head)),
+        scales(call, tile, kv_head) {}
 };
 
 // Ask for a token's key or value, which is read in a while.

@@ -42,7 +42,7 @@ struct FirstBytes {
 
 // products[head * Tokens + token] = query x key, in lanes that are to be added up.
 template <int Heads, int Tokens>
-[[gnu::always_inline]] inline void multiply_keys(const int8_t* const* keys, int64_t head_dim,
+[[gnu::always_inline]] inline void multiply_keys(TileRows<int8_t> keys, int64_t head_dim,
                                                  const int16_t* query, int64_t stride,
                                                  PairSums* products) {
   PairSums sums[Heads * Tokens];
@@ -61,13 +61,13 @@ template <int Heads, int Tokens>
   int64_t i = 0;
   for (; i + step <= head_dim; i += step) {
     WordPairs key[Tokens];
-    for (int token = 0; token < Tokens; ++token) key[token] = load_words(keys[token] + i);
+    for (int token = 0; token < Tokens; ++token) key[token] = load_words(keys.at(token) + i);
     add(key, i);
   }
   if (i < head_dim) {
     WordPairs key[Tokens];
     for (int token = 0; token < Tokens; ++token) {
-      key[token] = load_words(FirstBytes(keys[token] + i, head_dim - i).at);
+      key[token] = load_words(FirstBytes(keys.at(token) + i, head_dim - i).at);
     }
     add(key, i);
   }
@@ -91,20 +91,20 @@ struct WordWeights {
 // Columns of all heads' sums, `count` of which there are, or as many as chunks have:
 // sums[head] = sums[head] * factors[head] + sum over tokens of weight * value.
 template <int Heads, int Chunks>
-[[gnu::always_inline]] inline void add_columns(const int8_t* const* values,
-                                               const int8_t* const* next, int64_t tokens,
+[[gnu::always_inline]] inline void add_columns(TileRows<int8_t> values,
+                                               TileRows<int8_t> next, int64_t tokens,
                                                int64_t i, int64_t count,
                                                const WordWeights& weights, const float* factors,
                                                float* sums, int64_t padded) {
   constexpr int parts = kPairColumns / kLanes;
   PairSums totals[Heads][Chunks][parts] = {};
   for (int64_t token = 0; token < tokens; token += 2) {
-    prefetch(next[token] + i, Chunks * kPairColumns);
-    prefetch(next[token + 1] + i, Chunks * kPairColumns);
+    prefetch(next.at(token) + i, Chunks * kPairColumns);
+    prefetch(next.at(token + 1) + i, Chunks * kPairColumns);
     ColumnPairs pairs[Chunks];
     for (int chunk = 0; chunk < Chunks; ++chunk) {
       const int64_t column = i + chunk * kPairColumns;
-      const int8_t *first = values[token] + column, *second = values[token + 1] + column;
+      const int8_t *first = values.at(token) + column, *second = values.at(token + 1) + column;
       pairs[chunk] = count >= kPairColumns
                          ? pair_columns(first, second)
                          : pair_columns(FirstBytes(first, count).at, FirstBytes(second, count).at);
@@ -136,7 +136,7 @@ template <int Heads, int Chunks>
 }
 
 template <int Heads>
-void add_values(const int8_t* const* values, const int8_t* const* next, int64_t tokens,
+void add_values(TileRows<int8_t> values, TileRows<int8_t> next, int64_t tokens,
                 int64_t value_dim, const WordWeights& weights, const float* factors, float* sums,
                 int64_t padded) {
   constexpr int64_t step = kPairChunks * kPairColumns;
