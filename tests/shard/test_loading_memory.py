@@ -78,5 +78,5 @@ def test_peak_memory(checkpoint: Path) -> None:
     assert done.returncode == 0, done.stderr
     for case, result in zip(cases, json.loads(done.stdout.splitlines()[-1]), strict=True):
         assert result["peak"] - result["stays"] <= LARGEST_BYTES + MIB, (case, result)
-        # Large matrices are aligned to pages of 2 MiB.
-        assert result["stays"] <= 1.1 * result["kept"] + 2 * MIB * (2 * LAYERS + 1), (case, result)
+        # Packed matrices lie side by side in pages of 2 MiB.
+        assert result["stays"] <= 1.1 * result["kept"] + 4 * MIB, (case, result)

@@ -1,16 +1,9 @@
 // Packed weight matrices, as Python sees them.
-#include <ATen/ops/from_blob.h>
-#include <sys/mman.h>
-
-#include <cstdlib>
-
 #include "binding.h"
-#include "layout.h"
+#include "binding_huge_pages.h"
 
 namespace cpu_operators::CPU_OPERATORS_ISA {
 namespace {
-
-constexpr int64_t kHugePageBytes = 2 << 20;
 
 WeightFormat format_named(const std::string& name) {
   if (name == "float32") return WeightFormat::kFloat32;
@@ -20,18 +13,6 @@ WeightFormat format_named(const std::string& name) {
   return WeightFormat::kInt4;
 }
 
-// Memory that stays: in huge pages, where the kernel has them, so that streaming through it does
-// not wait for address translation.
-Tensor allocate(int64_t bytes) {
-  const bool is_large = bytes >= kHugePageBytes;
-  const int64_t alignment = is_large ? kHugePageBytes : kStepBytes;
-  const int64_t capacity = ceil_div(bytes > 0 ? bytes : 1, alignment) * alignment;
-  void* memory = std::aligned_alloc(static_cast<size_t>(alignment), static_cast<size_t>(capacity));
-  TORCH_CHECK(memory != nullptr, "can't allocate memory: ", bytes, " bytes of packed weights");
-  if (is_large) madvise(memory, static_cast<size_t>(capacity), MADV_HUGEPAGE);
-  return at::from_blob(memory, {bytes}, [](void* p) { std::free(p); }, at::kByte);
-}
-
 }  // namespace
 
 PackedMatrix::PackedMatrix(const Kernels& kernels, const Tensor& source, const std::string& format)
@@ -39,7 +20,7 @@ PackedMatrix::PackedMatrix(const Kernels& kernels, const Tensor& source, const s
   weights_ = {format_named(format), source.size(0), source.size(1), nullptr};
   const auto type = weights_.format == WeightFormat::kBFloat16 ? at::kBFloat16 : at::kFloat;
   check_dense(source, "source", type, weights_.outputs * weights_.inputs);
-  memory_ = allocate(kernels_.packed_bytes(weights_));
+  memory_ = in_huge_pages(kernels_.packed_bytes(weights_));
   weights_.panels = memory_.data_ptr();
   kernels_.pack({source.const_data_ptr(), weights_, num_threads()});
 }
