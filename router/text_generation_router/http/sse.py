@@ -1,10 +1,10 @@
 """Server-sent events, written straight to the transport.
 
-Tokens of all streams pass here on the event loop, so nothing is awaited per token. An event waits in
-its stream until the loop turns; then the streams are written in the order in which they had
-something to say, a few in each round. Most of a token's cost is the system call that sends it: where
-the server falls behind, the events of two steps leave in one call, and between rounds the next
-step's result is taken. A reader that is too slow finds its events waiting as well; over a bound it
+Tokens of all streams pass here on the event loop, so nothing is awaited per token. An event waits
+in its stream until the loop turns; then the streams are written in the order in which they had
+something to say, a few in each round. Most of what a token costs is the system call that sends it:
+where the server falls behind, the events of two steps leave in one call, and between rounds the
+next step's result is taken. The events of a reader that is too slow wait as well; over a bound it
 is given up.
 
 Framing: `data: `, one line of JSON, an empty line; a comment keeps a silent connection open.
@@ -12,7 +12,7 @@ Framing: `data: `, one line of JSON, an empty line; a comment keeps a silent con
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from aiohttp import HttpVersion11, web
 
@@ -98,14 +98,16 @@ class EventStream:
         self._streams = streams
         self._transport: asyncio.Transport | None = None
         self._response: web.StreamResponse | None = None
-        self._chunked = False
+        # An event as it is written.
+        self._framed: Callable[[bytes], bytes] = bytes
         # Whole events that are not written yet, and whether the stream is queued to write them.
         self._waiting: list[bytes] = []
         self._waiting_size = 0
         self._is_queued = False
         self._silent_seconds = 0
         self._is_too_slow = False
-        self._end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        # What was waiting at the end, or why the stream cannot go on.
+        self._end: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
     async def open(self, request: web.Request, headers: Mapping[str, str]) -> web.StreamResponse:
         """Send the headers and everything that waited."""
@@ -117,9 +119,9 @@ class EventStream:
                 **headers,
             }
         )
-        self._chunked = request.version >= HttpVersion11
-        if self._chunked:
+        if request.version >= HttpVersion11:
             response.enable_chunked_encoding()
+            self._framed = _chunk
         await response.prepare(request)
         self._response = response
         self._transport = request.transport
@@ -132,17 +134,18 @@ class EventStream:
         self._send(b"data: %b\n\n" % data)
 
     def finish(self) -> None:
-        """Nothing more will be sent."""
+        """Nothing more will be sent; what waits is written together with the end."""
         if not self._end.done():
-            self._end.set_result(None)
+            self._end.set_result(b"".join(self._waiting))
+            self._waiting.clear()
 
     async def finished(self) -> None:
         """Wait for `finish`. Raises `SlowReaderError` when the client is given up."""
         await self._end
 
     async def close(self) -> None:
-        """Send what is left and end the response; a reader that does not take it is
-        disconnected.
+        """After `finished`: send what is left and end the response; a reader that does not take it
+        is disconnected.
         """
         self._streams.discard(self)
         response, transport = self._response, self._transport
@@ -150,7 +153,7 @@ class EventStream:
             return
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
-                await response.write_eof(b"".join(self._waiting))
+                await response.write_eof(self._end.result())
         except TimeoutError:
             transport.abort()
 
@@ -162,18 +165,18 @@ class EventStream:
             self._transport.abort()
 
     def flush(self) -> None:
-        """Write what waits, if the reader keeps up. What is left at the end, `close` writes together
-        with the end.
-        """
+        """Write what waits, if the reader keeps up."""
         self._is_queued = False
-        transport = self._transport
-        if not self._waiting or self._end.done():
+        transport, waiting = self._transport, self._waiting
+        if not waiting:
             return
         if transport is not None and transport.get_write_buffer_size() <= _SOFT_LIMIT:
-            self._write(transport, self._waiting)
-            self._waiting.clear()
+            self._silent_seconds = 0
+            if not transport.is_closing():  # then its handler is about to hear of it
+                transport.write(b"".join(map(self._framed, waiting)))
+            waiting.clear()
             self._waiting_size = 0
-        elif self._waiting_size > _HARD_LIMIT:
+        elif self._waiting_size > _HARD_LIMIT and not self._end.done():
             self._is_too_slow = True
             self._end.set_exception(SlowReaderError("the client reads too slowly"))
 
@@ -182,25 +185,15 @@ class EventStream:
         self.flush()
         self._silent_seconds += 1
         if self._silent_seconds >= KEEP_ALIVE_SECONDS and not self._waiting:
-            self._silent_seconds = 0
-            if self._transport is not None:
-                self._write(self._transport, [_KEEP_ALIVE])
+            self._send(_KEEP_ALIVE)
 
     def _send(self, events: bytes) -> None:
         """Whole events, behind those that wait."""
-        self._silent_seconds = 0
         self._waiting.append(events)
         self._waiting_size += len(events)
         if not self._is_queued:
             self._is_queued = True
             self._streams.write_soon(self)
-
-    def _write(self, transport: asyncio.Transport, events: list[bytes]) -> None:
-        if transport.is_closing():
-            return  # the client is gone, and the handler is about to hear of it
-        if self._chunked:
-            events = [b"%x\r\n%b\r\n" % (len(event), event) for event in events]
-        transport.write(b"".join(events))
 
 
 class NamedEventStream(EventStream):
@@ -209,3 +202,8 @@ class NamedEventStream(EventStream):
     def send(self, data: bytes) -> None:
         """Whole events: `event: `, `data: ` and an empty line, each."""
         self._send(data)
+
+
+def _chunk(event: bytes) -> bytes:
+    """HTTP's framing of a part of a body."""
+    return b"%x\r\n%b\r\n" % (len(event), event)
