@@ -12,7 +12,7 @@ from text_generation_proto import shard_pb2
 
 from text_generation_router.engine.generation import Generation
 from text_generation_router.engine.observer import EngineObserver
-from text_generation_router.engine.request import EngineError, GenerationError, TopToken
+from text_generation_router.engine.request import EngineError, Finished, GenerationError, TopToken
 from text_generation_router.scheduler.sequence import Ending, Sequence
 from text_generation_router.scheduler.step_plan import AppliedStep
 
@@ -85,29 +85,21 @@ class Generations:
             top_tokens = _NO_TOP_TOKENS
             if candidates is not None and generation.request.top_n_tokens:
                 top_tokens = generation.top_tokens(*candidates[row])
-            self._hand_out(generation, token_ids[row], logprobs[row], top_tokens, now)
+            try:
+                finished = generation.accept(
+                    token_ids[row], logprobs[row], top_tokens, receiver.ending, now
+                )
+            except Exception:  # noqa: BLE001  a sink's own trouble: it loses its generation
+                _log.exception("the sink of sequence %d failed", receiver.sequence_id)
+                self.cancel(receiver.sequence_id)
+                continue
+            if finished is not None:
+                self._finish(receiver, finished)
         return num_tokens
 
-    def _hand_out(
-        self,
-        generation: Generation,
-        token_id: int,
-        logprob: float,
-        top_tokens: list[TopToken],
-        now: float,
-    ) -> None:
-        """One token for one sink. A sink that fails loses its generation and harms nobody else."""
-        sequence = generation.sequence
-        try:
-            finished = generation.accept(token_id, logprob, top_tokens, sequence.ending, now)
-        except Exception:  # noqa: BLE001  a sink's own trouble; said in the log
-            _log.exception("the sink of sequence %d failed", sequence.sequence_id)
-            self.cancel(sequence.sequence_id)
-            return
-        if finished is not None:
-            # The sink may have cancelled from within the call.
-            if self._table.pop(sequence.sequence_id, None) is None:
-                return
+    def _finish(self, sequence: Sequence, finished: Finished) -> None:
+        # The sink may have cancelled from within the call.
+        if self._table.pop(sequence.sequence_id, None) is not None:
             self._end_sequence(sequence, Ending.STOPPED)
             self._observer.sequence_finished(finished)
 

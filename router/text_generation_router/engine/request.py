@@ -11,6 +11,8 @@ import enum
 from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParameters:
@@ -69,9 +71,8 @@ class TopToken:
     special: bool
 
 
-@dataclass(slots=True)
-class TokenOutput:
-    """One generated token."""
+class TokenOutput(msgspec.Struct, gc=False):
+    """One generated token. (Made for every token of everybody, for which a dataclass takes long.)"""
 
     token_id: int
     # Text that became certain with this token, special tokens kept. Empty in the middle of a
