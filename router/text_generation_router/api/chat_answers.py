@@ -63,6 +63,20 @@ class ChatStreamEncoder:
     tool calls is encoded as a whole.
     """
 
+    __slots__ = (
+        "_encoder",
+        "_has_begun",
+        "_holds_back",
+        "_identity",
+        "_index",
+        "_is_custom",
+        "_is_plain",
+        "_num_calls",
+        "_template",
+        "_wanted",
+        "reader",
+    )
+
     def __init__(
         self,
         wanted: ChatGeneration,
@@ -80,15 +94,14 @@ class ChatStreamEncoder:
             wanted.tool_format is not None or wanted.reasoning is not None or wanted.has_recipients
         )
         self._is_plain = not (self._holds_back or wanted.logprobs)
-        self._num_tokens = 0
+        self._has_begun = False
         self._num_calls = 0
         # Whether the last call is one of a custom tool.
         self._is_custom = False
 
     def token(self, output: TokenOutput, finished: Finished | None) -> bytes | None:
         """The chunk of one token; None if there is nothing to tell yet."""
-        self._num_tokens += 1
-        is_first = self._num_tokens == 1
+        is_first, self._has_begun = not self._has_begun, True
         if self._is_plain and not (is_first or finished is not None or output.special):
             return self._template.splice(output.text)
         read = self.reader.read(output, is_last=finished is not None)

@@ -38,6 +38,8 @@ def new_detokenizer(vocabulary: Vocabulary, prompt_ids: Sequence[int] | None) ->
 class ByteLevelDetokenizer:
     """For vocabularies whose tokens are byte strings: a table, and a UTF-8 decoder in between."""
 
+    __slots__ = ("_decoder", "_is_unfinished", "_vocabulary", "_whole_texts")
+
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
         self._whole_texts = vocabulary.whole_texts

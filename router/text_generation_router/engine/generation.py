@@ -37,13 +37,13 @@ class Generation:
     __slots__ = (
         "_detokenizer",
         "_first_token_at",
+        "_has_begun",
         "_prompt_logprobs",
         "_prompt_top_tokens",
         "_special_texts",
         "_stop_checker",
         "_text_parts",
         "_vocabulary",
-        "num_tokens",
         "request",
         "sequence",
         "sink",
@@ -59,8 +59,6 @@ class Generation:
         self.request = request
         self.sink = sink
         self.sequence = sequence
-        # Tokens handed out so far.
-        self.num_tokens = 0
         self._vocabulary = vocabulary
         self._special_texts = vocabulary.special_texts
         self._detokenizer = new_detokenizer(vocabulary, _text_before(request, sequence))
@@ -75,7 +73,8 @@ class Generation:
             [float("nan")] * (sequence.num_prompt_tokens - 1) if request.prompt_logprobs else None
         )
         self._prompt_top_tokens: list[list[TopToken]] = [[] for _ in self._prompt_logprobs or ()]
-        self._first_token_at: float | None = None
+        self._has_begun = False
+        self._first_token_at = 0.0
 
     def accept_prompt_logprobs(
         self,
@@ -106,8 +105,8 @@ class Generation:
         """Hand the next token to the sink; returns how the generation ended if it did (`ending` is
         what the token ids alone say).
         """
-        self.num_tokens += 1
-        if self._first_token_at is None:
+        if not self._has_begun:
+            self._has_begun = True
             self._first_token_at = now
         is_special = token_id in self._special_texts
         text = self._detokenizer.push(token_id)
@@ -160,13 +159,12 @@ class Generation:
     def _finished(self, reason: FinishReason, now: float) -> Finished:
         sequence = self.sequence
         assert sequence.first_admitted_at is not None
-        assert self._first_token_at is not None
         return Finished(
             reason=reason,
             generated_text="".join(self._text_parts),
             num_prompt_tokens=sequence.num_input_tokens,
             num_cached_tokens=sequence.num_cached_tokens,
-            num_generated_tokens=self.num_tokens,
+            num_generated_tokens=sequence.num_emitted_tokens,
             prompt_logprobs=self._prompt_logprobs,
             prompt_top_tokens=self._prompt_top_tokens,
             queue_time=sequence.first_admitted_at - sequence.arrived_at,

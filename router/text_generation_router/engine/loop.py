@@ -233,7 +233,9 @@ class Engine:
         return _Handle(self, sequence.sequence_id)
 
     def _end_tokens(self, request: GenerationRequest) -> frozenset[int]:
-        return request.stop_token_ids | (frozenset() if request.ignore_eos else self._eos_token_ids)
+        own = frozenset() if request.ignore_eos else self._eos_token_ids
+        # Mostly the one set of all: what every token is looked up in should be in a cache.
+        return own | request.stop_token_ids if request.stop_token_ids else own
 
     def _submit_probe(self, sink: OutputSink) -> GenerationHandle:
         """A generation of one token, for the health check; it passes the overload policy."""

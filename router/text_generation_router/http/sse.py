@@ -94,6 +94,18 @@ class OpenStreams:
 class EventStream:
     """One response of server-sent events. Those sent before `open` wait."""
 
+    __slots__ = (
+        "_end",
+        "_framed",
+        "_is_queued",
+        "_response",
+        "_silent_seconds",
+        "_streams",
+        "_transport",
+        "_waiting",
+        "_waiting_size",
+    )
+
     def __init__(self, streams: OpenStreams) -> None:
         self._streams = streams
         self._transport: asyncio.Transport | None = None
@@ -198,6 +210,8 @@ class EventStream:
 
 class NamedEventStream(EventStream):
     """A stream whose events have names; its senders frame them, several at once if they like."""
+
+    __slots__ = ()
 
     def send(self, data: bytes) -> None:
         """Whole events: `event: `, `data: ` and an empty line, each."""

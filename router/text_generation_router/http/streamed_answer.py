@@ -44,6 +44,8 @@ class StreamedAnswer:
     where there are any.
     """
 
+    __slots__ = ("_ends", "_error_events", "_is_open", "_record", "_stream", "_tail", "sinks")
+
     def __init__(
         self,
         stream: EventStream,
