@@ -9,6 +9,9 @@ from typing import Any
 import msgspec
 
 _encode_text = msgspec.json.Encoder().encode
+# No client can know it, so it stands nowhere else in a chunk.
+_PLACEHOLDER = secrets.token_hex(16)
+_ENCODED_PLACEHOLDER = _encode_text(_PLACEHOLDER)
 
 
 class ChunkTemplate:
@@ -20,9 +23,7 @@ class ChunkTemplate:
     __slots__ = ("_prefix", "_suffix")
 
     def __init__(self, build: Callable[[str], Any]) -> None:
-        placeholder = secrets.token_hex(16)
-        encoded = _encode_text(build(placeholder))
-        self._prefix, self._suffix = encoded.split(_encode_text(placeholder))
+        self._prefix, self._suffix = _encode_text(build(_PLACEHOLDER)).split(_ENCODED_PLACEHOLDER)
 
     def splice(self, text: str) -> bytes:
         """The JSON of the chunk with this text."""

@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TypeVar
 
 import msgspec
@@ -66,14 +67,22 @@ def rounded_to_32_bits(fields: StructT) -> StructT:
     1e-60 is 0, and 1e60 is refused.
     """
     changes: dict[str, float] = {}
-    for name in fields.__struct_fields__:
+    for name in _float_fields(type(fields)):
         value = getattr(fields, name)
-        if isinstance(value, float):
+        if value is not None:
             try:
-                changes[name] = shortest_float32(to_float32(value))
+                rounded = shortest_float32(to_float32(value))
             except OverflowError as error:
                 raise ValidationError(f"`{name}` is out of range: {value}", param=name) from error
-    return msgspec.structs.replace(fields, **changes)
+            if rounded != value:
+                changes[name] = rounded
+    return msgspec.structs.replace(fields, **changes) if changes else fields
+
+
+@cache
+def _float_fields(kind: type[msgspec.Struct]) -> list[str]:
+    """The names of the fields that hold a number with a fraction, if they are set."""
+    return [field.name for field in msgspec.structs.fields(kind) if field.type == float | None]
 
 
 def check_positive(value: float | None, field: str) -> None:
