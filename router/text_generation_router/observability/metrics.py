@@ -2,7 +2,9 @@
 
 from collections.abc import Iterable, Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter
+
+from text_generation_router.observability.weighted_histogram import WeightedHistogram
 
 # 0.15 ms to 146 s, as TGI has them for everything that is called a duration.
 DURATION_BUCKETS = tuple(0.0001 * 1.5**k for k in range(1, 36))
@@ -60,11 +62,13 @@ class RequestMetrics:
             self.input_length.observe(length)
         self.max_new_tokens.observe(max_new_tokens)
 
-    def _durations(self, name: str, text: str) -> Histogram:
+    def _durations(self, name: str, text: str) -> WeightedHistogram:
         return self._histogram(name, f"{text}, in seconds", DURATION_BUCKETS)
 
-    def _tokens(self, name: str, text: str, highest: int) -> Histogram:
+    def _tokens(self, name: str, text: str, highest: int) -> WeightedHistogram:
         return self._histogram(name, text, linear_buckets(highest))
 
-    def _histogram(self, name: str, text: str, buckets: Sequence[float]) -> Histogram:
-        return Histogram(name, text, buckets=buckets, registry=self._registry)
+    def _histogram(self, name: str, text: str, buckets: Sequence[float]) -> WeightedHistogram:
+        histogram = WeightedHistogram(name, text, buckets)
+        self._registry.register(histogram)
+        return histogram
