@@ -1,4 +1,4 @@
-"""What PyTorch's allocator holds of a GPU's memory, and what it may take yet."""
+"""What PyTorch's allocators hold of a GPU's memory, and of the host's for it, and may take yet."""
 
 import torch
 
@@ -13,6 +13,12 @@ def available_bytes(device: torch.device, fraction: float) -> int:
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info(device)
     return int(free - (1 - fraction * (1 - _HEADROOM)) * total)
+
+
+def free_pinned_memory() -> None:
+    """Give the system what the allocator keeps of pinned host memory that nobody uses."""
+    # As `torch.cuda.graph` does; a function of the public interface came after torch 2.11.
+    torch._C._host_emptyCache()  # noqa: SLF001
 
 
 class PeakReserved:

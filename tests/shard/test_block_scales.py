@@ -1,6 +1,5 @@
 """Checkpoints whose matrices are 8-bit floats with a scale for every block."""
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -14,49 +13,20 @@ from text_generation_shard.weights.block_scales import ScaleBlocks
 from text_generation_shard.weights.reader import CheckpointReader
 from torch import Tensor
 
+from tests.shard.coded_checkpoints import set_quantization, write_block_scaled
 from tests.shard.engines import record, running_shard
 from tests.shard.models.families import PROMPT, write_model
 from tests.shard.step_script import StepScript
 
 BLOCKS = ScaleBlocks(16, 12)
-QUANTIZATION = {"quant_method": "fp8", "weight_block_size": [16, 12], "fmt": "e4m3"}
-
-
-def quantize(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The 8-bit floats, their scales, and the values that they stand for; block by block."""
-    rows, columns = (-(-size // block) for size, block in zip(matrix.shape, (16, 12), strict=True))
-    narrow, wide = torch.empty(matrix.shape, dtype=torch.float8_e4m3fn), matrix.clone()
-    scales = torch.empty(rows, columns)
-    for row in range(rows):
-        for column in range(columns):
-            place = slice(16 * row, 16 * row + 16), slice(12 * column, 12 * column + 12)
-            scales[row, column] = matrix[place].abs().max() / 448
-            narrow[place] = (matrix[place] / scales[row, column]).to(narrow.dtype)
-            wide[place] = narrow[place].float() * scales[row, column]
-    return narrow, scales, wide
 
 
 @pytest.fixture(scope="module")
 def paths(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A model in 8-bit floats, and the same values in float32."""
     narrow_path, wide_path = (tmp_path_factory.mktemp(name) for name in ("narrow", "wide"))
-    for path in (narrow_path, wide_path):
-        write_model("deepseek_v3", path)
-    tensors = load_file(narrow_path / "model.safetensors")
-    values = dict(tensors)
-    for name, tensor in list(tensors.items()):
-        if "proj" in name and name.endswith("weight"):
-            tensors[name], tensors[name + "_scale_inv"], values[name] = quantize(tensor)
-    save_file(tensors, narrow_path / "model.safetensors")
-    save_file(values, wide_path / "model.safetensors")
-    change_config(narrow_path, QUANTIZATION)
+    write_block_scaled(narrow_path, wide_path)
     return narrow_path, wide_path
-
-
-def change_config(path: Path, quantization: dict[str, Any]) -> None:
-    config = json.loads((path / "config.json").read_bytes())
-    config["quantization_config"] = quantization
-    (path / "config.json").write_text(json.dumps(config))
 
 
 def logits_of(path: Path) -> Tensor:
@@ -104,7 +74,7 @@ def test_scales_of_another_block_size_are_refused(paths: tuple[Path, Path]) -> N
 )
 def test_other_formats_are_refused(quantization: dict[str, Any], tmp_path: Path) -> None:
     write_model("llama", tmp_path)
-    change_config(tmp_path, quantization)
+    set_quantization(tmp_path, quantization)
     with pytest.raises(CheckpointError, match="quantization_config: checkpoints quantized by"):
         model_config(tmp_path)
 

@@ -1,23 +1,19 @@
 """gpt-oss as it is published: experts of 4-bit floats with an exponent for each 32 of them."""
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from text_generation_shard.errors import CheckpointError
 from text_generation_shard.models.registry import model_config
 from text_generation_shard.weights.mxfp4 import widen
 from torch import Tensor
 
+from tests.shard.coded_checkpoints import MXFP4_MODEL, set_quantization, write_mxfp4
 from tests.shard.engines import record, running_shard
-from tests.shard.models.families import GPT_OSS, PROMPT, VOCAB_SIZE, like_llama, write
+from tests.shard.models.families import PROMPT, VOCAB_SIZE, write
 from tests.shard.models.rank_groups import play_models_on_ranks
 from tests.shard.step_script import StepScript
-
-MODEL = like_llama("GptOssConfig", **GPT_OSS | {"hidden_size": 64})
-MATRICES = ("gate_up_proj", "down_proj")
 
 
 def test_codes_and_exponents() -> None:
@@ -33,30 +29,8 @@ def test_codes_and_exponents() -> None:
 def paths(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A model with random codes, and the same values in float32."""
     narrow_path, wide_path = (tmp_path_factory.mktemp(name) for name in ("narrow", "wide"))
-    for path in (narrow_path, wide_path):
-        write(MODEL, path)
-    tensors = load_file(narrow_path / "model.safetensors")
-    values = dict(tensors)
-    for name, tensor in list(tensors.items()):
-        if name.endswith(MATRICES):
-            experts, inputs, outputs = tensor.shape
-            shape = (experts, outputs, inputs // 32)
-            codes = torch.randint(256, (*shape, 16), dtype=torch.uint8)
-            scales = torch.randint(123, 126, shape, dtype=torch.uint8)
-            tensors[f"{name}_blocks"], tensors[f"{name}_scales"] = codes, scales
-            del tensors[name]
-            wide = [widen(*expert).t() for expert in zip(codes, scales, strict=True)]
-            values[name] = torch.stack(wide).contiguous()
-    save_file(tensors, narrow_path / "model.safetensors")
-    save_file(values, wide_path / "model.safetensors")
-    change_config(narrow_path, {"quant_method": "mxfp4", "modules_to_not_convert": []})
+    write_mxfp4(narrow_path, wide_path)
     return narrow_path, wide_path
-
-
-def change_config(path: Path, quantization: dict[str, object]) -> None:
-    config = json.loads((path / "config.json").read_bytes())
-    config["quantization_config"] = quantization
-    (path / "config.json").write_text(json.dumps(config))
 
 
 def prompt_script() -> StepScript:
@@ -90,7 +64,7 @@ def test_ranks_read_halves_of_experts(paths: tuple[Path, Path]) -> None:
 
 
 def test_another_format_is_refused(tmp_path: Path) -> None:
-    write(MODEL, tmp_path)
-    change_config(tmp_path, {"quant_method": "fp8", "weight_block_size": [128, 128]})
+    write(MXFP4_MODEL, tmp_path)
+    set_quantization(tmp_path, {"quant_method": "fp8", "weight_block_size": [128, 128]})
     with pytest.raises(CheckpointError, match="quant_method 'fp8'"):
         model_config(tmp_path)

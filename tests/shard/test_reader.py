@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from text_generation_shard.distributed import RankGroup
 from text_generation_shard.errors import CheckpointError
 from text_generation_shard.models.registry import LoadedModel, load_model, model_config
-from text_generation_shard.weights import reader
+from text_generation_shard.weights import loading_progress
 from text_generation_shard.weights.reader import CheckpointReader
 from torch import Tensor
 
@@ -155,7 +155,7 @@ def test_progress_is_told_in_bytes_of_the_files(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(reader, "_PROGRESS_INTERVAL_S", 0.0)
+    monkeypatch.setattr(loading_progress, "_INTERVAL_S", 0.0)
     caplog.set_level(logging.INFO)
     load(sharded_path)
     fields = [record.fields for record in caplog.records if hasattr(record, "fields")]
@@ -166,6 +166,8 @@ def test_progress_is_told_in_bytes_of_the_files(
     assert len(done) > 10
     assert done == sorted(done)
     assert done[-2:] == [4 * parameters] * 2, "the last tensor, and the end"
+    assert told[-1]["bytes_read"] == 4 * parameters
+    assert told[-1]["seconds"] > 0
 
 
 @pytest.mark.parametrize("world_size", [2, 4])

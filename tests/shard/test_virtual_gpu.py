@@ -12,6 +12,7 @@ from text_generation_shard.ops.triton import sample
 from text_generation_shard.runner.cuda_graph import CudaGraphRecorder
 from text_generation_shard.sampling.sampler import Sampler
 from text_generation_shard.shard import Shard
+from text_generation_shard.weights import staged_reads
 
 from tests.shard.checkpoints import VOCAB_SIZE, Checkpoint
 from tests.shard.engines import running_shard, warmup_request
@@ -41,6 +42,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[VirtualGpu]:
     # Sizes at which the interpreter is quick.
     monkeypatch.setattr(sample, "_CANDIDATES", 16)
     monkeypatch.setattr(sample, "_TILE", 256)
+    monkeypatch.setattr(staged_reads, "BUFFER_BYTES", 1 << 14)
     with virtual_gpu(monkeypatch) as gpu, np.errstate(all="ignore"):
         yield gpu
 
@@ -146,6 +148,20 @@ def test_what_waits_is_seen(wait: Callable[[torch.Tensor], object], gpu: Virtual
         wait(x)
     with pytest.raises(AssertionError, match="tensor of the host"):
         x + torch.ones(4)
+
+
+def test_a_copy_is_as_late_as_it_may_be(gpu: VirtualGpu) -> None:
+    pinned, x, event = torch.ones(3).pin_memory(), torch.empty(3, device=DEVICE), torch.cuda.Event()
+    x.copy_(pinned, non_blocking=True)
+    event.record()
+    event.synchronize()
+    pinned.fill_(2)
+    assert x.tolist() == [1] * 3
+    x.copy_(pinned, non_blocking=True)
+    event.synchronize()
+    pinned.fill_(3)
+    y = x.view(torch.int32)
+    assert y.view(torch.float32).tolist() == [3] * 3, "the event was recorded before"
 
 
 def test_a_graph_is_what_was_recorded(gpu: VirtualGpu) -> None:

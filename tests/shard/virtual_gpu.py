@@ -10,6 +10,10 @@ whole: the shard's choice of device, warmup, recording, replays. Known to be ref
 - in a recording: the same, any copy between host and device, and the first launch of a kernel in a
   variant that was not launched before, for its code would be loaded.
 
+Copies that nobody waits for are made as late as they may be: when an event behind them is waited
+for, or before something is computed or read. Until then the host can spoil pinned memory that a
+copy reads, as it could with a GPU. New memory holds no numbers.
+
 A graph is the functions and launches that were recorded, with the memory that they had: a replay
 computes them again, after all that they made was overwritten, and nothing else. `launched` names
 the variants of kernels that would have been compiled.
@@ -17,6 +21,8 @@ the variants of kernels that would have been compiled.
 
 import contextlib
 import time
+import weakref
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -39,6 +45,9 @@ _WAITING = {
     *("argwhere", "__contains__", "__array__", "histc", "is_nonzero"),
 }
 _COPIES = {"to", "copy_", "cuda"}
+_NEW = {"empty", "new_empty", "empty_like"}
+# With which nothing is computed.
+_VIEWS = {"view", "narrow", "t", "transpose", "unbind", "split"}
 _READS = {"__get__", "size", "stride", "dim", "numel", "is_contiguous", "data_ptr", "element_size"}
 _READS |= {"storage_offset", "untyped_storage", "__len__", "is_floating_point", "__repr__"}
 
@@ -81,8 +90,7 @@ class Recording:
 
     def poison(self) -> None:
         for each in self.made:
-            if each.is_floating_point() and each.dtype.itemsize > 1:
-                each.fill_(float("nan"))
+            _spoil(each)
 
     def replay(self) -> None:
         self.poison()
@@ -99,11 +107,31 @@ class VirtualGpu(TorchFunctionMode):
         self.may_wait = True
         self.sync_debug_mode: int | str = 0
         self.launched: set[tuple[Any, ...]] = set()
-        self._pinned: dict[int, Tensor] = {}
+        # Of the host's memory, what is pinned, used or not.
+        self.pinned_bytes = 0
+        self._pinned: weakref.WeakValueDictionary[int, Tensor] = weakref.WeakValueDictionary()
+        self._late: deque[Callable[[], Any]] = deque()
+        self._num_late = 0
 
     def forbid_waiting(self) -> None:
         """From now on: steps are served."""
         self.may_wait = False
+
+    @property
+    def num_late(self) -> int:
+        """How many copies may be late until now."""
+        return self._num_late
+
+    def catch_up(self, num_late: int | None = None) -> None:
+        """Make the first so many of the copies that may be late, or all."""
+        left = 0 if num_late is None else self._num_late - num_late
+        with torch._C.DisableTorchFunction():
+            while len(self._late) > left:
+                self._late.popleft()()
+
+    def give_back_pinned(self) -> None:
+        """Unpin what nobody uses."""
+        self.pinned_bytes = sum(each.nbytes for each in self._pinned.values())
 
     def __torch_function__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return self.call(func, args, kwargs or {})
@@ -128,6 +156,7 @@ class VirtualGpu(TorchFunctionMode):
         if name in _WAITING or (name == "tensor" and not operands):
             self._wait(name)
         if name in ("item", "tolist", "numpy", "cpu") or name.startswith("__array"):
+            self.catch_up()
             return func(*map(_unwrapped, args), **kwargs)
         if name in ("__getitem__", "__setitem__"):
             self._check_index(args)
@@ -140,8 +169,12 @@ class VirtualGpu(TorchFunctionMode):
         inner_args = tuple(_on_cpu_device(each) for each in inner_args)
         if name == "__iter__":
             return iter(self.call(torch.unbind, args, {}))
+        if not _computes_nothing(name, args):
+            self.catch_up()
         with torch._C.DisableTorchFunction():
             result = func(*inner_args, **inner_kwargs)
+            if name in _NEW:
+                _spoil(result)
         if name in _READS and not isinstance(result, Tensor):
             return result
         known = {id(each.inner): each for each in tree_flatten(args)[0] if _is_ours(each)}
@@ -190,6 +223,7 @@ class VirtualGpu(TorchFunctionMode):
         grid = kwargs["grid"]
         if 0 in grid or any(size >= 1 << 16 for size in grid[1:]):
             raise AssertionError(f"{kernel.__name__}: a grid of {grid}")
+        self.catch_up()
         variant = _variant(kernel, named)
         if self.recording is not None and variant not in self.launched:
             raise AssertionError(f"{kernel.__name__} is compiled in a recording: {variant}")
@@ -206,7 +240,8 @@ class VirtualGpu(TorchFunctionMode):
 
     def _pin(self, values: Tensor) -> Tensor:
         pinned = values.clone()
-        self._pinned[pinned.data_ptr()] = pinned
+        self._pinned[pinned.untyped_storage().data_ptr()] = pinned
+        self.pinned_bytes += pinned.nbytes
         return pinned
 
     def _wait(self, what: str) -> None:
@@ -227,19 +262,32 @@ class VirtualGpu(TorchFunctionMode):
             return self._run("to", func, args, _on_cpu(kwargs))
         is_ours = torch.device(destination).type == "cuda" if is_to else _is_ours(args[0])
         if not is_to and _is_ours(source) == is_ours:
+            if is_ours and self._late and args[0].shape == source.shape:
+                self._make_late(args[0], source)
+                return args[0]
             return self._run("copy_", func, args, kwargs) if is_ours else func(*args, **kwargs)
         if self.recording is not None:
             raise AssertionError("a copy between host and device is recorded")
         host = _unwrapped(source if is_ours else args[0])
-        is_pinned = not is_ours or host.data_ptr() in self._pinned or host.numel() == 0
-        if not (kwargs.get("non_blocking") and is_pinned):
+        address = host.untyped_storage().data_ptr()
+        is_pinned = not is_ours or address in self._pinned or host.numel() == 0
+        is_late = kwargs.get("non_blocking") and is_pinned
+        if not is_late:
             self._wait("a copy that is blocking, or from memory that is not pinned,")
-        if not is_to:
-            _unwrapped(args[0]).copy_(_unwrapped(source))
-            return args[0]
-        dtype = next((each for each in (*args, *kwargs.values()) if _is_dtype(each)), source.dtype)
-        made = _unwrapped(source).to(dtype, copy=True)
-        return DeviceTensor(made, self) if is_ours else made
+        if is_to:
+            dtypes = (each for each in (*args, *kwargs.values()) if isinstance(each, torch.dtype))
+            with torch._C.DisableTorchFunction():
+                made = torch.empty_like(_unwrapped(source), dtype=next(dtypes, source.dtype))
+            args = (DeviceTensor(made, self) if is_ours else made, source)
+        self._make_late(*args[:2])
+        if not (is_late and is_ours):
+            self.catch_up()
+        return args[0]
+
+    def _make_late(self, destination: Tensor, source: Tensor) -> None:
+        made, given = _unwrapped(destination), _unwrapped(source)
+        self._late.append(lambda: made.copy_(given))
+        self._num_late += 1
 
     def _check_index(self, args: tuple[Any, ...]) -> None:
         """A tensor of the device is read or written at indices of the device, and no mask."""
@@ -264,8 +312,15 @@ def _is_device(each: Any) -> bool:
     return isinstance(each, torch.device) or (isinstance(each, str) and each in ("cuda", "cpu"))
 
 
-def _is_dtype(each: Any) -> bool:
-    return isinstance(each, torch.dtype)
+def _computes_nothing(name: str, args: tuple[Any, ...]) -> bool:
+    if name == "__getitem__":
+        return not any(isinstance(each, Tensor) for each in tree_flatten(args[1])[0])
+    return name in _NEW | _VIEWS | _READS
+
+
+def _spoil(memory: Tensor) -> None:
+    if memory.is_floating_point() and memory.dtype.itemsize > 1:
+        memory.fill_(float("nan"))
 
 
 def _unwrapped(each: Any) -> Any:
@@ -311,17 +366,22 @@ def _variant(kernel: Any, named: dict[str, Any]) -> tuple[Any, ...]:
 
 
 class _Event:
+    gpu: VirtualGpu
+
     def __init__(self, enable_timing: bool = False) -> None:
         del enable_timing
         self._at = 0.0
+        self._num_late = 0
 
     def record(self, _stream: Any = None) -> None:
         self._at = time.perf_counter()
+        self._num_late = self.gpu.num_late
 
     def synchronize(self) -> None:
-        pass
+        self.gpu.catch_up(self._num_late)
 
     def query(self) -> bool:
+        self.synchronize()
         return True
 
     def elapsed_time(self, later: "_Event") -> float:
@@ -336,11 +396,21 @@ class _Stream:
         pass
 
 
+class _Generator(torch.Generator):
+    """Of the device."""
+
+    def __new__(cls, _device: Any = None) -> "_Generator":
+        return super().__new__(cls)
+
+
 class _Graph:
+    gpu: VirtualGpu
+
     def __init__(self) -> None:
         self.recording = Recording()
 
     def replay(self) -> None:
+        self.gpu.catch_up()
         with torch._C.DisableTorchFunction():
             self.recording.replay()
 
@@ -350,10 +420,11 @@ def virtual_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[VirtualGpu]:
     """The only GPU of this machine, while this lasts."""
     gpu = VirtualGpu()
     run = interpreter.InterpretedFunction.run
-    stream, generator = _Stream(), torch.Generator
+    stream = _Stream()
 
     @contextlib.contextmanager
     def graph(made: _Graph, **_: Any) -> Iterator[None]:
+        gpu.catch_up()
         gpu.recording = made.recording
         try:
             yield
@@ -363,6 +434,10 @@ def virtual_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[VirtualGpu]:
 
     def launch(self: Any, *args: Any, **kwargs: Any) -> None:
         gpu.launch(self, run, args, kwargs)
+
+    def synchronize(_: Any = None) -> None:
+        gpu._wait("synchronize")
+        gpu.catch_up()
 
     replaced: dict[str, Any] = {
         "is_available": lambda: True,
@@ -375,14 +450,14 @@ def virtual_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[VirtualGpu]:
         "memory_reserved": lambda _: 0,
         "max_memory_reserved": lambda _: 1 << 20,
         "reset_peak_memory_stats": lambda _: None,
-        "synchronize": lambda _=None: gpu._wait("synchronize"),
+        "synchronize": synchronize,
         "empty_cache": lambda: None,
-        "Event": _Event,
+        "Event": type("Event", (_Event,), {"gpu": gpu}),
         "Stream": _Stream,
         "current_stream": lambda _=None: stream,
         "stream": lambda _: contextlib.nullcontext(),
         "graph_pool_handle": object,
-        "CUDAGraph": _Graph,
+        "CUDAGraph": type("CUDAGraph", (_Graph,), {"gpu": gpu}),
         "graph": graph,
         "get_sync_debug_mode": lambda: gpu.sync_debug_mode,
         "set_sync_debug_mode": lambda mode: setattr(gpu, "sync_debug_mode", mode),
@@ -390,6 +465,7 @@ def virtual_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[VirtualGpu]:
     with monkeypatch.context() as patch, gpu:
         for name, value in replaced.items():
             patch.setattr(torch.cuda, name, value)
-        patch.setattr(torch, "Generator", lambda _=None: generator())
+        patch.setattr(torch._C, "_host_emptyCache", gpu.give_back_pinned, raising=False)
+        patch.setattr(torch, "Generator", _Generator)
         patch.setattr(interpreter.InterpretedFunction, "run", launch)
         yield gpu

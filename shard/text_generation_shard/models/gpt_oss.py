@@ -3,7 +3,8 @@
 Experts are stored in bfloat16 or as MXFP4. The outputs of gates and up-projections take turns.
 """
 
-from typing import Any
+import functools
+from functools import partial
 
 from torch import Tensor
 
@@ -17,22 +18,24 @@ from text_generation_shard.models.llama import llama
 from text_generation_shard.ops.activation_kind import ClampedSwiGLU
 from text_generation_shard.weights.mxfp4 import BLOCK, widen
 from text_generation_shard.weights.reader import WeightScope
+from text_generation_shard.weights.tensor_part import TensorPart
 
 
 def _read_bfloat16(config: GptOssConfig, weights: WeightScope) -> ReadExpert:
     """gate_up_proj: [num_experts, hidden, 2 * size]; down_proj: [num_experts, size, hidden]."""
-    hidden, size = config.hidden_size, config.expert_size
+    num_experts, hidden, size = config.num_experts, config.hidden_size, config.expert_size
 
     def read(projection: Projection, expert: int, share: range, destination: Tensor) -> None:
-        place: dict[str, Any] = {"index": expert, "start": share.start}
         if projection == "down":
-            shape = (config.num_experts, size, hidden)
-            weights.read_into(destination, "down_proj", shape=shape, dim=1, **place)
+            shape, start = (num_experts, size, hidden), share.start
+            weights.read_into(
+                destination, "down_proj", shape=shape, dim=1, start=start, index=expert
+            )
             return
-        shape, place["start"] = (config.num_experts, hidden, 2 * size), 2 * share.start
-        both = destination.new_empty(hidden, 2 * len(share))
-        weights.read_into(both, "gate_up_proj", shape=shape, dim=2, **place)
-        destination.copy_(both[:, int(projection == "up") :: 2].t())
+        shape, start = (num_experts, hidden, 2 * size), _output(projection, share.start)
+        weights.read_into(
+            destination.t(), "gate_up_proj", shape=shape, dim=2, start=start, step=2, index=expert
+        )
 
     return read
 
@@ -42,25 +45,41 @@ def _read_mxfp4(config: GptOssConfig, weights: WeightScope) -> ReadExpert:
     last dimension in blocks.
     """
     hidden, size = config.hidden_size, config.expert_size
+    shapes = {
+        "gate_up_proj": (config.num_experts, 2 * size, hidden // BLOCK),
+        "down_proj": (config.num_experts, hidden, size // BLOCK),
+    }
 
-    def values(name: str, outputs: int, inputs: int, window: tuple[int, slice, slice]) -> Tensor:
-        """window: the expert, and of its matrix [outputs, inputs] outputs and blocks of inputs."""
-        shape = (config.num_experts, outputs, inputs // BLOCK)
-        codes = weights.read_bytes(f"{name}_blocks", shape=(*shape, BLOCK // 2), window=window)
-        return widen(codes, weights.read_bytes(f"{name}_scales", shape=shape, window=window))
+    @functools.cache
+    def exponents(name: str) -> Tensor:
+        return weights.read_bytes(f"{name}_scales", shape=shapes[name])
 
     def read(projection: Projection, expert: int, share: range, destination: Tensor) -> None:
+        name = "down_proj" if projection == "down" else "gate_up_proj"
+        place = partial(TensorPart, shape=(*shapes[name], BLOCK // 2), index=expert)
+        scales = exponents(name)[expert]
         if projection == "down":
             first, last = share.start // BLOCK, -(-share.stop // BLOCK)
-            part = values("down_proj", hidden, size, (expert, slice(None), slice(first, last)))
-            start = share.start - first * BLOCK
-            destination.copy_(part[:, start : start + len(share)].t())
-            return
-        rows = slice(2 * share.start, 2 * share.stop)
-        part = values("gate_up_proj", 2 * size, hidden, (expert, rows, slice(None)))
-        destination.copy_(part[int(projection == "up") :: 2])
+            part = place(dim=2, start=first, length=last - first)
+            scales = scales[:, first:last]
+            # Of the first block, and of the last, others may have some inputs.
+            inputs = slice(share.start - first * BLOCK, share.stop - first * BLOCK)
+            destination = destination.t()
+        else:
+            start = _output(projection, share.start)
+            part, inputs = place(dim=1, start=start, step=2, length=len(share)), slice(None)
+
+        def values(codes: Tensor, rows: range) -> Tensor:
+            return widen(codes, scales[rows.start : rows.stop : rows.step])[:, inputs]
+
+        weights.read_coded_into(destination, f"{name}_blocks", part, values)
 
     return read
+
+
+def _output(projection: Projection, dimension: int) -> int:
+    """Which output of gate_up_proj is a gate's or an up-projection's."""
+    return 2 * dimension + int(projection == "up")
 
 
 def gpt_oss_experts(

@@ -335,7 +335,7 @@ def load_model(
         logger.info(
             "Weights are stored as 8-bit floats in blocks; they are widened while they are read"
         )
-    with CheckpointReader(model_path, scale_blocks=config.scale_blocks) as reader:
+    with CheckpointReader(model_path, scale_blocks=config.scale_blocks, device=device) as reader:
         weights = WeightScope(
             reader=reader,
             prefix="",

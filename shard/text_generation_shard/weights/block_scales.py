@@ -26,8 +26,9 @@ class ScaleBlocks:
         """The values of a part of a matrix, float32.
 
         part: float8 [rows, columns]; first: its first row and column in the whole matrix; scales:
-        of the whole, as `shape_of_scales` has it.
+        of the whole, as `shape_of_scales` has it; both on one device.
         """
-        rows = torch.arange(first[0], first[0] + part.shape[0]) // self.rows
-        columns = torch.arange(first[1], first[1] + part.shape[1]) // self.columns
+        last, device = (first[0] + part.shape[0], first[1] + part.shape[1]), part.device
+        rows = torch.arange(first[0], last[0], device=device) // self.rows
+        columns = torch.arange(first[1], last[1], device=device) // self.columns
         return part.float() * scales.float()[rows][:, columns]

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from text_generation_shard.ops.to_device import to_device
+
 # Values that share an exponent.
 BLOCK = 32
 
@@ -10,14 +12,17 @@ BLOCK = 32
 _POSITIVE = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 _VALUES = torch.tensor([*_POSITIVE, *(-value for value in _POSITIVE)])
 
-_EXPONENT_BIAS = 127
+# And the bytes of exponents. Products with powers of two are exact on every device, for which
+# `torch.ldexp` is not known.
+_POWERS = torch.ldexp(torch.ones(256), torch.arange(256) - 127)
 
 
 def widen(codes: Tensor, exponents: Tensor) -> Tensor:
     """float32 [rows, columns], columns 32 for each block.
 
     codes: uint8 [rows, blocks, 16], two in each, the lower bits first; exponents: uint8 [rows,
-    blocks].
+    blocks], on the same device.
     """
+    values, powers = to_device(_VALUES, codes.device), to_device(_POWERS, codes.device)
     pairs = torch.stack((codes & 15, codes >> 4), dim=-1).flatten(2)
-    return torch.ldexp(_VALUES[pairs.int()], exponents.int()[..., None] - _EXPONENT_BIAS).flatten(1)
+    return (values[pairs.int()] * powers[exponents.int()][..., None]).flatten(1)

@@ -1,15 +1,16 @@
 """Reading a safetensors checkpoint: lazily, each rank only its part, and strictly.
 
-A file is mapped, never read whole. Every tensor that the model asks for must be there with the
-shape that the configuration implies; every tensor that is there must have been asked for (or be
-known to be harmless); anything else is a CheckpointError that names file and tensor.
+A file is mapped, never read whole; matrices that go to a GPU are read in long pieces instead
+(`staged_reads`). Every tensor that the model asks for must be there with the shape that the
+configuration implies; every tensor that is there must have been asked for (or be known to be
+harmless); anything else is a CheckpointError that names file and tensor.
 """
 
+import contextlib
 import json
 import logging
 import re
-import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -28,8 +29,14 @@ from text_generation_shard.ops.linear import (
     packed_stack,
     source_dtype,
 )
+from text_generation_shard.ops.to_device import to_device
 from text_generation_shard.weights.block_scales import FP8, SCALES_SUFFIX, ScaleBlocks
+from text_generation_shard.weights.loading_progress import LoadingProgress
+from text_generation_shard.weights.safetensors_header import read_header
+from text_generation_shard.weights.staged_reads import StagedReads
 from text_generation_shard.weights.storage import DENSE, WeightStorage
+from text_generation_shard.weights.stored_tensor import BYTES, LOADABLE, StoredTensor
+from text_generation_shard.weights.tensor_part import Decode, TensorPart
 
 logger = logging.getLogger(__name__)
 
@@ -38,35 +45,31 @@ SINGLE_FILE = "model.safetensors"
 
 # Buffers that old checkpoints carry although they follow from the configuration.
 _HARMLESS = re.compile(r"(^|\.)rotary_emb\.(inv_freq|cos_cached|sin_cached)$")
-# Bytes of an element, by the data types that can be loaded.
-_LOADABLE = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
-_PROGRESS_INTERVAL_S = 0.5
-
-
-@dataclass(slots=True)
-class _StoredTensor:
-    """One tensor of the checkpoint; `slices` is safetensors' lazy handle."""
-
-    path: Path
-    slices: Any
-    shape: tuple[int, ...]
-    dtype: str
-    num_bytes: int
-    was_read: bool = False
+_CPU = torch.device("cpu")
 
 
 class CheckpointReader:
     """The tensors of one checkpoint directory. Use as a context manager: it holds files open."""
 
-    def __init__(self, model_path: Path, *, scale_blocks: ScaleBlocks | None = None) -> None:
+    def __init__(
+        self,
+        model_path: Path,
+        *,
+        scale_blocks: ScaleBlocks | None = None,
+        device: torch.device = _CPU,
+    ) -> None:
         """Open all files and read their headers.
 
-        scale_blocks: of the matrices of 8-bit floats, if the checkpoint may have some. Raises
-        CheckpointError if there is no file, or one is missing, damaged, or not what the index says.
+        scale_blocks: of the matrices of 8-bit floats, if the checkpoint may have some; device:
+        where weights are read to. Raises CheckpointError if there is no file, or one is missing,
+        damaged, or not what the index says.
         """
         self._model_path = model_path
         self._scale_blocks = scale_blocks
-        self._tensors: dict[str, _StoredTensor] = {}
+        self._device = device
+        self._staged = StagedReads(device) if device.type == "cuda" else None
+        self._may_be_late = False
+        self._tensors: dict[str, StoredTensor] = {}
         self._files: list[Any] = []
         # Bytes that this rank keeps of what it read.
         self.kept_bytes = 0
@@ -79,12 +82,14 @@ class CheckpointReader:
                     f"{model_path / file_name}: tensor {name} is missing, though {INDEX_FILE} "
                     "places it there"
                 )
-        self._progress = _Progress(sum(tensor.num_bytes for tensor in self._tensors.values()))
+        self._progress = LoadingProgress(sum(tensor.num_bytes for tensor in self._tensors.values()))
 
     def __enter__(self) -> "CheckpointReader":
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._staged is not None:
+            self._staged.close()
         self._tensors.clear()
         while self._files:
             self._files.pop().__exit__(None, None, None)
@@ -96,6 +101,15 @@ class CheckpointReader:
         """Whether some tensor's name begins so."""
         return any(name.startswith(prefix) for name in self._tensors)
 
+    @contextlib.contextmanager
+    def late(self) -> Iterator[None]:
+        """What is read meanwhile may come as late as in `finish`: nobody looks at it before."""
+        self._may_be_late = True
+        try:
+            yield
+        finally:
+            self._may_be_late = False
+
     def read_into(
         self,
         destination: Tensor,
@@ -104,38 +118,38 @@ class CheckpointReader:
         shape: tuple[int, ...],
         dim: int,
         start: int,
+        step: int = 1,
         index: int | None = None,
     ) -> None:
         """Copy a part of a tensor, converted to the destination's dtype and device.
 
-        shape: what the whole tensor must have. The part begins at `start` in dimension `dim` and is
-        as long as the destination, which has the whole length in all other dimensions. index: the
-        part lies at that place of dimension 0, which the destination does not have.
+        shape: what the whole tensor must have. The part has every `step`-th place from `start` on
+        of dimension `dim`, as many as the destination, which has the whole length in all other
+        dimensions. index: the part lies at that place of dimension 0, which the destination does
+        not have.
         """
         stored = self._find(name, shape)
-        window: list[slice | int] = [slice(None)] * len(shape)
         length = destination.shape[dim if index is None else dim - 1]
-        window[dim] = slice(start, start + length)
-        if index is not None:
-            window[0] = index
-        part = self._part(stored, name, tuple(window))
-        if stored.dtype == FP8:
-            part = self._widen(part, stored, name, first=(start, 0) if dim == 0 else (0, start))
-        destination.copy_(part)
-        self.kept_bytes += destination.nbytes
+        part = TensorPart(shape=shape, dim=dim, start=start, length=length, step=step, index=index)
+        decode = self._scaled(stored, part) if stored.dtype == FP8 else None
+        self._read(destination, stored, part, decode)
+
+    def read_coded_into(
+        self, destination: Tensor, name: str, part: TensorPart, decode: Decode
+    ) -> None:
+        """Copy what a part of a tensor of bytes stands for."""
+        self._read(destination, self._find(name, part.shape, dtypes=(BYTES,)), part, decode)
 
     def read_number(self, name: str) -> float:
         """A tensor of one number, with a dimension or none."""
         known = self._tensors.get(name)
         stored = self._find(name, () if known is None or not known.shape else (1,))
-        return float(self._part(stored, name, ()))
+        return float(self._part(stored, ()))
 
-    def read_bytes(
-        self, name: str, *, shape: tuple[int, ...], window: tuple[slice | int, ...]
-    ) -> Tensor:
-        """A part of a tensor of bytes, uint8."""
-        stored = self._find(name, shape, dtypes=("U8",))
-        return self._part(stored, name, window)
+    def read_bytes(self, name: str, *, shape: tuple[int, ...]) -> Tensor:
+        """A whole tensor of bytes, uint8, where weights are read to."""
+        stored = self._find(name, shape, dtypes=(BYTES,))
+        return to_device(self._part(stored), self._device)
 
     def finish(
         self,
@@ -144,7 +158,7 @@ class CheckpointReader:
         buffers: str | None = None,
         unserved: str | None = None,
     ) -> None:
-        """Refuse tensors that nobody asked for.
+        """Wait for what may be late, and refuse tensors that nobody asked for.
 
         unused: those that may stay unread. Patterns of names of others: buffers, which follow from
         the configuration; unserved, of parts that the server does not use, which the log counts.
@@ -168,28 +182,40 @@ class CheckpointReader:
                 f"{self._tensors[leftover[0]].path}: {len(leftover)} tensor(s) that this model "
                 f"does not have: {shown}"
             )
+        if self._staged is not None:
+            self._staged.drain()
         self._progress.finish()
 
-    def _part(self, stored: _StoredTensor, name: str, window: tuple[slice | int, ...]) -> Tensor:
-        """A part as it is stored."""
-        try:
-            part: Tensor = stored.slices[window]
-        except SafetensorError as error:
-            raise CheckpointError(f"{stored.path}: tensor {name}: {error}") from error
-        if not stored.was_read:
+    def _read(
+        self, destination: Tensor, stored: StoredTensor, part: TensorPart, decode: Decode | None
+    ) -> None:
+        self.kept_bytes += destination.nbytes
+        if self._staged is not None and self._may_be_late and self._staged.takes(stored, part):
+            done = partial(self._progress.advance, _awaited_bytes(stored))
             stored.was_read = True
-            self._progress.advance(stored.num_bytes)
+            self._progress.count(self._staged.read_into(destination, stored, part, decode, done))
+            return
+        values = part.thinned(self._part(stored, part.window))
+        if decode is not None:
+            values = decode(to_device(values, destination.device), part.rows)
+        destination.copy_(values)
+
+    def _part(self, stored: StoredTensor, window: tuple[slice | int, ...] | None = None) -> Tensor:
+        """A part, or all, as it is stored, on the CPU."""
+        awaited = _awaited_bytes(stored)
+        part = stored.read(window)
+        self._progress.count(part.nbytes)
+        self._progress.advance(awaited)
         return part
 
-    def _widen(
-        self, part: Tensor, stored: _StoredTensor, name: str, *, first: tuple[int, int]
-    ) -> Tensor:
-        """The values of a part of a matrix of 8-bit floats, float32; first: its row and column."""
-        assert self._scale_blocks is not None
-        name += SCALES_SUFFIX
-        scales = self._find(name, self._scale_blocks.shape_of_scales(stored.shape))
-        whole = (slice(None), slice(None))
-        return self._scale_blocks.widen(part, self._part(scales, name, whole), first=first)
+    def _scaled(self, stored: StoredTensor, part: TensorPart) -> Decode:
+        """From a part of a matrix of 8-bit floats to its values, float32."""
+        blocks = self._scale_blocks
+        assert blocks is not None
+        scales = self._find(stored.name + SCALES_SUFFIX, blocks.shape_of_scales(stored.shape))
+        factors = to_device(self._part(scales), self._device)
+        first_column = 0 if part.dim == 0 else part.start
+        return lambda values, rows: blocks.widen(values, factors, first=(rows.start, first_column))
 
     def _open(self, path: Path) -> None:
         try:
@@ -197,6 +223,7 @@ class CheckpointReader:
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{path}: cannot be read: {error}") from error
         self._files.append(file)
+        header = None if self._staged is None else read_header(path)
         for name in file.keys():  # type: ignore[no-untyped-call]  # noqa: SIM118  no mapping
             if name in self._tensors:
                 raise CheckpointError(
@@ -204,12 +231,14 @@ class CheckpointReader:
                 )
             slices = file.get_slice(name)  # type: ignore[no-untyped-call]
             shape, dtype = tuple(slices.get_shape()), slices.get_dtype()
-            num_bytes = torch.Size(shape).numel() * _LOADABLE.get(dtype, 1)
-            self._tensors[name] = _StoredTensor(path, slices, shape, dtype, num_bytes)
+            begin = None
+            if header is not None:
+                begin = header.data_offset + header.tensors[name].begin
+            self._tensors[name] = StoredTensor(path, name, slices, shape, dtype, begin)
 
     def _find(
-        self, name: str, shape: tuple[int, ...], dtypes: Collection[str] = _LOADABLE
-    ) -> _StoredTensor:
+        self, name: str, shape: tuple[int, ...], dtypes: Collection[str] = LOADABLE
+    ) -> StoredTensor:
         stored = self._tensors.get(name)
         if stored is None:
             raise CheckpointError(f"{self._model_path}: tensor {name} is missing")
@@ -273,11 +302,14 @@ class WeightScope:
         *,
         is_table: bool = False,
     ) -> LinearWeight:
-        """A matrix in the storage that was chosen; `fill` reads into [num_outputs, num_inputs]."""
+        """A matrix in the storage that was chosen; `fill` reads into [num_outputs, num_inputs], and
+        does not look at what it has read (see `CheckpointReader.late`).
+        """
         packed_format = self.storage.table if is_table else self.storage.body
         if packed_format is None:
             dense = self.empty(num_outputs, num_inputs)
-            fill(dense)
+            with self.reader.late():
+                fill(dense)
             return DenseWeight(dense)
         source = torch.empty(num_outputs, num_inputs, dtype=source_dtype(packed_format))
         fill(source)
@@ -302,8 +334,9 @@ class WeightScope:
             ]
             return packed_stack(made)
         dense = self.empty(count, num_outputs, num_inputs)
-        for index, matrix in enumerate(dense):
-            fill(index, matrix)
+        with self.reader.late():
+            for index, matrix in enumerate(dense):
+                fill(index, matrix)
         return MatrixStack([DenseWeight(matrix) for matrix in dense], dense)
 
     def read(self, name: str, shape: tuple[int, ...]) -> Tensor:
@@ -320,48 +353,38 @@ class WeightScope:
         shape: tuple[int, ...],
         dim: int = 0,
         start: int = 0,
+        step: int = 1,
         index: int | None = None,
     ) -> None:
         """A part of a tensor, see `CheckpointReader.read_into`."""
         self.reader.read_into(
-            destination, self.prefix + name, shape=shape, dim=dim, start=start, index=index
+            destination,
+            self.prefix + name,
+            shape=shape,
+            dim=dim,
+            start=start,
+            step=step,
+            index=index,
         )
+
+    def read_coded_into(
+        self, destination: Tensor, name: str, part: TensorPart, decode: Decode
+    ) -> None:
+        """What bytes stand for, see `CheckpointReader.read_coded_into`."""
+        self.reader.read_coded_into(destination, self.prefix + name, part, decode)
 
     def read_number(self, name: str) -> float:
         """A tensor of one number."""
         return self.reader.read_number(self.prefix + name)
 
-    def read_bytes(
-        self, name: str, *, shape: tuple[int, ...], window: tuple[slice | int, ...]
-    ) -> Tensor:
-        """A part of a tensor of bytes, see `CheckpointReader.read_bytes`."""
-        return self.reader.read_bytes(self.prefix + name, shape=shape, window=window)
+    def read_bytes(self, name: str, *, shape: tuple[int, ...]) -> Tensor:
+        """A whole tensor of bytes, see `CheckpointReader.read_bytes`."""
+        return self.reader.read_bytes(self.prefix + name, shape=shape)
 
 
-class _Progress:
-    """Log records from which the launcher draws its progress display."""
-
-    def __init__(self, total_bytes: int) -> None:
-        self._total_bytes = total_bytes
-        self._loaded_bytes = 0
-        self._last_report = time.monotonic()
-
-    def advance(self, num_bytes: int) -> None:
-        self._loaded_bytes += num_bytes
-        if time.monotonic() - self._last_report >= _PROGRESS_INTERVAL_S:
-            self._report("Loading weights", self._loaded_bytes)
-
-    def finish(self) -> None:
-        self._report("Loaded weights", self._total_bytes)
-
-    def _report(self, message: str, bytes_done: int) -> None:
-        self._last_report = time.monotonic()
-        fields = {
-            "progress": "weights",
-            "bytes_done": bytes_done,
-            "bytes_total": self._total_bytes,
-        }
-        logger.info(message, extra={"fields": fields})
+def _awaited_bytes(stored: StoredTensor) -> int:
+    """Of a tensor of which nothing was read yet."""
+    return 0 if stored.was_read else stored.num_bytes
 
 
 def _read_index(model_path: Path) -> dict[str, str]:

@@ -44,10 +44,13 @@ class TensorEntry:
 
 @dataclass(frozen=True, slots=True)
 class SafetensorsHeader:
-    """What a file says about its tensors; `metadata` is free text."""
+    """What a file says about its tensors; `metadata` is free text; data_offset: where in the file
+    the data begins.
+    """
 
     tensors: Mapping[str, TensorEntry]
     metadata: Mapping[str, str]
+    data_offset: int
 
 
 def read_header(path: Path) -> SafetensorsHeader:
@@ -61,10 +64,10 @@ def read_header(path: Path) -> SafetensorsHeader:
             start = file.read(len(_LFS_POINTER))
             file.seek(0)
             raw = _raw_header(path, file.read(_LENGTH_BYTES), start, file_bytes)
-            header = _parse(path, file.read(raw))
+            header = _parse(path, file.read(raw), _LENGTH_BYTES + raw)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
-    _check_extent(path, header, file_bytes - _LENGTH_BYTES - raw)
+    _check_extent(path, header, file_bytes - header.data_offset)
     return header
 
 
@@ -84,7 +87,7 @@ def _raw_header(path: Path, length: bytes, start: bytes, file_bytes: int) -> int
     return int(header_bytes)
 
 
-def _parse(path: Path, raw: bytes) -> SafetensorsHeader:
+def _parse(path: Path, raw: bytes, data_offset: int) -> SafetensorsHeader:
     try:
         fields: dict[str, Any] = json.loads(raw)
         metadata = fields.pop("__metadata__", {})
@@ -95,7 +98,7 @@ def _parse(path: Path, raw: bytes) -> SafetensorsHeader:
         ) from error
     for name, entry in tensors.items():
         _check_entry(path, name, entry)
-    return SafetensorsHeader(tensors=tensors, metadata=metadata)
+    return SafetensorsHeader(tensors=tensors, metadata=metadata, data_offset=data_offset)
 
 
 def _entry(fields: Mapping[str, Any]) -> TensorEntry:
