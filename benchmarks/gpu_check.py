@@ -6,7 +6,8 @@
     parity        greedy text of the whole engine, in float32 and bfloat16, judged by the CPU
     ceilings      bandwidth of reads and copies, bfloat16 matrix products
     kernels       every kernel against its bytes
-    step-8b, -1b  decode steps of the whole engine, by rows and context, against their bytes
+    step-8b, -1b  decode steps of the whole engine, by rows and context, against their bytes; how
+                  fast weights are loaded
     serve         the 8B shape through launcher, router and HTTP
     transformers  continuous batching of transformers on the same weights
       -flash      the same with flash attention

@@ -34,7 +34,9 @@ def step_8b(folder: Path, *, is_profiled: bool) -> Iterator[GpuRow]:
 def step_1b(folder: Path, *, is_profiled: bool) -> Iterator[GpuRow]:
     from benchmarks.gpu_steps import measure_steps
 
-    return measure_steps("step-1b", "llama-3.2-1b", folder, is_profiled=is_profiled)
+    return measure_steps(
+        "step-1b", "llama-3.2-1b", folder, is_profiled=is_profiled, compares_loading=True
+    )
 
 
 def tests(_folder: Path) -> Iterator[GpuRow]:

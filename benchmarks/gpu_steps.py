@@ -16,6 +16,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.checkpoint import INITIALIZER_RANGE, SHAPES, LlamaShape, write_checkpoint
 from benchmarks.gpu_kernels import BLOCK_SIZE, share_of_bandwidth
+from benchmarks.gpu_loading import file_bytes, measure_loading
 from benchmarks.gpu_rows import GpuRow, attempt
 
 # Rows and context.
@@ -48,20 +49,30 @@ def _draw(_index: int, dimensions: tuple[int, ...]) -> Iterator[NDArray[Any]]:
 
 
 def measure_steps(
-    part: str, name: str, folder: Path, *, is_profiled: bool = False
+    part: str,
+    name: str,
+    folder: Path,
+    *,
+    is_profiled: bool = False,
+    compares_loading: bool = False,
 ) -> Iterator[GpuRow]:
     """Milliseconds of a step with greedy sampling, from the request to the result on the host.
 
-    is_profiled: write a trace of some steps of each kind, for chrome://tracing or Perfetto.
+    is_profiled: write a trace of some steps of each kind, for chrome://tracing or Perfetto;
+    compares_loading: load the weights in both ways first.
     """
     started = time.perf_counter()
     path = checkpoint(name, folder)
     elapsed = time.perf_counter() - started
     yield GpuRow(part=part, name="make the weights", value=elapsed, unit="s")
+    if compares_loading:
+        yield from attempt(part, "load", partial(measure_loading, part, path), needs_s=8)
     buckets = tuple(rows for rows, _ in STEPS)
     with torch.inference_mode():
         started = time.perf_counter()
         shard = Shard.load(ShardConfig(model_path=str(path), cuda_graphs=buckets), ALONE)
+        gb_per_s = file_bytes(path) / (time.perf_counter() - started) / 1e9
+        yield GpuRow(part=part, name="load", value=gb_per_s, unit="GB/s")
         warm = pb.WarmupRequest(
             max_slots=max(rows for rows, _ in STEPS),
             max_step_tokens=2048,
