@@ -72,7 +72,7 @@ def measure(path: Path, storage: str, world_size: int, peak: Peak) -> dict[str, 
 def main() -> None:
     path, *cases = sys.argv[1:]
     peak = Peak()
-    find, pack = reader.CheckpointReader._find, reader.pack
+    find, pack = reader.CheckpointReader._find, reader.pack_parts
 
     def watched_find(self: Any, name: str, shape: tuple[int, ...]) -> Any:
         peak.look()
@@ -81,13 +81,13 @@ def main() -> None:
             stored.slices = WatchedSlices(stored.slices, peak)
         return stored
 
-    def watched_pack(matrix: Any, packed_format: Any) -> Any:
-        packed = pack(matrix, packed_format)
+    def watched_pack(*args: Any) -> Any:
+        packed = pack(*args)
         peak.look()
         return packed
 
     reader.CheckpointReader._find = watched_find  # type: ignore[method-assign]
-    reader.pack = watched_pack
+    reader.pack_parts = watched_pack
     results = [
         measure(Path(path), storage, int(world_size), peak)
         for storage, world_size in zip(cases[::2], cases[1::2], strict=True)

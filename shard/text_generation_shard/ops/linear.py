@@ -114,13 +114,32 @@ def packed_stack(matrices: Sequence[LinearWeight]) -> MatrixStack:
     return MatrixStack(matrices, packed=library.stack(packed))
 
 
-def source_dtype(packed_format: PackedFormat) -> torch.dtype:
-    """What `pack` takes."""
-    return torch.bfloat16 if packed_format == "bfloat16" else torch.float32
-
-
 def pack(matrix: Tensor, packed_format: PackedFormat) -> PackedWeight:
-    """matrix: [outputs, inputs] of `source_dtype` on the CPU, where the operators are available."""
+    """matrix: [outputs, inputs] on the CPU, where the operators are available."""
+    return pack_parts([(0, matrix)], (matrix.shape[0], matrix.shape[1]), packed_format)
+
+
+def pack_parts(
+    parts: Sequence[tuple[int, Tensor]], shape: tuple[int, int], packed_format: PackedFormat
+) -> PackedWeight:
+    """A matrix of this shape, from the first output of each part and its rows on the CPU, which are
+    read where they lie; outputs that no part has are zeros.
+    """
     native = library.operators()
     assert native is not None
-    return PackedWeight(native.pack(matrix, packed_format))
+    dtype = _source_dtype({part.dtype for _, part in parts}, packed_format)
+    rows = [(first, _with_whole_rows(part.to(dtype))) for first, part in parts]
+    return PackedWeight(native.pack_parts(rows, *shape, packed_format))
+
+
+def _source_dtype(dtypes: set[torch.dtype], packed_format: PackedFormat) -> torch.dtype:
+    """In which data type the operators take parts that have these: the numbers stay the same, but
+    where wider ones are to be kept in bfloat16.
+    """
+    is_narrow = packed_format != "float32" and dtypes == {torch.bfloat16}
+    return torch.bfloat16 if is_narrow or packed_format == "bfloat16" else torch.float32
+
+
+def _with_whole_rows(part: Tensor) -> Tensor:
+    """The same numbers, those of a row one after another."""
+    return part if part.stride(1) == 1 else part.contiguous()

@@ -25,13 +25,13 @@ from text_generation_shard.ops.linear import (
     DenseWeight,
     LinearWeight,
     MatrixStack,
-    pack,
+    pack_parts,
     packed_stack,
-    source_dtype,
 )
 from text_generation_shard.ops.to_device import to_device
 from text_generation_shard.weights.block_scales import FP8, SCALES_SUFFIX, ScaleBlocks
 from text_generation_shard.weights.loading_progress import LoadingProgress
+from text_generation_shard.weights.matrix_parts import MatrixParts
 from text_generation_shard.weights.safetensors_header import read_header
 from text_generation_shard.weights.staged_reads import StagedReads
 from text_generation_shard.weights.storage import DENSE, WeightStorage
@@ -69,6 +69,7 @@ class CheckpointReader:
         self._device = device
         self._staged = StagedReads(device) if device.type == "cuda" else None
         self._may_be_late = False
+        self._parts: MatrixParts | None = None
         self._tensors: dict[str, StoredTensor] = {}
         self._files: list[Any] = []
         # Bytes that this rank keeps of what it read.
@@ -109,6 +110,15 @@ class CheckpointReader:
             yield
         finally:
             self._may_be_late = False
+
+    @contextlib.contextmanager
+    def parts(self, num_outputs: int, num_inputs: int) -> Iterator[MatrixParts]:
+        """What is read meanwhile, into the plan of a matrix, becomes its parts, without a copy."""
+        self._parts = MatrixParts(num_outputs, num_inputs)
+        try:
+            yield self._parts
+        finally:
+            self._parts = None
 
     def read_into(
         self,
@@ -197,8 +207,11 @@ class CheckpointReader:
             return
         values = part.thinned(self._part(stored, part.window))
         if decode is not None:
-            values = decode(to_device(values, destination.device), part.rows)
-        destination.copy_(values)
+            values = decode(to_device(values, self._device), part.rows)
+        if self._parts is not None:
+            self._parts.put(destination, values)
+        else:
+            destination.copy_(values)
 
     def _part(self, stored: StoredTensor, window: tuple[slice | int, ...] | None = None) -> Tensor:
         """A part, or all, as it is stored, on the CPU."""
@@ -311,10 +324,11 @@ class WeightScope:
             with self.reader.late():
                 fill(dense)
             return DenseWeight(dense)
-        source = torch.empty(num_outputs, num_inputs, dtype=source_dtype(packed_format))
-        fill(source)
-        weight = pack(source, packed_format)
-        self.reader.kept_bytes += weight.num_bytes - source.nbytes
+        kept_bytes = self.reader.kept_bytes
+        with self.reader.parts(num_outputs, num_inputs) as parts:
+            fill(parts.plan)
+        weight = pack_parts(parts.rows, (num_outputs, num_inputs), packed_format)
+        self.reader.kept_bytes = kept_bytes + weight.num_bytes
         return weight
 
     def matrices(

@@ -4,6 +4,7 @@ import functools
 import importlib.util
 import logging
 import time
+from collections.abc import Sequence
 from importlib.machinery import ExtensionFileLoader
 from pathlib import Path
 from typing import Protocol
@@ -77,7 +78,16 @@ class Operators(Protocol):
         """
 
     def pack(self, source: Tensor, weight_format: str) -> PackedMatrix:
-        """source: [outputs, inputs], bfloat16 for the format "bfloat16", else float32."""
+        """source: [outputs, inputs], a row's numbers one after another: bfloat16 for the format
+        "bfloat16", float32 for "float32", one of both for integers.
+        """
+
+    def pack_parts(
+        self, parts: Sequence[tuple[int, Tensor]], outputs: int, inputs: int, weight_format: str
+    ) -> PackedMatrix:
+        """From the first output of each part and its rows, as above, one type for all; outputs that
+        no part has are zeros.
+        """
 
     def norm(self, x: Tensor, norm: NormFields, addend: Tensor | None) -> Tensor:
         """As `ops.norm.normed`; x, addend: [rows, size], x with any stride between rows."""

@@ -62,6 +62,7 @@ PYBIND11_MODULE(text_generation_cpu_operators, module) {
       .def(py::init(&operators_for))
       .def_property_readonly("rounds_to_bfloat16", &Operators::rounds_to_bfloat16)
       .def("pack", &Operators::pack, without_gil)
+      .def("pack_parts", &Operators::pack_parts, without_gil)
       .def("norm", &Operators::norm, without_gil)
       .def("add_and_norm", &Operators::add_and_norm, without_gil)
       .def("activate", &Operators::activate, without_gil)

@@ -31,10 +31,15 @@ const Value* data_of(const OptionalTensor& tensor) {
   return tensor.has_value() ? tensor->const_data_ptr<Value>() : nullptr;
 }
 
+// Parts of a matrix: the first output of each, and its rows, [rows, inputs]. Outputs that no part
+// has are zeros.
+using SourceParts = std::vector<std::pair<int64_t, Tensor>>;
+
 // A weight matrix [outputs, inputs], packed; immutable.
 class PackedMatrix {
  public:
-  PackedMatrix(const Kernels& kernels, const Tensor& source, const std::string& format);
+  PackedMatrix(const Kernels& kernels, const SourceParts& parts, int64_t outputs, int64_t inputs,
+               const std::string& format);
 
   int64_t num_bytes() const { return memory_.numel(); }
   int64_t outputs() const { return weights_.outputs; }
@@ -117,7 +122,12 @@ class Operators {
   bool rounds_to_bfloat16() const { return kernels_.rounds_to_bfloat16; }
 
   PackedMatrix pack(const Tensor& source, const std::string& format) const {
-    return PackedMatrix(kernels_, source, format);
+    TORCH_CHECK(source.dim() == 2, "source must be a matrix, got ", source.sizes());
+    return pack_parts({{0, source}}, source.size(0), source.size(1), format);
+  }
+  PackedMatrix pack_parts(const SourceParts& parts, int64_t outputs, int64_t inputs,
+                          const std::string& format) const {
+    return PackedMatrix(kernels_, parts, outputs, inputs, format);
   }
 
   Tensor norm(const Tensor& x, const NormFields& norm, const OptionalTensor& addend) const;

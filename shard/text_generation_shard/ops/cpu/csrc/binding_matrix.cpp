@@ -13,16 +13,42 @@ WeightFormat format_named(const std::string& name) {
   return WeightFormat::kInt4;
 }
 
+// What the parts have: the format's own type, or the one of the first part, where both will do.
+at::ScalarType source_type(const SourceParts& parts, WeightFormat format) {
+  if (format == WeightFormat::kBFloat16) return at::kBFloat16;
+  const bool is_float = format == WeightFormat::kFloat32 || parts.empty();
+  return !is_float && parts[0].second.scalar_type() == at::kBFloat16 ? at::kBFloat16 : at::kFloat;
+}
+
+// Where the rows of a matrix lie; null for those that no part has.
+std::vector<const void*> rows_of(const SourceParts& parts, const Weights& weights,
+                                 at::ScalarType type) {
+  std::vector<const void*> rows(static_cast<size_t>(weights.outputs), nullptr);
+  for (const auto& [first, part] : parts) {
+    TORCH_CHECK(part.device().is_cpu() && part.scalar_type() == type && part.dim() == 2 &&
+                    part.size(1) == weights.inputs && (part.stride(1) == 1 || part.size(1) < 2),
+                "a part must have contiguous rows of ", weights.inputs, " ", type, ", got ",
+                part.scalar_type(), " ", part.sizes(), " of strides ", part.strides());
+    TORCH_CHECK(0 <= first && first + part.size(0) <= weights.outputs, "a part of ", part.size(0),
+                " rows begins at ", first, " of ", weights.outputs);
+    const auto* data = static_cast<const char*>(part.const_data_ptr());
+    const int64_t bytes = part.stride(0) * part.element_size();
+    for (int64_t i = 0; i < part.size(0); ++i) rows[first + i] = data + i * bytes;
+  }
+  return rows;
+}
+
 }  // namespace
 
-PackedMatrix::PackedMatrix(const Kernels& kernels, const Tensor& source, const std::string& format)
+PackedMatrix::PackedMatrix(const Kernels& kernels, const SourceParts& parts, int64_t outputs,
+                           int64_t inputs, const std::string& format)
     : kernels_(kernels) {
-  weights_ = {format_named(format), source.size(0), source.size(1), nullptr};
-  const auto type = weights_.format == WeightFormat::kBFloat16 ? at::kBFloat16 : at::kFloat;
-  check_dense(source, "source", type, weights_.outputs * weights_.inputs);
+  weights_ = {format_named(format), outputs, inputs, nullptr};
+  const at::ScalarType type = source_type(parts, weights_.format);
+  const std::vector<const void*> rows = rows_of(parts, weights_, type);
   memory_ = in_huge_pages(kernels_.packed_bytes(weights_));
   weights_.panels = memory_.data_ptr();
-  kernels_.pack({source.const_data_ptr(), weights_, num_threads()});
+  kernels_.pack({rows.data(), type == at::kBFloat16, weights_, num_threads()});
 }
 
 MatrixStack::MatrixStack(const std::vector<const PackedMatrix*>& matrices) {

@@ -27,10 +27,11 @@ struct Weights {
   void* panels;
 };
 
-// Pack a matrix: `source` is [outputs, inputs] of float32 for kFloat32, kInt8 and kInt4, of
-// bfloat16 for kBFloat16.
+// Pack a matrix from rows that lie anywhere: [inputs] each, null for zeros; float32 for kFloat32,
+// bfloat16 for kBFloat16, one of both for kInt8 and kInt4.
 struct PackCall {
-  const void* source;
+  const void* const* rows;  // [outputs]
+  bool is_bfloat16;
   Weights weights;
   int num_threads;
 };

@@ -1,6 +1,7 @@
 // Packing weights into panels (layout.h), and reading single rows back for the embedding.
 #include "pack.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "layout.h"
@@ -9,24 +10,30 @@
 namespace cpu_operators::CPU_OPERATORS_ISA {
 namespace {
 
-// Values that a weight of the panel has at an input: 0 outside the matrix.
-template <class Value>
-Value at(const PackCall& call, int64_t output, int64_t input) {
-  const Weights& weights = call.weights;
-  if (output >= weights.outputs || input >= weights.inputs) return Value{};
-  return static_cast<const Value*>(call.source)[output * weights.inputs + input];
-}
+// Steps that are moved for one row after another: their part of the panel stays in the first cache.
+constexpr int64_t kBlockSteps = 64;
 
-// Floats of either width: only their order changes.
+// Floats of either width: only their order changes. A row has four bytes in every step.
 template <class Value>
 void pack_panel(const PackCall& call, int64_t index) {
-  constexpr int inputs_per_step = kStepBytes / kPanelOutputs / sizeof(Value);
-  auto* packed = reinterpret_cast<Value*>(panel(call.weights, index));
-  const int64_t inputs = padded_inputs(call.weights);
-  for (int64_t first = 0; first < inputs; first += inputs_per_step) {
-    for (int lane = 0; lane < kPanelOutputs; ++lane) {
-      for (int input = 0; input < inputs_per_step; ++input) {
-        *packed++ = at<Value>(call, index * kPanelOutputs + lane, first + input);
+  constexpr int64_t inputs_per_step = 4 / sizeof(Value);
+  auto* packed = reinterpret_cast<uint32_t*>(panel(call.weights, index));
+  const int64_t whole = call.weights.inputs / inputs_per_step;
+  const int64_t steps = padded_inputs(call.weights) / inputs_per_step;
+  for (int64_t first = 0; first < steps; first += kBlockSteps) {
+    const int64_t end = std::min(steps, first + kBlockSteps);
+    for (int64_t lane = 0; lane < kPanelOutputs; ++lane) {
+      const auto* row =
+          static_cast<const uint8_t*>(row_of(call, index * kPanelOutputs + lane));
+      uint32_t* out = packed + lane;
+      for (int64_t step = first; step < end; ++step) {
+        uint32_t values = 0;
+        if (row != nullptr && step < whole) {
+          std::memcpy(&values, row + 4 * step, 4);
+        } else if (row != nullptr) {
+          std::memcpy(&values, row + 4 * step, sizeof(Value));
+        }
+        out[step * kPanelOutputs] = values;
       }
     }
   }

@@ -15,21 +15,25 @@ using Inputs = Float16x[kGroupInputs];
 // The stored integers of one panel's group.
 using Stored = int8_t[kGroupInputs][kPanelOutputs];
 
+float widened(float value) { return value; }
+float widened(BFloat16 value) {
+  return __builtin_bit_cast(float, static_cast<uint32_t>(value.bits) << 16);
+}
+
 // What the inputs of a panel's group weigh: 0 outside the matrix. Returns 0 for each lane, or what
 // is no number where a weight is none.
+template <class Value>
 Float16x read_group(const PackCall& call, int64_t panel, int64_t group, Inputs& values) {
-  const Weights& weights = call.weights;
-  const auto* source = static_cast<const float*>(call.source);
+  const int64_t first = group * kGroupInputs;
+  const int64_t count = std::min<int64_t>(call.weights.inputs - first, kGroupInputs);
+  alignas(64) float lanes[kGroupInputs][kLanes] = {};
+  for (int lane = 0; lane < kLanes; ++lane) {
+    const auto* row = static_cast<const Value*>(row_of(call, panel * kPanelOutputs + lane));
+    for (int64_t i = 0; row != nullptr && i < count; ++i) lanes[i][lane] = widened(row[first + i]);
+  }
   Float16x no_number = zeros();
   for (int i = 0; i < kGroupInputs; ++i) {
-    const int64_t input = group * kGroupInputs + i;
-    float lanes[kLanes];
-    for (int lane = 0; lane < kLanes; ++lane) {
-      const int64_t output = panel * kPanelOutputs + lane;
-      const bool is_inside = output < weights.outputs && input < weights.inputs;
-      lanes[lane] = is_inside ? source[output * weights.inputs + input] : 0.0f;
-    }
-    values[i] = load(lanes);
+    values[i] = load(lanes[i]);
     no_number = fma(values[i], zeros(), no_number);
   }
   return no_number;
@@ -161,7 +165,7 @@ void store_steps(const Stored& stored, int64_t inputs, uint8_t* packed) {
   }
 }
 
-template <int Bits>
+template <int Bits, class Value>
 void quantise_panel(const PackCall& call, int64_t index) {
   uint8_t* tile = tile_at(call.weights, index / kIntegerTilePanels);
   const int64_t place = index % kIntegerTilePanels, lanes = place * kPanelOutputs;
@@ -170,13 +174,27 @@ void quantise_panel(const PackCall& call, int64_t index) {
     const Group group = group_at(kFormat<Bits>, tile, begin / kGroupInputs);
     Inputs values;
     Stored stored;
-    const Float16x no_number = read_group(call, index, begin / kGroupInputs, values);
+    const Float16x no_number = read_group<Value>(call, index, begin / kGroupInputs, values);
     const Float16x scale = Bits == 8 ? quantise_int8(values, stored)
                                      : quantise_int4(values, stored, group.factors + lanes);
     store_steps<Bits>(stored, std::min<int64_t>(inputs - begin, kGroupInputs),
                       group.weights + place * kStepBytes);
     store(group.scales + lanes, scale + no_number);
   }
+}
+
+template <int Bits>
+void quantise(const PackCall& call) {
+  const int64_t panels = num_tiles(call.weights) * kIntegerTilePanels;
+  share_out(call.num_threads, panels, 1, [&](Range some) {
+    for (int64_t index = some.begin; index < some.end; ++index) {
+      if (call.is_bfloat16) {
+        quantise_panel<Bits, BFloat16>(call, index);
+      } else {
+        quantise_panel<Bits, float>(call, index);
+      }
+    }
+  });
 }
 
 // What is stored for one weight of a group, times its factor.
@@ -195,17 +213,7 @@ int64_t packed_integer_bytes(const Weights& weights) {
 }
 
 void pack_integer(const PackCall& call) {
-  const bool is_int8 = call.weights.format == WeightFormat::kInt8;
-  const int64_t panels = num_tiles(call.weights) * kIntegerTilePanels;
-  share_out(call.num_threads, panels, 1, [&](Range some) {
-    for (int64_t index = some.begin; index < some.end; ++index) {
-      if (is_int8) {
-        quantise_panel<8>(call, index);
-      } else {
-        quantise_panel<4>(call, index);
-      }
-    }
-  });
+  return call.weights.format == WeightFormat::kInt8 ? quantise<8>(call) : quantise<4>(call);
 }
 
 void read_integer_row(const Weights& weights, int64_t output, float* out) {
