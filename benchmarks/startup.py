@@ -1,9 +1,10 @@
 """Time from process start to the first token of the demonstration model, with the way there.
 
     python -m benchmarks.startup --runs 5
+    python -m benchmarks.startup --model-id 398m-checkpoint -- --quantize int8
 
-Every run starts `text-generation-launcher` anew, asks for a token as soon as the port is open, and
-stops it. The first run warms the file cache and is not counted.
+Every run starts `text-generation-launcher` anew, with what follows `--`, asks for a token as soon
+as the port is open, and stops it. The first run warms the file cache and is not counted.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import datetime
 import json
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,10 +37,10 @@ class Startup:
     log: list[tuple[float, str]]
 
 
-def measure(model: str | None) -> Startup:
-    """Start, ask, stop."""
+def measure(model: str | None, options: Sequence[str] = ()) -> Startup:
+    """Start with these options of the launcher, ask, stop."""
     port = free_port()
-    argv = [program("text-generation-launcher"), "--port", str(port), "--json-output"]
+    argv = [program("text-generation-launcher"), "--port", str(port), "--json-output", *options]
     argv += ["--model-id", model] if model else []
     with serve(argv, port=port) as server:
         ready = time.time() - server.started_at
@@ -76,7 +78,7 @@ def show(runs: list[Startup], console: Console | None = None) -> None:
     console = console or Console()
     ordered = sorted(runs, key=lambda run: run.first_token)
     middle = ordered[(len(ordered) - 1) // 2]
-    table = Table(title="Start of the demonstration model (median run)", title_justify="left")
+    table = Table(title="From process start (median run)", title_justify="left")
     table.add_column("seconds", justify="right")
     table.add_column("what")
     moments = [*middle.log, (middle.ready, "HTTP answers"), (middle.first_token, "first token")]
@@ -99,11 +101,12 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--model-id", help="another model than the demonstration")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the runs there too")
+    parser.add_argument("launcher_options", nargs="*", metavar="-- OPTION ...")
     options = parser.parse_args()
     if options.runs < 1:
         parser.error("--runs must be at least 1")
-    measure(options.model_id)
-    runs = [measure(options.model_id) for _ in range(options.runs)]
+    measure(options.model_id, options.launcher_options)
+    runs = [measure(options.model_id, options.launcher_options) for _ in range(options.runs)]
     show(runs)
     if options.json:
         found = [{"ready_s": run.ready, "first_token_s": run.first_token} for run in runs]
