@@ -90,6 +90,7 @@ class Supervisor:
         self._on_ready = on_ready
         self._requests = requests
         self._losses: tuple[str, ...] = ()
+        self._failure = 1  # the exit code, if this fails
         self._state = State.NEW
         self._shards: list[Process] = []
         self._router: Process | None = None
@@ -99,7 +100,9 @@ class Supervisor:
         return self._state
 
     async def run(self) -> int:
-        """Serve until a signal comes (0) or a child dies (1, after its last words are logged)."""
+        """Serve until a signal comes (0) or a child dies (1, or 2 if it could not honour an option;
+        after its last words are logged).
+        """
         grace = FAILURE_GRACE_SECONDS
         dead: tuple[str, ...] = ()
         try:
@@ -111,7 +114,7 @@ class Supervisor:
             await self._stop_children(grace)
         for death in reversed(dead):
             logger.error("%s", death)
-        return 1 if dead or self._stop.forced.is_set() else 0
+        return self._failure if dead or self._stop.forced.is_set() else 0
 
     async def _start(self) -> None:
         self._move(State.STARTING)
@@ -136,6 +139,8 @@ class Supervisor:
             deaths = self._obituaries(dead)
             if self._state is State.STARTING or not self._may_restart(dead):
                 logger.warning("%s died, stopping", ", ".join(str(one.origin) for one in dead))
+                if self._state is State.STARTING and any(one.code == 2 for one in dead):
+                    self._failure = 2
                 return (*self._losses, *deaths)
             await self._restart(deaths)
         return ()

@@ -21,11 +21,12 @@ from text_generation_router.observability.metrics import RequestMetrics
 from text_generation_router.prompt.conversation import ChatTemplates
 from text_generation_router.prompt.model_files import (
     ModelFileError,
+    OptionFileError,
     PromptFiles,
     read_prompt_files,
 )
 from text_generation_router.prompt.tokenizer import AnyTokenizer, TokenizerPool, load_tokenizer
-from text_generation_router.start_error import StartError
+from text_generation_router.start_error import OptionRefusedError, StartError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +42,7 @@ def read_model(config: RouterConfig) -> ModelFiles:
     """Read the model's directory; `StartError` names the file that cannot be used."""
     directory = Path(config.model_path)
     if not directory.is_dir():
-        raise StartError(f"--model-path: there is no directory {directory}")
+        raise OptionRefusedError(f"--model-path: there is no directory {directory}")
     settings = config.tokenizer_config_path
     try:
         files = read_prompt_files(directory, None if settings is None else Path(settings))
@@ -51,6 +52,8 @@ def read_model(config: RouterConfig) -> ModelFiles:
             templates=ChatTemplates(files),
             eos_token_ids=_eos_token_ids(files, tokenizer),
         )
+    except OptionFileError as error:
+        raise OptionRefusedError(str(error)) from error
     except ModelFileError as error:
         raise StartError(str(error)) from error
 
@@ -109,7 +112,7 @@ def _api_keys(config: RouterConfig) -> ApiKeys:
     try:
         return read_api_keys(config.api_key, config.api_key_file)
     except ApiKeyError as error:
-        raise StartError(str(error)) from error
+        raise OptionRefusedError(str(error)) from error
 
 
 def _request_limits(config: RouterConfig, info: EngineInfo) -> RequestLimits:

@@ -44,7 +44,7 @@ def run(config: RouterConfig) -> int:
         return uvloop.run(Server(config).run())
     except StartError as error:
         logger.error("%s", error)
-        return 1
+        return error.exit_code
     except KeyboardInterrupt:
         return 1
 

@@ -19,11 +19,11 @@ from text_generation_router.assembly import ModelFiles, build_service, read_mode
 from text_generation_router.config import RouterConfig
 from text_generation_router.engine.info import EngineConfig, EngineInfo, EngineStartError
 from text_generation_router.engine.loop import Engine
-from text_generation_router.engine.shard_client import ShardError
+from text_generation_router.engine.shard_client import ShardError, ShardOptionError
 from text_generation_router.http.app import build_app
 from text_generation_router.listener import listen_error, reserve_port
 from text_generation_router.observability.engine_metrics import EngineMetrics, SchedulerCollector
-from text_generation_router.start_error import StartError
+from text_generation_router.start_error import OptionRefusedError, StartError
 
 logger = logging.getLogger("text_generation_router")
 
@@ -79,7 +79,9 @@ class Server:
         stopping.cancel()
         try:
             await starting
-        except (ShardError, EngineStartError) as error:
+        except (ShardOptionError, EngineStartError) as error:
+            raise OptionRefusedError(str(error)) from error
+        except ShardError as error:
             raise StartError(str(error)) from error
         return True
 

@@ -2,7 +2,7 @@
 
 ShardError
   ├─ CheckpointError     the model cannot be served; the text names file, key or tensor
-  ├─ CapacityError       the limits asked for do not fit the memory; the text names the flags
+  ├─ CapacityError       options cannot be honoured here; the text names the flags
   ├─ RendezvousError     the ranks cannot find each other
   ├─ CollectiveError     fatal: another rank is gone, or too late
   ├─ SocketError         the socket cannot be bound
@@ -20,7 +20,9 @@ class CheckpointError(ShardError):
 
 
 class CapacityError(ShardError):
-    """The memory does not hold what the limits ask for."""
+    """What is asked for cannot be had with this device, model or memory. To the process it is what
+    a bad option is: it ends with 2.
+    """
 
 
 class RendezvousError(ShardError):

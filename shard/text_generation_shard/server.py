@@ -23,7 +23,7 @@ from text_generation_proto import shard_pb2_grpc as pb_grpc
 
 from text_generation_shard.compute_thread import ComputeThread
 from text_generation_shard.config import RankInfo, ShardConfig
-from text_generation_shard.errors import ShardError
+from text_generation_shard.errors import CapacityError, ShardError
 from text_generation_shard.host import keep_freed_memory, share_one_heap
 from text_generation_shard.node_address import node_address
 from text_generation_shard.shard import Shard
@@ -103,6 +103,8 @@ class ShardServicer(pb_grpc.ShardServicer):
         """Size and allocate the cache."""
         try:
             return self._compute.submit(lambda: self._shard.warm_up(request)).result()
+        except CapacityError as error:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         except ShardError as error:
             context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
         except Exception as error:
@@ -131,7 +133,9 @@ class ShardServicer(pb_grpc.ShardServicer):
 
 
 def serve(config: ShardConfig, info: RankInfo) -> int:
-    """Load, serve, end; returns the exit code: 0 after SIGTERM or SIGINT, 1 after an error."""
+    """Load, serve, end; returns the exit code: 0 after SIGTERM or SIGINT, 2 where an option cannot
+    be honoured, 1 after any other error.
+    """
     share_one_heap()
     events: SimpleQueue[_Event] = SimpleQueue()
     _listen_for_signals(events)
@@ -160,7 +164,7 @@ def serve(config: ShardConfig, info: RankInfo) -> int:
         return 0
     expected = isinstance(error, ShardError)
     logger.error("%s", describe(error), exc_info=None if expected else error)
-    return 1
+    return 2 if isinstance(error, CapacityError) else 1
 
 
 def start_server(servicer: ShardServicer, path: Path) -> grpc.Server:

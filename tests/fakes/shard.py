@@ -71,7 +71,7 @@ class FakeShard(shard_pb2_grpc.ShardServicer):
         self, request: shard_pb2.WarmupRequest, context: Any
     ) -> shard_pb2.WarmupResponse:
         if self.config.warmup_refusal:
-            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, self.config.warmup_refusal)
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, self.config.warmup_refusal)
         self.warmup = request
         model = ShardModel(self.config, request)
         return shard_pb2.WarmupResponse(

@@ -244,6 +244,18 @@ sys.exit(1)
     assert "shard 0 died before it was ready again: exited with code 7" in errors()
 
 
+async def test_a_child_that_cannot_honour_an_option_ends_all_as_a_bad_option_does(scene, errors):
+    """What only a shard or the router can judge ended with 1, a crash's code."""
+    source = "import sys; print('--quantize int8: no', file=sys.stderr); sys.exit(2)"
+    scene.router = good_router(0, scene.events_file)
+    scene.shards[1] = script(Origin("shard", 1), source)
+    assert await scene.run() == 2
+    (error,) = errors()
+    assert error == (
+        "shard 1 died before the server was ready: exited with code 2: --quantize int8: no"
+    )
+
+
 async def test_a_router_that_ends_by_itself_is_a_failure(scene, errors):
     scene.router = script(Origin("router"), "")
     assert await scene.run() == 1

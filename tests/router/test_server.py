@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import ClientConnectionError, ClientSession
@@ -284,9 +285,30 @@ async def test_a_signal_at_the_moment_of_readiness_is_not_lost() -> None:
         (["--model-path", "/tmp", "--tokenizer-config-path", "/no.json"], "/no.json"),
     ],
 )
-async def test_a_model_that_cannot_be_read_is_named(flags: list[str], text: str) -> None:
+async def test_an_option_that_names_nothing_is_told(flags: list[str], text: str) -> None:
+    """With a bad option's exit code, not with a crash's."""
     process = await spawn("--hostname", "127.0.0.1", "--port", "0", *flags)
     output, _ = await process.communicate()
-    assert process.returncode == 1
+    assert process.returncode == 2
     assert len(output.decode().splitlines()) == 1
     assert text in output.decode()
+
+
+@pytest.mark.parametrize(
+    ("flags", "config", "text"),
+    [
+        (["--max-total-tokens", "100000"], {}, "--max-total-tokens (100000) is more than the"),
+        ([], {"warmup_refusal": "--attention flash is not possible"}, "--attention flash is not"),
+    ],
+)
+async def test_what_only_shards_can_judge_ends_as_a_bad_option_does(
+    model_path: Path, flags: list[str], config: dict[str, Any], text: str
+) -> None:
+    async with FakeShards(FakeShardConfig(**config)) as shards:
+        uds_path = shards.uds_paths[0].removesuffix("-0")
+        base = ("--model-path", str(model_path), "--shard-uds-path", uds_path)
+        process = await spawn(*base, "--hostname", "127.0.0.1", "--port", "0", *flags)
+        output, _ = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 2
+    (line,) = output.decode().splitlines()
+    assert text in line

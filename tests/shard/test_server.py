@@ -318,7 +318,7 @@ def test_a_gap_in_the_numbering_is_fatal(scripted: Scripted) -> None:
 def test_warmup_that_does_not_fit_names_the_flag(scripted: Scripted) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         scripted.client.stub.Warmup(pb.WarmupRequest(max_total_tokens=9))
-    assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert "--max-total-tokens (9)" in caught.value.details()
 
 

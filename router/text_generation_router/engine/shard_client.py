@@ -3,6 +3,7 @@
 ShardError
   ├─ ShardUnavailableError   a shard did not come up, or the ranks do not fit together
   ├─ ShardRefusedError       a shard is up and cannot do what it is asked: waiting changes nothing
+  │    └─ ShardOptionError   as above, and an option is to blame
   └─ ShardFailedError        a shard or its stream broke while serving: the group is gone
 """
 
@@ -46,11 +47,21 @@ class ShardUnavailableError(ShardError):
 
 
 class ShardRefusedError(ShardError):
-    """A shard will not serve with these options; the text is the shard's."""
+    """A shard will not serve; the text is the shard's."""
+
+
+class ShardOptionError(ShardRefusedError):
+    """A shard will not serve with these options; the text names the flag."""
 
 
 class ShardFailedError(ShardError):
     """The shards can no longer keep step."""
+
+
+_REFUSALS = {
+    grpc.StatusCode.FAILED_PRECONDITION: ShardRefusedError,
+    grpc.StatusCode.INVALID_ARGUMENT: ShardOptionError,
+}
 
 
 class _Rank:
@@ -232,8 +243,7 @@ class ShardGroup:
             try:
                 return await call(rank)
             except grpc.aio.AioRpcError as error:
-                is_refusal = error.code() is grpc.StatusCode.FAILED_PRECONDITION
-                kind = ShardRefusedError if is_refusal else ShardUnavailableError
+                kind = _REFUSALS.get(error.code(), ShardUnavailableError)
                 raise kind(_describe(rank, error)) from error
 
         return list(await asyncio.gather(*(ask(rank) for rank in self._ranks)))

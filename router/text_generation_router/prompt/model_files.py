@@ -22,6 +22,10 @@ class ModelFileError(ValueError):
     """A file of the model is missing or cannot be used; the text names it."""
 
 
+class OptionFileError(ModelFileError):
+    """An option names a file that is not there."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class PromptFiles:
     """What the files say, ready for use."""
@@ -41,7 +45,7 @@ def read_prompt_files(directory: Path, tokenizer_config_path: Path | None = None
     tokenizer_config.json and its templates come before all others.
     """
     if tokenizer_config_path is not None and not tokenizer_config_path.is_file():
-        raise ModelFileError(f"--tokenizer-config-path: there is no file {tokenizer_config_path}")
+        raise OptionFileError(f"--tokenizer-config-path: there is no file {tokenizer_config_path}")
     settings = _read_object(tokenizer_config_path or directory / "tokenizer_config.json")
     templates = _templates(settings.get("chat_template"))
     if tokenizer_config_path is None or not templates:
