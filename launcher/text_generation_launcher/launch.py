@@ -30,6 +30,7 @@ from text_generation_launcher.preflight import (
 )
 from text_generation_launcher.preparation import Setting, prepared_model
 from text_generation_launcher.progress import ProgressDisplay
+from text_generation_launcher.refusals import warn_without_effect
 from text_generation_launcher.resolve import Resolved, fitting_num_shard, resolve
 from text_generation_launcher.restart_requests import RestartRequests
 from text_generation_launcher.signals import StopSignals
@@ -44,6 +45,7 @@ async def launch(config: LauncherConfig, environment: Mapping[str, str]) -> int:
     OptionError or LaunchError if it cannot start; nothing is left running then.
     """
     resolved = resolve(config, environment)
+    warn_without_effect(config)
     _check_child_options(config, resolved)
     if config.node_rank == 0:
         require_free_port(resolved.hostname, config.port)

@@ -37,6 +37,12 @@ async def prepared_model(setting: Setting) -> Model | None:
     model_id = setting.config.model_id
     model = find_local(model_id)
     if model is not None:
+        if setting.config.revision is not None:
+            logger.warning(
+                "--revision %s is without effect: the model is in the local directory %s",
+                setting.config.revision,
+                model.path,
+            )
         return model
     assert model_id is not None, "the demo model is local, or an error"
     command = download_command(setting.config, model_id, setting.environment)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from text_generation_process.options import OptionError
+from text_generation_shard.config import asks_for_gpu
 
 from text_generation_launcher.config import LauncherConfig
 from text_generation_launcher.devices import visible_gpus
@@ -118,10 +119,5 @@ def _hostname(hostname: str, environment: Mapping[str, str]) -> str:
 def _check_gpu_options(config: LauncherConfig, environment: Mapping[str, str]) -> None:
     if visible_gpus(environment).count > 0:
         return
-    if config.cuda_memory_fraction != 1.0:
-        raise OptionError(
-            f"--cuda-memory-fraction {config.cuda_memory_fraction}: no GPU is visible"
-        )
-    if any(config.cuda_graphs or ()):
-        sizes = ",".join(map(str, config.cuda_graphs or ()))
-        raise OptionError(f"--cuda-graphs {sizes}: no GPU is visible")
+    if (asked := asks_for_gpu(config)) is not None:
+        raise OptionError(f"{asked}: no GPU is visible")

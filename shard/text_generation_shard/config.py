@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from text_generation_process.logs import Level
 from text_generation_process.options import OptionError, option
@@ -18,6 +18,8 @@ KvCacheDtype = Literal["float32", "float16", "bfloat16", "int8", "fp8_e4m3fn", "
 # The last three are TGI's.
 AttentionName = Literal["auto", "triton", "flash", "cudnn", "paged", "flashdecoding", "flashinfer"]
 CpuQuantization = Literal["int8", "int4"]
+
+_GPU_ATTENTION = ("triton", "flash", "cudnn")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,10 +109,40 @@ class ShardConfig:
             raise OptionError(f"--watermark-gamma must lie in (0, 1), got {self.watermark_gamma}")
         if self.num_threads is not None and self.num_threads < 1:
             raise OptionError(f"--num-threads must be at least 1, got {self.num_threads}")
+        if self.rope_factor is not None and self.rope_factor < 1:
+            raise OptionError(f"--rope-factor must be at least 1, got {self.rope_factor}")
 
     def socket_path(self, rank: int) -> Path:
         """Where a rank's socket is."""
         return Path(f"{self.uds_path}-{rank}")
+
+
+class GpuOptions(Protocol):
+    """Options that may ask for a GPU: a ShardConfig's, and the launcher's own of the same names."""
+
+    @property
+    def cuda_memory_fraction(self) -> float: ...
+    @property
+    def cuda_graphs(self) -> tuple[int, ...] | None: ...
+    @property
+    def all_reduce(self) -> Literal["auto", "nccl"]: ...
+    @property
+    def attention(self) -> AttentionName: ...
+
+
+def asks_for_gpu(options: GpuOptions) -> str | None:
+    """The first option, as it was given, that can be honoured on a GPU alone. (TGI's names of
+    kernels are not: they mean auto.)
+    """
+    if options.cuda_memory_fraction != 1.0:
+        return f"--cuda-memory-fraction {options.cuda_memory_fraction}"
+    if any(options.cuda_graphs or ()):
+        return f"--cuda-graphs {','.join(map(str, options.cuda_graphs or ()))}"
+    if options.all_reduce == "nccl":
+        return "--all-reduce nccl"
+    if options.attention in _GPU_ATTENTION:
+        return f"--attention {options.attention}"
+    return None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -58,7 +58,12 @@ def choose_precision(
         return _of_generic_path(config, checkpoint_dtype, device)
     if device.type != "cpu":
         return _on_gpu(config, checkpoint_dtype)
-    if config.dtype == "float16" and config.quantize is None:
+    if config.dtype == "float16":
+        if config.quantize is not None:
+            raise CapacityError(
+                f"--dtype float16 does not go with --quantize {config.quantize} on CPU, where "
+                "arithmetic beside 8 or 4 bits is in float32"
+            )
         return Precision(arithmetic=torch.float16, storage=DENSE, dtype_name="float16")
     stored = config.dtype or ("bfloat16" if checkpoint_dtype == "bfloat16" else "float32")
     cache = torch.bfloat16 if stored == "bfloat16" else None
@@ -72,7 +77,7 @@ def choose_precision(
     return Precision(
         arithmetic=torch.float32,
         storage=PACKED[config.quantize or stored],
-        dtype_name="float32" if stored == "float16" else stored,
+        dtype_name=stored,
         cache=cache,
     )
 

@@ -11,11 +11,11 @@ import torch
 from text_generation_proto import shard_pb2 as pb
 
 from text_generation_shard import cuda_memory
-from text_generation_shard.config import AttentionName, RankInfo, ShardConfig
+from text_generation_shard.config import AttentionName, RankInfo, ShardConfig, asks_for_gpu
 from text_generation_shard.cores import pin_this_thread
 from text_generation_shard.distributed import RankGroup
 from text_generation_shard.engine import Engine
-from text_generation_shard.errors import CheckpointError, ProtocolError
+from text_generation_shard.errors import CapacityError, ProtocolError
 from text_generation_shard.grammar.tokenizer import (
     NOT_ASKED_FOR,
     GrammarTokenizer,
@@ -31,6 +31,7 @@ from text_generation_shard.models import registry
 from text_generation_shard.models.config import ModelConfig
 from text_generation_shard.models.registry import LoadedModel, load_model
 from text_generation_shard.ops.threads import use_threads
+from text_generation_shard.ops.triton import library
 from text_generation_shard.precision import choose_cache_dtype, choose_precision
 from text_generation_shard.runner.decode_graphs import DecodeGraphs
 from text_generation_shard.runner.graph_policy import graph_buckets
@@ -76,6 +77,7 @@ class Shard:
         model_path = Path(config.model_path)
         model_config = _model_config(config, model_path)
         device = _device(info)
+        _check_device(config, device)
         num_ranks = ranks_on_host(info.world_size)
         share = host_share(num_ranks=num_ranks, num_threads=config.num_threads)
         if device.type == "cpu":
@@ -243,9 +245,15 @@ def _model_config(config: ShardConfig, model_path: Path) -> ModelConfig:
     if config.rope_scaling is None and config.rope_factor is None:
         return model_config
     factor = 1.0 if config.rope_factor is None else config.rope_factor
-    if factor < 1:
-        raise CheckpointError(f"--rope-factor must be at least 1, got {factor}")
     return model_config.with_rope(config.rope_scaling or "linear", factor)
+
+
+def _check_device(config: ShardConfig, device: torch.device) -> None:
+    """Refuse what would be without effect on this device; CapacityError."""
+    if device.type != "cpu" or library.takes(torch.empty(0)):  # kernels that are interpreted
+        return
+    if (asked := asks_for_gpu(config)) is not None:
+        raise CapacityError(f"{asked}: there is no GPU here")
 
 
 def _device(info: RankInfo) -> torch.device:

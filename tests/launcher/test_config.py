@@ -6,6 +6,7 @@ import click
 import pytest
 from text_generation_launcher.config import LauncherConfig
 from text_generation_launcher.log_level import most_verbose
+from text_generation_launcher.refusals import warn_without_effect
 from text_generation_process import options
 from text_generation_process.options import OptionError, arguments, parse
 
@@ -281,3 +282,23 @@ def test_the_most_verbose_level_of_a_filter_counts(log_level, level):
 def test_a_filter_without_a_level_is_refused():
     with pytest.raises(OptionError, match="LOG_LEVEL"):
         most_verbose("hyper")
+
+
+def test_what_is_without_effect_is_said_by_name(caplog):
+    """TGI's command lines have these; nobody was told that they do nothing."""
+    warn_without_effect(LauncherConfig())
+    assert not caplog.messages
+    warn_without_effect(
+        LauncherConfig(
+            disable_custom_kernels=True,
+            waiting_served_ratio=1.2,
+            max_waiting_tokens=7,
+            prometheus_port=9100,
+        )
+    )
+    assert [message.partition(" is without effect: ")[0] for message in caplog.messages] == [
+        "--disable-custom-kernels",
+        "--waiting-served-ratio 1.2",
+        "--max-waiting-tokens 7",
+        "--prometheus-port 9100",
+    ]

@@ -1,5 +1,6 @@
 """What "auto" becomes."""
 
+import re
 import stat
 
 import pytest
@@ -144,16 +145,25 @@ def test_a_name_that_somebody_asked_for_is_refused():
         resolve(LauncherConfig(hostname="example.org"), NO_GPU)
 
 
-def test_a_share_of_gpu_memory_needs_a_gpu():
-    config = LauncherConfig(cuda_memory_fraction=0.5)
+@pytest.mark.parametrize(
+    ("options", "asked"),
+    [
+        ({"cuda_memory_fraction": 0.5}, "--cuda-memory-fraction 0.5"),
+        ({"cuda_graphs": (1, 8)}, "--cuda-graphs 1,8"),
+        ({"all_reduce": "nccl"}, "--all-reduce nccl"),
+        ({"attention": "triton"}, "--attention triton"),
+        ({"attention": "flash"}, "--attention flash"),
+        ({"attention": "cudnn"}, "--attention cudnn"),
+    ],
+)
+def test_what_only_a_gpu_can_do_needs_one(options, asked):
+    """NCCL was not used in silence, and attention refused only when the model was loaded."""
+    config = LauncherConfig(**options)
     assert resolve(config, FOUR_GPUS).num_shard == 4
-    with pytest.raises(OptionError, match=r"--cuda-memory-fraction 0\.5"):
+    with pytest.raises(OptionError, match=f"^{re.escape(asked)}: no GPU is visible$"):
         resolve(config, NO_GPU)
 
 
-def test_graphs_need_a_gpu():
-    config = LauncherConfig(cuda_graphs=(1, 8))
-    assert resolve(config, FOUR_GPUS).num_shard == 4
-    with pytest.raises(OptionError, match="--cuda-graphs 1,8"):
-        resolve(config, NO_GPU)
-    assert resolve(LauncherConfig(cuda_graphs=(0,)), NO_GPU).num_shard == 1
+def test_what_names_no_gpu_needs_none():
+    config = LauncherConfig(cuda_graphs=(0,), attention="flashinfer", all_reduce="auto")
+    assert resolve(config, NO_GPU).num_shard == 1

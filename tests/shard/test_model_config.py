@@ -1,18 +1,15 @@
 """What a config.json means, and what is refused by name."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from text_generation_process.options import OptionError
 from text_generation_shard.config import ShardConfig
 from text_generation_shard.errors import CheckpointError
 from text_generation_shard.models.llama_config import LlamaConfig, MistralConfig, Qwen2Config
 from text_generation_shard.models.registry import model_config
 from text_generation_shard.models.rope_config import RopeConfig
-from text_generation_shard.shard import Shard
-
-from tests.shard.engines import ALONE
 
 # As Llama 1 and 2 checkpoints have it.
 OLD: dict[str, Any] = {
@@ -142,7 +139,6 @@ def test_missing_directory_and_missing_config(tmp_path: Path) -> None:
         model_config(tmp_path)
 
 
-def test_rope_factor_below_one_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps(OLD))
-    with pytest.raises(CheckpointError, match="--rope-factor"):
-        Shard.load(ShardConfig(model_path=str(tmp_path), rope_factor=0.5), ALONE)
+def test_rope_factor_below_one_is_refused() -> None:
+    with pytest.raises(OptionError, match="--rope-factor"):
+        ShardConfig(model_path="m", rope_factor=0.5)

@@ -13,7 +13,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
 )
 
-from text_generation_shard.errors import CheckpointError
+from text_generation_shard.errors import CapacityError, CheckpointError
 from text_generation_shard.generic.foreign import refusing
 from text_generation_shard.models.config import ModelConfig
 
@@ -34,7 +34,7 @@ class GenericConfig(ModelConfig):
 
     def with_rope(self, kind: Literal["linear", "dynamic"], factor: float) -> Self:
         """Refused: what transformers would do with it is not known for every architecture."""
-        raise CheckpointError(
+        raise CapacityError(
             f"--rope-scaling {kind} and --rope-factor {factor:g}: not available for "
             f"{self.model_type}, which runs on transformers' code"
         )

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
-from text_generation_shard.errors import CheckpointError
+from text_generation_shard.errors import CapacityError, CheckpointError
 from text_generation_shard.models.fields import Fields
 from text_generation_shard.models.quantization_config import read_scale_blocks
 from text_generation_shard.models.rope_config import RopeConfig
@@ -97,7 +97,7 @@ class ModelConfig:
         It replaces the checkpoint's own and lengthens the sequences that the model accepts.
         """
         if self.rope is None:
-            raise CheckpointError(f"--rope-scaling: {self.model_type} has no rotary embedding")
+            raise CapacityError(f"--rope-scaling: {self.model_type} has no rotary embedding")
         original = self.rope.original_max_positions
         rope = RopeConfig(
             kind=kind,

@@ -9,6 +9,7 @@ import torch
 
 from text_generation_shard.batch.slots import SlotLimits
 from text_generation_shard.distributed import RankGroup
+from text_generation_shard.errors import CapacityError
 from text_generation_shard.models.model import Model
 from text_generation_shard.ops.cpu.library import native_operators
 from text_generation_shard.ops.triton import library
@@ -26,13 +27,17 @@ _CPU_BUCKETS = tuple(range(1, 65))
 def graph_buckets(
     sizes: Sequence[int] | None, ranks: RankGroup, device: torch.device
 ) -> tuple[int, ...]:
-    """The rows of the graphs for --cuda-graphs, ascending; none where there can be no graphs. On
-    the CPU these are no CUDA graphs: the option can turn them off, not choose them.
+    """The rows of the graphs for --cuda-graphs, ascending; none where there can be no graphs,
+    CapacityError if some are asked for. On the CPU these are no CUDA graphs: the option can turn
+    them off, not choose them.
     """
     nothing = torch.empty(0, device=device)
     if native_operators(nothing) is not None:
         return _CPU_BUCKETS if sizes is None and ranks.can_be_recorded else ()
     if not library.takes(nothing):
+        if any(sizes or ()):
+            asked = ",".join(map(str, sizes or ()))
+            raise CapacityError(f"--cuda-graphs {asked}: there is no Triton here")
         return ()
     return DEFAULT_BUCKETS if sizes is None else tuple(sorted({*sizes} - {0}))
 

@@ -100,7 +100,7 @@ def test_weights(change: Callable[[dict[str, Tensor]], None], reason: str, tmp_p
     ("settings", "kind", "reason"),
     [
         ({"quantize": "int8"}, CapacityError, "--quantize int8 is not available"),
-        ({"rope_factor": 2.0}, CheckpointError, "--rope-factor 2: not available for olmo2"),
+        ({"rope_factor": 2.0}, CapacityError, "--rope-factor 2: not available for olmo2"),
     ],
 )
 def test_options(

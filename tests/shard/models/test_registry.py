@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from text_generation_shard.errors import CheckpointError
+from text_generation_shard.errors import CapacityError, CheckpointError
 from text_generation_shard.models.registry import model_config
 from text_generation_shard.ops.cpu import library
 from torch import Tensor
@@ -199,7 +199,7 @@ def test_refusals_name_the_setting(
 def test_rope_flags_need_a_rotary_embedding(tmp_path: Path) -> None:
     write_model("bloom", tmp_path)
     with (
-        pytest.raises(CheckpointError, match="--rope-scaling: bloom"),
+        pytest.raises(CapacityError, match="--rope-scaling: bloom"),
         running_shard(tmp_path, rope_factor=2.0),
     ):
         pass
