@@ -2,10 +2,8 @@
 
 import errno
 import os
-import shutil
 import socket
 import stat
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +12,7 @@ from text_generation_process.endpoint import Endpoint
 
 from text_generation_launcher.config import DEFAULT_MASTER_PORT
 from text_generation_launcher.errors import LaunchError
+from text_generation_launcher.private_directory import private_directory
 
 _MAX_SOCKET_PATH_BYTES = 107  # sun_path of sockaddr_un holds 108 with its final zero
 
@@ -77,13 +76,10 @@ def shard_sockets(asked: str | None, num_shard: int) -> Iterator[str]:
             _require_free_socket(Path(f"{path}-{rank}"))
         yield str(path)
         return
-    directory = tempfile.mkdtemp(prefix="text-generation-")
-    try:
-        path = Path(directory, "shard")
+    with private_directory() as directory:
+        path = directory / "shard"
         _require_short(path, num_shard)
         yield str(path)
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _listening_problem(hostname: str, port: int) -> OSError | None:
