@@ -51,6 +51,18 @@ _UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class LengthFields:
+    """What a dialect calls the fields that say how long prompt and output are."""
+
+    prompt: str
+    # None: OpenAI's `max_tokens` or `max_completion_tokens`, whichever a request has.
+    output: str | None = None
+
+
+OPENAI_LENGTHS = LengthFields("messages")
+
+
 @dataclass(frozen=True, kw_only=True)
 class ChatGeneration:
     """A validated request: one generation for each choice."""
@@ -81,24 +93,26 @@ async def prepare(
     tokenizer: TokenizerPool,
     templates: ChatTemplates,
     grammars: GrammarCompiler,
+    lengths: LengthFields = OPENAI_LENGTHS,
 ) -> ChatGeneration:
     """Validate a request; a `RequestError` says what is wrong with it."""
-    refuse_unsupported(body)
+    _refuse_unsupported(body)
     samplings = choice_samplings(body, limits)
     stop = stop_sequences(body, limits)
     end_tokens = stop_token_ids(body, limits)
     top_logprobs = body.top_logprobs or 0
     check_top_n_tokens(top_logprobs, limits, "top_logprobs")
     field, asked = _asked_tokens(body)
+    field = lengths.output or field
     check_positive(asked, field)
 
     choice = read_tool_choice(body)
-    text = await render(body, templates)
+    text = await _render(body, choice, templates)
     token_ids = tuple(await tokenizer.token_ids(text, add_special_tokens=False))
     if not token_ids:
-        raise ValidationError("`messages` give an empty prompt", param="messages")
+        raise ValidationError(f"`{lengths.prompt}` gives an empty prompt", param=lengths.prompt)
     max_new_tokens = resolve_max_new_tokens(
-        asked, len(token_ids), limits, field=field, prompt="messages"
+        asked, len(token_ids), limits, field=field, prompt=lengths.prompt
     )
     shape = _answer_shape(body, choice, templates, text)
     grammar = await compile_answer(shape, grammars)
@@ -146,13 +160,17 @@ def _answer_shape(
 
 
 async def render(body: ChatBody, templates: ChatTemplates) -> str:
-    """The text of the prompt."""
+    """The text of the prompt alone; a `RequestError` says what is wrong with the request."""
+    _refuse_unsupported(body)
+    return await _render(body, read_tool_choice(body), templates)
+
+
+async def _render(body: ChatBody, choice: ToolChoice, templates: ChatTemplates) -> str:
     if not body.messages:
         raise ValidationError("`messages` cannot be empty", param="messages")
-    functions = read_tool_choice(body).functions
     conversation = Conversation(
         messages=template_messages(body.messages),
-        tools=template_tools(functions) if functions else None,
+        tools=template_tools(choice.functions) if choice.functions else None,
         documents=body.documents,
         tool_prompt=body.tool_prompt,
         continue_last=_continues_last(body),
@@ -170,7 +188,7 @@ async def render(body: ChatBody, templates: ChatTemplates) -> str:
         raise ToolError(f"`tools`: {error}", param="tools") from error
 
 
-def refuse_unsupported(body: ChatBody) -> None:
+def _refuse_unsupported(body: ChatBody) -> None:
     """Refuse, by name, what would change the answer and cannot be honoured."""
     for name, neutral in _UNSUPPORTED.items():
         if getattr(body, name) not in (None, "", *neutral):

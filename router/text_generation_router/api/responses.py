@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from text_generation_router.api.chat import LengthFields
 from text_generation_router.api.chat_types import (
     ChatBody,
     CustomCall,
@@ -22,6 +23,8 @@ from text_generation_router.api.responses_types import (
     ResponsesBody,
     ResponsesTool,
 )
+
+LENGTHS = LengthFields("input", "max_output_tokens")
 
 _UNSUPPORTED = (
     "access_programs",
@@ -78,6 +81,8 @@ def _messages(body: ResponsesBody) -> list[Message]:
         return [*messages, Message(role="user", content=body.input)]
     for i, item in enumerate(body.input):
         _append(messages, item, f"input[{i}]")
+    if not messages:
+        raise ValidationError("`input` cannot be empty", param="input")
     return messages
 
 

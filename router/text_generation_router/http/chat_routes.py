@@ -10,6 +10,7 @@ from text_generation_router.api.generation import generate_all
 from text_generation_router.api.native_types import ChatTokens, SimpleToken
 from text_generation_router.api.openai_answers import AnswerIdentity, new_identity
 from text_generation_router.http.body import BodyDecoder
+from text_generation_router.http.chat_preparation import prepared_chat
 from text_generation_router.http.json_response import json_response
 from text_generation_router.http.openai_events import openai_error_events, openai_tail
 from text_generation_router.http.recorded import recorded
@@ -38,20 +39,11 @@ class ChatRoutes:
         """
         body = await self._decoder.read(request)
         service = self._service
-        await service.gate.turn()
-        wanted = await chat.prepare(
-            body,
-            limits=service.limits,
-            tokenizer=service.tokenizer,
-            templates=service.templates,
-            grammars=service.grammars,
-        )
-        record.validated(wanted.requests)
-        served = service.model
+        wanted = await prepared_chat(service, record, body)
         identity = new_identity(
             "chatcmpl",
-            model=served.model_id if body.model in (None, "tgi") else str(body.model),
-            system_fingerprint=served.system_fingerprint,
+            model=service.model.name_for(body.model),
+            system_fingerprint=service.model.system_fingerprint,
         )
         if body.stream:
             return await self._stream(request, record, body, wanted, identity)
@@ -60,7 +52,6 @@ class ChatRoutes:
     async def tokenize(self, request: web.Request) -> web.Response:
         """The rendered prompt and its tokens."""
         body = await self._decoder.read(request)
-        chat.refuse_unsupported(body)
         text = await chat.render(body, self._service.templates)
         spans = await self._service.tokenizer.spans(text, add_special_tokens=False)
         tokens = [SimpleToken(s.token_id, s.text, s.start, s.stop) for s in spans]

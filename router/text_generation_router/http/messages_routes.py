@@ -9,6 +9,7 @@ from text_generation_router.api.generation import generate_all
 from text_generation_router.api.messages_types import CountTokensBody, MessagesBody, TokenCount
 from text_generation_router.api.openai_answers import AnswerIdentity, new_identity
 from text_generation_router.http.body import BodyDecoder
+from text_generation_router.http.chat_preparation import prepared_chat
 from text_generation_router.http.errors import ErrorAnswer
 from text_generation_router.http.json_response import json_response
 from text_generation_router.http.recorded import recorded
@@ -35,15 +36,7 @@ class MessagesRoutes:
         """One message, whole or streamed; the model's name is the client's own."""
         body = await self._decoder.read(request)
         service = self._service
-        await service.gate.turn()
-        wanted = await chat.prepare(
-            messages.chat_body(body),
-            limits=service.limits,
-            tokenizer=service.tokenizer,
-            templates=service.templates,
-            grammars=service.grammars,
-        )
-        record.validated(wanted.requests)
+        wanted = await prepared_chat(service, record, messages.chat_body(body))
         identity = new_identity(
             "msg", model=body.model, system_fingerprint=service.model.system_fingerprint
         )
@@ -54,7 +47,6 @@ class MessagesRoutes:
     async def count_tokens(self, request: web.Request) -> web.Response:
         """The length of the prompt that a request would have."""
         body = messages.chat_body(await self._count_decoder.read(request))
-        chat.refuse_unsupported(body)
         text = await chat.render(body, self._service.templates)
         token_ids = await self._service.tokenizer.token_ids(text, add_special_tokens=False)
         return json_response(TokenCount(len(token_ids)))

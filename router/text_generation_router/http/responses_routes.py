@@ -10,6 +10,7 @@ from text_generation_router.api.openai_answers import new_identity
 from text_generation_router.api.responses_answers import ResponseWriter, build_answer
 from text_generation_router.api.responses_types import ResponsesBody
 from text_generation_router.http.body import BodyDecoder
+from text_generation_router.http.chat_preparation import prepared_chat
 from text_generation_router.http.errors import ErrorAnswer
 from text_generation_router.http.json_response import json_response
 from text_generation_router.http.recorded import recorded
@@ -34,18 +35,12 @@ class ResponsesRoutes:
         """One answer, whole or streamed; nothing is stored."""
         body = await self._decoder.read(request)
         service = self._service
-        await service.gate.turn()
-        wanted = await chat.prepare(
-            responses.chat_body(body),
-            limits=service.limits,
-            tokenizer=service.tokenizer,
-            templates=service.templates,
-            grammars=service.grammars,
+        wanted = await prepared_chat(
+            service, record, responses.chat_body(body), lengths=responses.LENGTHS
         )
-        record.validated(wanted.requests)
         identity = new_identity(
             "resp",
-            model=service.model.model_id if body.model in (None, "tgi") else str(body.model),
+            model=service.model.name_for(body.model),
             system_fingerprint=service.model.system_fingerprint,
         )
         writer = ResponseWriter(body, wanted, identity, service.tokenizer.special_texts)

@@ -32,6 +32,10 @@ class ServedModel:
     # Value of the header x-compute-type.
     compute_type: str
 
+    def name_for(self, asked: str | None) -> str:
+        """What an answer calls it: as its client did, unless that named none; TGI's say `tgi`."""
+        return self.model_id if asked in (None, "tgi") else asked
+
 
 @dataclass(frozen=True, kw_only=True)
 class Service:
