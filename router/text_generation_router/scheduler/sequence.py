@@ -19,7 +19,7 @@ read whole by the step that admits the sequence, into blocks of a table of their
 import enum
 import hashlib
 from array import array
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 
@@ -76,8 +76,6 @@ class Sequence:
     # Whether the log-probabilities of its prompt are still to be computed: then no part of the
     # prompt may come from the prefix cache.
     needs_prompt_logprobs: bool = False
-    # Sequences share cached blocks only with sequences of the same salt.
-    salt: bytes = b""
     # What the encoder of an encoder-decoder reads; empty for all other models.
     encoder_ids: tuple[int, ...] = ()
     # Seconds on the caller's clock.
@@ -165,22 +163,20 @@ class Sequence:
 
     def block_name(self, index: int, block_size: int) -> bytes:
         """Name of its full block `index`: a hash chained over (parent block, token ids), rooted in
-        the salt and what the encoder reads, for a decoder's keys and values depend on it. Equal
-        names mean equal tokens from the first on (BLAKE2b, 128 bits).
+        what the encoder reads, for a decoder's keys and values depend on it. Equal names mean equal
+        tokens from the first on (BLAKE2b, 128 bits).
 
         The block's token ids must be known on the host.
         """
         names = self.block_names
         while len(names) <= index:
-            parent = names[-1] if names else self._root_name()
+            parent = names[-1] if names else _digest(self.encoder_ids)
             start = len(names) * block_size
             tokens = self.token_ids[start : start + block_size]
             assert len(tokens) == block_size, "a name needs a full block of known token ids"
-            names.append(
-                hashlib.blake2b(parent + array("I", tokens).tobytes(), digest_size=16).digest()
-            )
+            names.append(_digest(tokens, parent))
         return names[index]
 
-    def _root_name(self) -> bytes:
-        encoder = array("I", self.encoder_ids).tobytes()
-        return b"salt:" + self.salt + hashlib.blake2b(encoder, digest_size=16).digest()
+
+def _digest(token_ids: Iterable[int], parent: bytes = b"") -> bytes:
+    return hashlib.blake2b(parent + array("I", token_ids).tobytes(), digest_size=16).digest()

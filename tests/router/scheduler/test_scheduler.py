@@ -180,15 +180,6 @@ def test_generated_tokens_are_found_again():
     assert second.num_cached_tokens == 16, "all full blocks whose tokens were computed"
 
 
-def test_salts_keep_sequences_apart():
-    world = World(make_limits())
-    world.add(prompt=range(18), max_new_tokens=1, salt=b"a")
-    world.run()
-    second = world.add(prompt=range(18), max_new_tokens=1, salt=b"b")
-    world.run()
-    assert second.num_cached_tokens == 0
-
-
 def test_equal_prompts_at_the_same_time_share_what_is_computed_once():
     world = World(make_limits(max_step_tokens=64))
     sequences = [world.add(prompt=range(22), max_new_tokens=2) for _ in range(4)]

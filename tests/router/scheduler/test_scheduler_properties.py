@@ -83,8 +83,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.prompts = {}
         self.endings = {}
 
-    @rule(data=st.data(), shared=st.integers(0, 20), salt=st.sampled_from([b"", b"a"]))
-    def submit(self, data, shared, salt):
+    @rule(data=st.data(), shared=st.integers(0, 20))
+    def submit(self, data, shared):
         limit = self.world.limits.max_total_tokens
         num_prompt = data.draw(st.integers(1, limit - 1))
         max_new_tokens = data.draw(st.integers(1, min(20, limit - num_prompt)))
@@ -99,7 +99,6 @@ class SchedulerMachine(RuleBasedStateMachine):
         sequence = self.world.add(
             prompt,
             max_new_tokens,
-            salt=salt,
             eos_token_ids=data.draw(st.sampled_from([frozenset(), frozenset({EOS})])),
             **settings,
         )
