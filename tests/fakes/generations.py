@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from text_generation_router.api.generation import Generation
+from text_generation_router.api.generation import FinishedGeneration
 from text_generation_router.engine.request import (
     Finished,
     FinishReason,
@@ -40,10 +40,10 @@ def make_end(text: str = "", num_tokens: int = 1, **changes: Any) -> Finished:
     return Finished(generated_text=text, num_generated_tokens=num_tokens, **values)
 
 
-def make_generation(tokens: Sequence[TokenOutput], **changes: Any) -> Generation:
+def make_generation(tokens: Sequence[TokenOutput], **changes: Any) -> FinishedGeneration:
     """A finished generation of these tokens."""
     text = "".join(token.text for token in tokens if not token.special)
-    return Generation(list(tokens), make_end(text, len(tokens), **changes))
+    return FinishedGeneration(list(tokens), make_end(text, len(tokens), **changes))
 
 
 def make_top_token(text: str, logprob: float) -> TopToken:

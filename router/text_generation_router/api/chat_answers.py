@@ -27,7 +27,7 @@ from text_generation_router.api.chat_types import (
     TopLogprob,
 )
 from text_generation_router.api.chunk_template import ChunkTemplate
-from text_generation_router.api.generation import Generation
+from text_generation_router.api.generation import FinishedGeneration
 from text_generation_router.api.numbers import shortest_float32
 from text_generation_router.api.openai_answers import AnswerIdentity, finish_reason, usage
 from text_generation_router.api.openai_types import CompletionTokensDetails, Usage
@@ -38,7 +38,7 @@ from text_generation_router.prompt.call_reader import CallPiece, whole_calls
 def build_answer(
     wanted: ChatGeneration,
     identity: AnswerIdentity,
-    generations: Sequence[Generation],
+    generations: Sequence[FinishedGeneration],
     special_texts: Mapping[int, str],
 ) -> ChatAnswer:
     """The answer to an unstreamed request."""
@@ -183,7 +183,7 @@ def _chunk(identity: AnswerIdentity, choice: ChunkChoice | None) -> ChatChunk:
 def _choice(
     wanted: ChatGeneration,
     index: int,
-    generation: Generation,
+    generation: FinishedGeneration,
     reader: ChatContentReader,
 ) -> ChatChoice:
     last = len(generation.tokens) - 1

@@ -20,7 +20,7 @@ from text_generation_router.api.completion_types import (
 )
 from text_generation_router.api.completions import CompletionGeneration
 from text_generation_router.api.echoed_prompt import EchoedPrompt
-from text_generation_router.api.generation import Generation
+from text_generation_router.api.generation import FinishedGeneration
 from text_generation_router.api.numbers import shortest_float32
 from text_generation_router.api.openai_answers import AnswerIdentity, finish_reason, usage
 from text_generation_router.api.visible_text import own_visible_text, visible_text
@@ -30,7 +30,7 @@ from text_generation_router.engine.request import Finished, FinishReason, TokenO
 def build_answer(
     wanted: CompletionGeneration,
     identity: AnswerIdentity,
-    generations: Sequence[Generation],
+    generations: Sequence[FinishedGeneration],
     special_texts: Mapping[int, str],
 ) -> CompletionAnswer:
     """The answer to an unstreamed request; choices are in the order of the prompts."""
@@ -50,9 +50,9 @@ def build_answer(
     )
 
 
-def without_output(generation: Generation) -> Generation:
+def without_output(generation: FinishedGeneration) -> FinishedGeneration:
     """What is left of a generation whose request wanted no token."""
-    return Generation(
+    return FinishedGeneration(
         [],
         replace(
             generation.end,
@@ -126,12 +126,12 @@ def _chunk(identity: AnswerIdentity, choices: list[CompletionChoice]) -> Complet
 
 
 def _chosen(
-    wanted: CompletionGeneration, generations: Sequence[Generation]
-) -> Sequence[Generation]:
+    wanted: CompletionGeneration, generations: Sequence[FinishedGeneration]
+) -> Sequence[FinishedGeneration]:
     """Of each prompt's candidates those with the highest mean log-probability, the best first."""
     if wanted.candidates_per_prompt == wanted.choices_per_prompt:
         return generations
-    chosen: list[Generation] = []
+    chosen: list[FinishedGeneration] = []
     for start in range(0, len(generations), wanted.candidates_per_prompt):
         candidates = generations[start : start + wanted.candidates_per_prompt]
         ranked = sorted(candidates, key=lambda candidate: candidate.mean_logprob, reverse=True)
@@ -142,7 +142,7 @@ def _chosen(
 def _choice(
     wanted: CompletionGeneration,
     index: int,
-    generation: Generation,
+    generation: FinishedGeneration,
     special_texts: Mapping[int, str],
 ) -> CompletionChoice:
     pieces = [visible_text(output, special_texts) for output in generation.tokens]

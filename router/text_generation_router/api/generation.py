@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from text_generation_router.engine.request import (
@@ -31,19 +31,13 @@ class Prompt:
     token_ids: tuple[int, ...]
 
 
-@dataclass(slots=True)
-class Generation:
-    """A finished generation."""
+@dataclass(frozen=True, slots=True)
+class FinishedGeneration:
+    """What came of one generation."""
 
     # Empty if the dialect did not ask to keep them.
-    tokens: list[TokenOutput] = field(default_factory=list)
-    finished: Finished | None = None
-
-    @property
-    def end(self) -> Finished:
-        """How it ended; only a finished generation may be asked."""
-        assert self.finished is not None
-        return self.finished
+    tokens: list[TokenOutput]
+    end: Finished
 
     @property
     def mean_logprob(self) -> float:
@@ -56,17 +50,15 @@ class GenerationCollector:
 
     def __init__(self, *, keep_tokens: bool) -> None:
         self._keep_tokens = keep_tokens
-        self._generation = Generation()
-        self.result: asyncio.Future[Generation] = asyncio.get_running_loop().create_future()
+        self._tokens: list[TokenOutput] = []
+        self.result: asyncio.Future[FinishedGeneration] = asyncio.get_running_loop().create_future()
 
     def token(self, output: TokenOutput, finished: Finished | None) -> None:
         """Keep the token; resolve with the last one."""
         if self._keep_tokens:
-            self._generation.tokens.append(output)
-        if finished is not None:
-            self._generation.finished = finished
-            if not self.result.done():
-                self.result.set_result(self._generation)
+            self._tokens.append(output)
+        if finished is not None and not self.result.done():
+            self.result.set_result(FinishedGeneration(self._tokens, finished))
 
     def failed(self, error: EngineError) -> None:
         """Resolve with the error."""
@@ -76,7 +68,7 @@ class GenerationCollector:
 
 async def generate_all(
     engine: GenerationEngine, requests: Sequence[GenerationRequest], *, keep_tokens: bool
-) -> list[Generation]:
+) -> list[FinishedGeneration]:
     """Generate everything, in the order of the requests.
 
     The first failure fails all. However it ends, also when the caller is cancelled, nothing runs

@@ -11,7 +11,7 @@ import msgspec
 
 from text_generation_router.api.chat import ChatGeneration
 from text_generation_router.api.chat_content import AnswerDelta, ChatContentReader
-from text_generation_router.api.generation import Generation
+from text_generation_router.api.generation import FinishedGeneration
 from text_generation_router.api.messages_types import (
     AnswerBlock,
     ContentBlockDelta,
@@ -47,7 +47,7 @@ _STOP_REASONS = {
 def build_answer(
     wanted: ChatGeneration,
     identity: AnswerIdentity,
-    generation: Generation,
+    generation: FinishedGeneration,
     special_texts: Mapping[int, str],
 ) -> MessagesAnswer:
     """The answer to an unstreamed request; at least one block of text or a call."""

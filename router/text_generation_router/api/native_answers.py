@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from text_generation_router.api.generation import Generation
+from text_generation_router.api.generation import FinishedGeneration
 from text_generation_router.api.native import NativeGeneration
 from text_generation_router.api.native_types import (
     BestOfSequence,
@@ -20,7 +20,7 @@ from text_generation_router.api.numbers import shortest_float32
 from text_generation_router.engine.request import Finished, TokenOutput, TopToken
 
 
-def best_candidate(generations: Sequence[Generation]) -> int:
+def best_candidate(generations: Sequence[FinishedGeneration]) -> int:
     """The index of the candidate with the highest mean log-probability; the first of equals."""
     if len(generations) == 1:
         return 0
@@ -29,7 +29,7 @@ def best_candidate(generations: Sequence[Generation]) -> int:
 
 def build_answer(
     wanted: NativeGeneration,
-    generations: Sequence[Generation],
+    generations: Sequence[FinishedGeneration],
     best: int,
     token_text: Callable[[int], str],
 ) -> GenerateAnswer:
@@ -92,7 +92,7 @@ class NativeStreamEncoder:
 
 def _other_candidate(
     wanted: NativeGeneration,
-    generation: Generation,
+    generation: FinishedGeneration,
     index: int,
     token_text: Callable[[int], str],
 ) -> BestOfSequence:
@@ -108,7 +108,7 @@ def _other_candidate(
 
 
 def _prefill(
-    wanted: NativeGeneration, generation: Generation, token_text: Callable[[int], str]
+    wanted: NativeGeneration, generation: FinishedGeneration, token_text: Callable[[int], str]
 ) -> list[PrefillToken]:
     """The prompt's tokens, if their log-probabilities were asked for and computed."""
     logprobs = generation.end.prompt_logprobs
@@ -122,7 +122,7 @@ def _prefill(
 
 
 def _all_top_tokens(
-    wanted: NativeGeneration, generation: Generation
+    wanted: NativeGeneration, generation: FinishedGeneration
 ) -> list[list[Token]] | UnsetType:
     if not wanted.requests[0].top_n_tokens:
         return UNSET

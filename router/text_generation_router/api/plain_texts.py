@@ -6,7 +6,7 @@ from text_generation_router.api import chat, native, native_answers
 from text_generation_router.api.chat_types import ChatBody
 from text_generation_router.api.cloud_types import InferBody, InferInput, VertexInputs
 from text_generation_router.api.errors import ValidationError
-from text_generation_router.api.generation import Generation
+from text_generation_router.api.generation import FinishedGeneration
 from text_generation_router.api.limits import RequestLimits
 from text_generation_router.api.native_types import GenerateBody, GenerateParameters
 from text_generation_router.engine.request import GenerationRequest
@@ -66,7 +66,7 @@ def all_requests(wanted: Sequence[Wanted]) -> list[GenerationRequest]:
     return [request for instance in wanted for request in instance.requests]
 
 
-def texts(wanted: Sequence[Wanted], generations: Sequence[Generation]) -> list[str]:
+def texts(wanted: Sequence[Wanted], generations: Sequence[FinishedGeneration]) -> list[str]:
     """The text of each instance; `generations` are those of `all_requests`."""
     found: list[str] = []
     rest = list(generations)

@@ -13,7 +13,7 @@ from msgspec import UNSET
 from text_generation_router.api.chat import ChatGeneration
 from text_generation_router.api.chat_content import ChatContentReader
 from text_generation_router.api.chat_types import TokenLogprob
-from text_generation_router.api.generation import Generation
+from text_generation_router.api.generation import FinishedGeneration
 from text_generation_router.api.openai_answers import AnswerIdentity
 from text_generation_router.api.responses_types import (
     IncompleteDetails,
@@ -219,7 +219,7 @@ class ResponseWriter:
         return b"".join(frames)
 
 
-def build_answer(writer: ResponseWriter, generation: Generation) -> ResponsesAnswer:
+def build_answer(writer: ResponseWriter, generation: FinishedGeneration) -> ResponsesAnswer:
     """The answer to an unstreamed request."""
     last = len(generation.tokens) - 1
     for i, output in enumerate(generation.tokens):

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from text_generation_router.api import native, native_answers
 from text_generation_router.api.errors import RequestError
-from text_generation_router.api.generation import Generation, generate_all
+from text_generation_router.api.generation import FinishedGeneration, generate_all
 from text_generation_router.api.native_types import (
     CompatGenerateBody,
     GenerateBody,
@@ -96,7 +96,7 @@ class NativeRoutes:
         self,
         record: RequestRecord,
         wanted: native.NativeGeneration,
-        best: Generation,
+        best: FinishedGeneration,
         answer: object,
     ) -> web.Response:
         times = record.succeeded([best.end])
