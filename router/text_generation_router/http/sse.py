@@ -98,6 +98,7 @@ class EventStream:
         "_end",
         "_framed",
         "_is_queued",
+        "_is_too_slow",
         "_response",
         "_silent_seconds",
         "_streams",
