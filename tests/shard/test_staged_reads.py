@@ -141,7 +141,8 @@ def test_memory_is_bounded_and_given_back(
     monkeypatch.setattr(staged_reads.StagedReads, "drain", look)
     write_checkpoint(tmp_path)
     weights_of(tmp_path, DEVICE, torch.float32, RankGroup())
-    assert most == NUM_BUFFERS * BUFFER_BYTES
+    # What is needed at once is pinned for itself: five norms.
+    assert most == NUM_BUFFERS * BUFFER_BYTES + 5 * 48 * 4
     assert gpu.pinned_bytes == 0
 
 

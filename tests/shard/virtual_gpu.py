@@ -314,7 +314,8 @@ def _is_device(each: Any) -> bool:
 
 def _computes_nothing(name: str, args: tuple[Any, ...]) -> bool:
     if name == "__getitem__":
-        return not any(isinstance(each, Tensor) for each in tree_flatten(args[1])[0])
+        places = args[1] if isinstance(args[1], tuple) else (args[1],)
+        return not any(isinstance(each, Tensor | list) for each in places)
     return name in _NEW | _VIEWS | _READS
 
 

@@ -205,9 +205,10 @@ class CheckpointReader:
             stored.was_read = True
             self._progress.count(self._staged.read_into(destination, stored, part, decode, done))
             return
-        values = part.thinned(self._part(stored, part.window))
+        # Not at once, where that would wait for all that a GPU has been given.
+        values = to_device(part.thinned(self._part(stored, part.window)), self._device)
         if decode is not None:
-            values = decode(to_device(values, self._device), part.rows)
+            values = decode(values, part.rows)
         if self._parts is not None:
             self._parts.put(destination, values)
         else:
