@@ -133,7 +133,7 @@ async def test_count_tokens() -> None:
         ({"extra_body": {"max_tokens": "x"}}, "max_tokens: Expected `int"),
         ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "content[0]"),
         ({"tools": [{"type": "bash_20250124", "name": "bash"}]}, "`tools[0].type`"),
-        ({"extra_body": {"mcp_servers": []}}, "`mcp_servers`"),
+        ({"extra_body": {"mcp_servers": [{"type": "url"}]}}, "`mcp_servers`"),
     ],
 )
 @pytest.mark.parametrize("is_stream", [False, True])
