@@ -111,10 +111,12 @@ void Pool::run(const Job& job) {
 
 void Pool::start_threads(int count) {
   if (num_started_ >= count) return;
-  // Signals are the interpreter's.
-  sigset_t all, before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
+  // Signals are the interpreter's, but for the faults of the thread itself: who has a handler for
+  // these, such as Python's faulthandler, hears of them.
+  sigset_t others, before;
+  sigfillset(&others);
+  for (const int fault : {SIGSEGV, SIGBUS, SIGILL, SIGFPE}) sigdelset(&others, fault);
+  pthread_sigmask(SIG_SETMASK, &others, &before);
   try {
     for (; num_started_ < count; ++num_started_) {
       std::thread thread(&Pool::serve, this, num_started_ + 1);
