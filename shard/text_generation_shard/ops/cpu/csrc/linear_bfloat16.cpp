@@ -2,18 +2,17 @@
 // rounded to bfloat16, sums are float32. All other products are those of AVX-512.
 //
 // Compiled for one instruction set alone, on top of AVX-512 with VNNI.
-#include "linear_tiles.h"
+#include "linear_panels.h"
+#include "round_pairs.h"
 
 namespace cpu_operators::CPU_OPERATORS_ISA {
 namespace {
 
-// Two inputs, rounded: the first in the lower half.
-using Pair = uint32_t;
-
 struct DotStep {
   using Activation = Pair;
-  static constexpr int kInputs = 2, kActivations = 1;
-  static constexpr int kTileRows = 8, kTilePanels = 3;
+  static constexpr int kInputs = 2, kActivations = 1, kPackedInputs = 2;
+  static constexpr int kTileRows = 8, kTilePanels = 3, kStreamedRows = 1;
+  static constexpr int64_t kGroupBytes = 0;
   static constexpr int kPairs = kLanes;  // that are rounded at one time
 
   __m512bh weights;
@@ -28,22 +27,12 @@ struct DotStep {
     return {_mm512_dpbf16_ps(sum.v, weights, pair)};
   }
 
-  // Round up to 16 pairs, to nearest, ties to even.
-  static void round(const float* x, int64_t inputs, Pair* out) {
-    const auto part = [&](int64_t first) {
-      const int64_t left = inputs - first;
-      return left >= kLanes ? load(x + first)
-                            : load_first(x + first, static_cast<int>(left > 0 ? left : 0));
-    };
-    _mm512_storeu_si512(
-        out, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(part(kLanes).v, part(0).v)));
-  }
   static void pack(const TileInputs& tile, Pair* out) {
     for (int64_t first = 0; first < tile.inputs; first += 2 * kPairs) {
       const int64_t left = (tile.inputs - first) / 2, pairs = left < kPairs ? left : kPairs;
       for (int64_t row = 0; row < tile.rows; ++row) {
         Pair rounded[kPairs];
-        round(tile.x + row * tile.stride + first, tile.real_inputs - first, rounded);
+        round_pairs(tile.x + row * tile.stride + first, tile.real_inputs - first, rounded);
         for (int64_t pair = 0; pair < pairs; ++pair) out[pair * tile.rows + row] = rounded[pair];
       }
       out += kPairs * tile.rows;

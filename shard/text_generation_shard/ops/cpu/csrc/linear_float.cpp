@@ -1,5 +1,5 @@
 // Products with float32 or bfloat16 weights; activations and sums are float32.
-#include "linear_tiles.h"
+#include "linear_panels.h"
 
 namespace cpu_operators::CPU_OPERATORS_ISA {
 namespace {
@@ -10,6 +10,8 @@ constexpr int kFloatTilePanels = kTilePanels;
 struct WithFloats {
   using Activation = float;
   static constexpr int kTileRows = kFloatTileRows, kTilePanels = kFloatTilePanels;
+  static constexpr int kStreamedRows = 1;
+  static constexpr int64_t kGroupBytes = 0;
 
   static Float16x spread(float activation) { return broadcast(activation); }
   static void pack(const TileInputs& tile, float* out) {
@@ -23,7 +25,7 @@ struct WithFloats {
 };
 
 struct FloatStep : WithFloats {
-  static constexpr int kInputs = 1, kActivations = 1;
+  static constexpr int kInputs = 1, kActivations = 1, kPackedInputs = 1;
 
   Float16x weights;
   static FloatStep read(const uint8_t* p) { return {{}, load(reinterpret_cast<const float*>(p))}; }
@@ -34,7 +36,7 @@ struct FloatStep : WithFloats {
 };
 
 struct BFloat16Step : WithFloats {
-  static constexpr int kInputs = 2, kActivations = 2;
+  static constexpr int kInputs = 2, kActivations = 2, kPackedInputs = 2;
 
   BFloat16Pairs pairs;
   static BFloat16Step read(const uint8_t* p) {

@@ -26,8 +26,8 @@ struct Cell {
 template <int Bits>
 class Activations {
  public:
-  Activations(const LinearCall& call, Scratch& scratch)
-      : call_(call), tiles_(call.rows, kIntegerTileRows), groups_(num_groups(call.weights)) {
+  Activations(const LinearCall& call, int max_tile, Scratch& scratch)
+      : call_(call), tiles_(call.rows, max_tile), groups_(num_groups(call.weights)) {
     const int64_t bytes = call.rows * groups_ * static_cast<int64_t>(sizeof(Cell<Bits>));
     cells_ = static_cast<Cell<Bits>*>(scratch.reserve(bytes));
     share_out_rows(call.num_threads, call.rows, call.weights.inputs,

@@ -13,11 +13,16 @@
 //
 //   Activation    what is packed of a row: one input, or several that are multiplied together
 //   kInputs, kActivations     so many of both in a step
-//   kTileRows     rows of a full tile
+//   kPackedInputs     activations are filled up with zeros to a multiple of so many inputs
+//   kTileRows, kTilePanels    rows and panels of a full tile
+//   kStreamedRows     up to so many rows, products are bound by memory
+//   kGroupBytes       of weights that all rows are multiplied with, at least a tile's panels
 //   read(p)       the weights
 //   spread(activation)        in all lanes
 //   add<Index>(spread, sum)   sum + the products with the step's activation `Index`
 //   pack(rows, out)           a tile's activations, [steps * kActivations][rows of the tile]
+//
+// or that multiplies a tile in its own way, with `multiply(tile, rows, panels)`, and packs for that.
 #pragma once
 
 #include <type_traits>
@@ -28,7 +33,7 @@
 namespace cpu_operators::CPU_OPERATORS_ISA {
 
 inline constexpr int64_t kBlockInputs = 4096;
-// A single row is bound by memory: more panels, more streams.
+// Where memory is what takes time: more panels, more streams.
 inline constexpr int kRowPanels = 2 * kTilePanels;
 // How far ahead of its use a tile asks for weights that no tile has read before. The more rows, the
 // longer a step takes and the less the processor foresees itself.
@@ -113,8 +118,9 @@ template <class Step, int Rows, int Panels>
   if constexpr (Step::kActivations == 2) add_products<1, Step, Rows, Panels>(steps, x, sums);
 }
 
+// A function of its own: inlined, its sums have left their registers where a caller was changed.
 template <class Step, int Rows, int Panels>
-void multiply(const Tile<Step>& tile) {
+[[gnu::noinline]] void multiply(const Tile<Step>& tile) {
   Sums<Rows, Panels> sums;
   begin_sums<Step, Rows, Panels>(tile, sums);
   const uint8_t* weights = tile.panels;
@@ -138,7 +144,7 @@ void multiply(const Tile<Step>& tile) {
 template <class Step>
 constexpr int tile_panels(int64_t rows) {
   static_assert(Step::kTilePanels <= kRowPanels);
-  return rows == 1 ? kRowPanels : Step::kTilePanels;
+  return rows <= Step::kStreamedRows ? kRowPanels : Step::kTilePanels;
 }
 
 // Choose the tile with `rows` rows and `panels` panels.
@@ -169,7 +175,8 @@ class Activations {
   using Activation = typename Step::Activation;
 
   Activations(const LinearCall& call, Scratch& scratch)
-      : call_(call), tiles_(call.rows, Step::kTileRows), inputs_(padded_inputs(call.weights)) {
+      : call_(call), tiles_(call.rows, Step::kTileRows),
+        inputs_(ceil_div(call.weights.inputs, Step::kPackedInputs) * Step::kPackedInputs) {
     // A single row of floats is packed as it stands.
     if constexpr (std::is_same_v<Activation, float>) {
       if (call.rows == 1 && inputs_ == call.weights.inputs) {
@@ -218,63 +225,5 @@ class Activations {
   int64_t inputs_;  // filled up
   Activation* memory_;
 };
-
-// How far ahead row tile `index` of `count` asks for weights. What the first tiles read, the later
-// ones find near, and have time to ask for what comes after it.
-template <class Step>
-void look_ahead(Tile<Step>& tile, int64_t rows, int64_t index, int64_t count) {
-  const int64_t panels = tile_panels<Step>(rows);
-  for (int64_t panel = 0; panel < panels; ++panel) {
-    if (count == 1 && panels == 1) {
-      tile.ahead[panel] = 0;  // one stream, which the processor itself foresees
-    } else if (count == 1) {
-      tile.ahead[panel] = prefetch_bytes(rows);
-    } else {
-      tile.ahead[panel] = panel % count == index ? panels * tile.panel_bytes : 0;
-    }
-  }
-}
-
-// Some panels times all rows.
-template <class Step>
-void multiply_panels(const LinearCall& call, const Activations<Step>& activations, Range panels) {
-  const Weights& weights = call.weights;
-  const int64_t max_panels = tile_panels<Step>(call.rows);
-  const RowTiles& row_tiles = activations.tiles();
-  for (int64_t index = 0; index < activations.num_blocks(); ++index) {
-    const Range block = activations.block(index);
-    for (int64_t first = panels.begin; first < panels.end; first += max_panels) {
-      const int64_t count = first + max_panels < panels.end ? max_panels : panels.end - first;
-      const int64_t column = first * kPanelOutputs;
-      Tile<Step> tile{};
-      tile.panels = panel(weights, first) + block.begin / Step::kInputs * kStepBytes;
-      tile.panel_bytes = panel_bytes(weights);
-      tile.steps = (block.end - block.begin) / Step::kInputs;
-      const bool is_first = index == 0;
-      // Later blocks go on with the sums of the ones before.
-      const float* start = is_first ? call.addend : call.out;
-      tile.bias = is_first && call.bias != nullptr ? call.bias + column : nullptr;
-      tile.stride = call.out_stride;
-      tile.columns = weights.outputs - column;
-      for (int64_t row_tile = 0; row_tile < row_tiles.count; ++row_tile) {
-        const Range rows = row_tiles[row_tile];
-        tile.x = activations.tile(block, rows);
-        const int64_t corner = rows.begin * tile.stride + column;
-        tile.start = start == nullptr ? nullptr : start + corner;
-        tile.out = call.out + corner;
-        look_ahead(tile, call.rows, row_tile, row_tiles.count);
-        multiply_any<Step>(tile, rows.end - rows.begin, count);
-      }
-    }
-  }
-}
-
-template <class Step>
-void multiply_all(const LinearCall& call) {
-  static thread_local Scratch scratch;
-  const Activations<Step> activations(call, scratch);
-  share_out(call.num_threads, num_panels(call.weights), tile_panels<Step>(call.rows),
-            [&](Range panels) { multiply_panels<Step>(call, activations, panels); });
-}
 
 }  // namespace cpu_operators::CPU_OPERATORS_ISA

@@ -2,12 +2,9 @@
 // one instruction set alone, on top of AVX-512.
 #pragma once
 
-#include "simd.h"
+#include "round_pairs.h"
 
 namespace cpu_operators::CPU_OPERATORS_ISA {
-
-// Two numbers whose products are added: the first in the lower half.
-using Pair = uint32_t;
 
 // Panels of sixteen columns whose products are computed together with so many rows.
 inline constexpr int kPanels = 3;
