@@ -170,6 +170,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
     names = tuple(options.instruction_sets or instruction_sets())
+    if missing := set(names) - set(instruction_sets()):
+        parser.error(f"--instruction-sets: not here: {', '.join(sorted(missing))}")
     torch.set_num_threads(options.threads)
     set_num_threads(options.threads)
     with torch.inference_mode():

@@ -69,3 +69,8 @@ def test_which_tensors_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     assert library.native_operators(torch.zeros(1)) is found
     assert library.native_operators(torch.zeros(1, dtype=torch.float16)) is None
     assert library.native_operators(torch.zeros(1, device="meta")) is None
+
+
+def test_an_instruction_set_that_is_not_here(operators: object) -> None:
+    with pytest.raises(ValueError, match="no operators for sse2 here, only for"):
+        library.operators_for("sse2")

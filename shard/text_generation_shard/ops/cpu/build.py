@@ -33,12 +33,18 @@ _INSTRUCTION_SETS = {
     "avx512": ("-march=x86-64-v4", "-mavx512vnni"),
 }
 # Sources without kernels: compiled once, for every processor that has one of the sets.
-_COMMON_SOURCES = ("pool.cpp", *sorted(path.name for path in SOURCES.glob("binding*.cpp")))
-# A set on top of AVX-512: what it computes in its own way, and what calls that. A compiler that
-# knows x86-64-v4 knows it too.
+_COMMON_SOURCES = (
+    "pool.cpp",
+    "processor.cpp",
+    *sorted(path.name for path in SOURCES.glob("binding*.cpp")),
+)
+# Sets on top of AVX-512, each of the one before: what they compute in their own way, and what calls
+# that. A compiler that knows x86-64-v4 knows them too.
 _BFLOAT16_SET = ("avx512_bf16", (*_INSTRUCTION_SETS["avx512"], "-mavx512bf16"))
 _BFLOAT16_SOURCES = ("linear_bfloat16.cpp", "attention_pairs.cpp", "attention_row_pairs.cpp")
 _BFLOAT16_CALLERS = ("attention.cpp", "attention_chunk.cpp", "attention_row.cpp")
+_TILE_SET = ("amx", (*_BFLOAT16_SET[1], "-mamx-tile", "-mamx-int8", "-mamx-bf16"))
+_TILE_SOURCES = ("linear_amx.cpp", "linear_amx_integer.cpp")
 
 
 class BuildError(Exception):
@@ -61,7 +67,7 @@ def build() -> Path:
         return path
     if platform.machine() != "x86_64":
         raise BuildError(f"they need an x86-64 processor, this one is {platform.machine()}")
-    compiler = _compiler()
+    compiler = find_compiler()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
@@ -79,13 +85,13 @@ def _fingerprint() -> str:
     digest = hashlib.sha256()
     for part in (torch.__version__, sys.version, platform.machine(), _COMMON_FLAGS):
         digest.update(repr(part).encode())
-    digest.update(repr((_INSTRUCTION_SETS, _BFLOAT16_SET)).encode())
+    digest.update(repr((_INSTRUCTION_SETS, _BFLOAT16_SET, _TILE_SET)).encode())
     for path in sorted(SOURCES.iterdir()):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
 
-def _compiler() -> str:
+def find_compiler() -> str:
     """The C++ compiler that CXX names, or g++ or clang++."""
     for name in filter(None, (os.environ.get("CXX"), "g++", "clang++")):
         found = shutil.which(name)
@@ -99,7 +105,8 @@ def _compile_all(compiler: str, scratch: Path) -> list[str]:
     common = ("-march=x86-64-v2", *_torch_flags())
     jobs = [(SOURCES / name, "avx2", common) for name in _COMMON_SOURCES]
     jobs += [(SOURCES / name, *_BFLOAT16_SET) for name in (*_BFLOAT16_SOURCES, *_BFLOAT16_CALLERS)]
-    compiled_once = {*_COMMON_SOURCES, *_BFLOAT16_SOURCES}
+    jobs += [(SOURCES / name, *_TILE_SET) for name in _TILE_SOURCES]
+    compiled_once = {*_COMMON_SOURCES, *_BFLOAT16_SOURCES, *_TILE_SOURCES}
     kernels = sorted(path for path in SOURCES.glob("*.cpp") if path.name not in compiled_once)
     for name, flags in _INSTRUCTION_SETS.items():
         jobs += [(source, name, flags) for source in kernels]

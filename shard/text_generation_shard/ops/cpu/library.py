@@ -4,7 +4,7 @@ import functools
 import importlib.util
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from importlib.machinery import ExtensionFileLoader
 from pathlib import Path
 from typing import Protocol
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from text_generation_shard.ops.cpu.build import MODULE_NAME, BuildError, build, library_path
+from text_generation_shard.ops.cpu.self_check import tiles_agree
 
 logger = logging.getLogger(__name__)
 
@@ -361,13 +362,16 @@ class SharedSums(Protocol):
 
 def instruction_sets() -> tuple[str, ...]:
     """Those that both the processor and the library have, best first; loads the library."""
-    return tuple(_load().instruction_sets())
+    names = tuple(_load().instruction_sets())
+    return tuple(name for name in names if name != "amx" or tiles_agree(_load()))
 
 
 def operators_for(instruction_set: str) -> Operators:
-    """The operators of one of `instruction_sets()`."""
-    operators: Operators = _load().Operators(instruction_set)
-    return operators
+    """The operators of one of `instruction_sets()`; raises ValueError where it is none of them."""
+    found = instruction_sets()
+    if instruction_set not in found:
+        raise ValueError(f"no operators for {instruction_set} here, only for {', '.join(found)}")
+    return _load().Operators(instruction_set)
 
 
 def stack(matrices: list[PackedMatrix]) -> PackedStack:
@@ -466,7 +470,7 @@ class _SharedSumsClass(Protocol):
         """See `shared_sums_bytes`."""
 
 
-class _Library(Protocol):
+class _Library(Hashable, Protocol):
     SharedSums: _SharedSumsClass
 
     def instruction_sets(self) -> list[str]:

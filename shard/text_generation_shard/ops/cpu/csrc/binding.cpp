@@ -5,19 +5,18 @@
 
 #include "binding_recording.h"
 #include "binding_shared_sums.h"
+#include "processor.h"
 
 namespace cpu_operators::CPU_OPERATORS_ISA {
 namespace {
 
 // Instruction sets that this processor has and this file was built with, best first.
 std::vector<std::string> instruction_sets() {
-  const bool has_avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                          __builtin_cpu_supports("avx512dq") &&
-                          __builtin_cpu_supports("avx512vl") &&
-                          __builtin_cpu_supports("avx512vnni");
+  static const bool has_tiles = has_avx512_bf16() && may_use_tiles();
   std::vector<std::string> names;
-  if (has_avx512 && __builtin_cpu_supports("avx512bf16")) names.emplace_back("avx512_bf16");
-  if (has_avx512) names.emplace_back("avx512");
+  if (has_tiles) names.emplace_back("amx");
+  if (has_avx512_bf16()) names.emplace_back("avx512_bf16");
+  if (has_avx512()) names.emplace_back("avx512");
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) names.emplace_back("avx2");
   return names;
 }
@@ -30,15 +29,20 @@ const Kernels& kernels_of(const std::string& instruction_set) {
     kernels.attend = avx512_bf16::attend;
     return kernels;
   }();
+  static const Kernels amx_kernels = [] {
+    Kernels kernels = avx512_bf16_kernels;
+    kernels.linear = amx::linear;
+    return kernels;
+  }();
+  if (instruction_set == "amx") return amx_kernels;
   if (instruction_set == "avx512_bf16") return avx512_bf16_kernels;
-  return instruction_set == "avx512" ? avx512::kernels : avx2::kernels;
+  if (instruction_set == "avx512") return avx512::kernels;
+  TORCH_CHECK(instruction_set == "avx2", "unknown instruction set ", instruction_set);
+  return avx2::kernels;
 }
 
 Operators operators_for(const std::string& instruction_set) {
-  for (const std::string& name : instruction_sets()) {
-    if (name == instruction_set) return Operators(kernels_of(name));
-  }
-  TORCH_CHECK(false, "this processor does not have ", instruction_set);
+  return Operators(kernels_of(instruction_set));
 }
 
 }  // namespace

@@ -439,5 +439,9 @@ namespace avx512_bf16 {
 void linear(const LinearCall& call);
 void attend(const AttentionCall& call);
 }
+// And what a processor with AMX does in another way than that.
+namespace amx {
+void linear(const LinearCall& call);
+}
 
 }  // namespace cpu_operators
