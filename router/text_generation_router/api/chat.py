@@ -13,6 +13,7 @@ from text_generation_router.api.grammars import asked_grammar
 from text_generation_router.api.limits import (
     RequestLimits,
     check_positive,
+    check_prompt_length,
     check_top_n_tokens,
     resolve_max_new_tokens,
 )
@@ -108,6 +109,8 @@ async def prepare(
 
     choice = read_tool_choice(body)
     text = await _render(body, choice, templates)
+    fewest = tokenizer.fewest_tokens(text)
+    check_prompt_length(fewest, limits, lengths.prompt, is_counted=False)
     token_ids = tuple(await tokenizer.token_ids(text, add_special_tokens=False))
     if not token_ids:
         raise ValidationError(f"`{lengths.prompt}` gives an empty prompt", param=lengths.prompt)

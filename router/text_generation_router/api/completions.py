@@ -161,6 +161,7 @@ async def _tokenize(
     if not prompt:
         raise ValidationError("`prompt` cannot be empty", param="prompt")
     if isinstance(prompt, str):
+        check_prompt_length(tokenizer.fewest_tokens(prompt), limits, "prompt", is_counted=False)
         if with_places:
             return await echoed_text(prompt, tokenizer)
         token_ids = await tokenizer.token_ids(prompt, add_special_tokens=True)

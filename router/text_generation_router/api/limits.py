@@ -109,12 +109,18 @@ def refuse_set(part: msgspec.Struct, fields: Sequence[str], place: str) -> None:
             raise ValidationError(f"`{name}` is not supported by this server", param=name)
 
 
-def check_prompt_length(num_tokens: int, limits: RequestLimits, field: str) -> None:
-    """Bound a prompt's tokens, so that there is room for one more; `ContextLengthError`."""
+def check_prompt_length(
+    num_tokens: int, limits: RequestLimits, field: str, *, is_counted: bool = True
+) -> None:
+    """Bound a prompt's tokens, so that there is room for one more; `ContextLengthError`.
+
+    is_counted: whether these are all, or the fewest that there may be.
+    """
     longest = min(limits.max_input_tokens, limits.max_total_tokens - 1)
     if num_tokens > longest:
+        given = num_tokens if is_counted else f"at least {num_tokens}"
         raise ContextLengthError(
-            f"`{field}` must have at most {longest} tokens. Given: {num_tokens}",
+            f"`{field}` must have at most {longest} tokens. Given: {given}",
             limits.max_total_tokens,
             param=field,
         )

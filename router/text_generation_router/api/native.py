@@ -17,6 +17,7 @@ from text_generation_router.api.limits import (
     RequestLimits,
     check_penalty,
     check_positive,
+    check_prompt_length,
     check_stop_sequences,
     check_top_n_tokens,
     random_seed,
@@ -66,6 +67,9 @@ async def prepare(
     if not body.inputs:
         raise ValidationError("`inputs` cannot be empty", param="inputs")
     _check_truncate(parameters.truncate, limits)
+    if parameters.truncate is None:
+        fewest = tokenizer.fewest_tokens(body.inputs)
+        check_prompt_length(fewest, limits, "inputs", is_counted=False)
     token_ids = await tokenizer.token_ids(body.inputs, add_special_tokens=True)
     if parameters.truncate is not None:
         token_ids = token_ids[-parameters.truncate :]

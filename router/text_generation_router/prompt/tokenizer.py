@@ -13,6 +13,7 @@ from tokenizers import AddedToken, Encoding, Tokenizer
 from text_generation_router.engine.detokenizer import new_detokenizer
 from text_generation_router.engine.vocabulary import Vocabulary
 from text_generation_router.prompt.long_text_lane import LongTextLane
+from text_generation_router.prompt.longest_token import longest_token
 from text_generation_router.prompt.model_files import ModelFileError
 from text_generation_router.prompt.python_tokenizer import (
     PythonEncoding,
@@ -95,6 +96,9 @@ class TokenizerPool:
         }
         # One more than the greatest id: some tokenizers leave ids out.
         self.num_ids = max([self.vocab_size, *(i + 1 for i in self.added_ids.values())])
+        self._longest_token = (
+            None if isinstance(tokenizer, PythonTokenizer) else longest_token(tokenizer)
+        )
         self._executor = ThreadPoolExecutor(num_workers, thread_name_prefix="tokenizer")
         self._long_texts = LongTextLane()
         self._long_text_executor = ThreadPoolExecutor(1, thread_name_prefix="tokenizer-long")
@@ -102,6 +106,14 @@ class TokenizerPool:
     async def token_ids(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """The ids of a text."""
         return await self._encode(text, add_special_tokens, _ids)
+
+    def fewest_tokens(self, text: str) -> int:
+        """A bound that costs nothing, for texts that take long to encode; 0 for others, and where
+        there is none.
+        """
+        if self._longest_token is None or len(text) <= _MAX_SHARED_CHARACTERS:
+            return 0
+        return -(-len(text) // self._longest_token)
 
     async def spans(self, text: str, *, add_special_tokens: bool) -> list[TokenSpan]:
         """The tokens of a text with their places in it; special tokens that were added have none:
