@@ -75,7 +75,8 @@ class Operators(Protocol):
     @property
     def rounds_to_bfloat16(self) -> bool:
         """Whether products with bfloat16 weights round their activations to bfloat16, and attention
-        over a bfloat16 cache its queries and weights (not with ALiBi or a bias by distance).
+        over a bfloat16 cache its queries and weights (not with ALiBi or a bias by distance, nor of
+        single rows where every query head has a KV head of its own).
         """
 
     def pack(self, source: Tensor, weight_format: str) -> PackedMatrix:

@@ -78,8 +78,9 @@ void run_task(const AttentionCall& call, const std::vector<AttentionTask>& tasks
   const AttentionTask& task = tasks[static_cast<size_t>(index)];
 #if defined(__AVX512BF16__)
   if (std::is_same_v<Element, BFloat16> && takes_pairs(call)) {
-    if (is_row(task)) return attend_row_pairs(call, task, following(call, tasks, index));
-    return attend_pairs(call, task);
+    if (!is_row(task)) return attend_pairs(call, task);
+    // A row whose heads share nothing waits for memory, not for products: it keeps float32.
+    if (group_size(call) > 1) return attend_row_pairs(call, task, following(call, tasks, index));
   }
 #endif
   if (is_row(task)) return attend_row<Element>(call, task, following(call, tasks, index));

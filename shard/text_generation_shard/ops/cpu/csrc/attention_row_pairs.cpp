@@ -1,6 +1,8 @@
 // Attention of one row over keys and values in bfloat16, by dot products of bfloat16 pairs: queries
 // and weights are rounded to bfloat16, as in attention of a chunk; sums are float32.
 //
+// For query heads that share KV heads; with one for each, memory is what a row waits for.
+//
 // Query heads that share a KV head, one, two or four of them, form a bundle: a key or value that was
 // read serves all of them. A register of scores or weights holds four tokens in each quarter, of the
 // bundle's heads in turn, [tokens / 4][heads][4], so that the heads' softmax runs side by side.
