@@ -8,8 +8,8 @@ the loop; between rounds the results of steps go out.
 import asyncio
 from collections import deque
 
-# With what they begin, about a millisecond of work.
-REQUESTS_PER_ROUND = 2
+# About one millisecond of work.
+REQUESTS_PER_ROUND = 4
 
 
 class PreparationGate:

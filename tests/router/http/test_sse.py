@@ -4,8 +4,6 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from itertools import pairwise
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -45,16 +43,6 @@ async def raw_request(
         writer.close()
 
 
-def _chunks(body: bytes) -> list[bytes]:
-    """The events of chunks, without their framing."""
-    events: list[bytes] = []
-    while body:
-        size, _, body = body.partition(b"\r\n")
-        event, body = body[: int(size, 16)], body[int(size, 16) + 2 :]
-        events.append(event.removeprefix(b"data: ").removesuffix(b"\n\n"))
-    return events
-
-
 async def eventually(condition: Any) -> None:
     """Let the loop run until something holds."""
     async with asyncio.timeout(10):
@@ -80,70 +68,6 @@ async def test_each_event_is_one_chunk_of_its_own() -> None:
         size = int(await reader.readline(), 16)
         await reader.readexactly(size + 2)
         assert await reader.readexactly(5) == b"0\r\n\r\n"
-
-
-async def test_tokens_of_two_steps_leave_together_and_are_two_chunks() -> None:
-    async with (
-        manual_app() as app,
-        raw_request(app, "/generate_stream", {"inputs": "a"}) as (reader, _),
-    ):
-        await app.engine.submitted(1)
-        await reader.readuntil(b"\r\n\r\n")
-        (stream,) = app.service.streams._streams
-        written: list[bytes] = []
-        stream._transport = SimpleNamespace(
-            write=written.append, is_closing=lambda: False, get_write_buffer_size=lambda: 0
-        )
-        for text in ("a", "b"):
-            app.engine.generations[0].say(text)
-        await eventually(lambda: written)
-        assert [json.loads(event)["index"] for event in _chunks(written.pop())] == [1, 2]
-        app.engine.generations[0].say("c")
-        await eventually(lambda: written)
-        assert len(_chunks(written.pop())) == 1
-
-
-async def test_streams_are_written_in_turns_and_one_that_fails_harms_no_other() -> None:
-    streams, order = sse.OpenStreams(), list[int]()
-
-    def stream(number: int) -> Any:
-        def flush() -> None:
-            order.append(number)
-            if number == 3:
-                raise ValueError("a stream's own trouble")
-
-        return SimpleNamespace(flush=flush)
-
-    reported: list[Any] = []
-    loop = asyncio.get_running_loop()
-    loop.set_exception_handler(lambda _, context: reported.append(context["exception"]))
-    num_streams = 2 * sse._STREAMS_PER_ROUND
-    for number in range(num_streams):
-        streams.write_soon(stream(number))
-    assert order == []
-    rounds = [0]
-    while len(order) < num_streams:
-        await asyncio.sleep(0)
-        rounds.append(len(order))
-    loop.set_exception_handler(None)
-    assert order == list(range(num_streams))
-    assert max(after - before for before, after in pairwise(rounds)) <= sse._STREAMS_PER_ROUND
-    assert [str(error) for error in reported] == ["a stream's own trouble"]
-
-
-async def test_an_event_may_be_longer_than_what_a_slow_reader_is_given_up_for(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(sse, "_HARD_LIMIT", 1000)
-    async with manual_app() as app:
-        request = app.session.post("/generate_stream", json={"inputs": "a"})
-        async with request as response:
-            await app.engine.submitted(1)
-            app.engine.generations[0].say(LONG)
-            app.engine.generations[0].say("end", FinishReason.LENGTH)
-            body = await response.text()
-    assert LONG in body
-    assert body.count("data: ") == 2
 
 
 async def test_http_1_0_has_no_chunks() -> None:
