@@ -64,7 +64,7 @@ class PackedWeight:
 
     bfloat16 weights: where the processor multiplies pairs of bfloat16 (AVX512-BF16), the product
     rounds its activations to bfloat16, to nearest, for any number of rows.
-    int8 and int4 are symmetric, with one scale for each output and 64 (int8) or 32 (int4) inputs;
+    int8 and int4 are symmetric, with a scale for each output and 128 inputs;
     the product then rounds activations to int8, with a scale for each token and as many inputs.
     """
 
