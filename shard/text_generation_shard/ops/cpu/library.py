@@ -4,7 +4,7 @@ import functools
 import importlib.util
 import logging
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from importlib.machinery import ExtensionFileLoader
 from pathlib import Path
 from typing import Protocol
@@ -364,7 +364,7 @@ class SharedSums(Protocol):
 def instruction_sets() -> tuple[str, ...]:
     """Those that both the processor and the library have, best first; loads the library."""
     names = tuple(_load().instruction_sets())
-    return tuple(name for name in names if name != "amx" or tiles_agree(_load()))
+    return tuple(name for name in names if name != "amx" or tiles_agree(_load().Operators))
 
 
 def operators_for(instruction_set: str) -> Operators:
@@ -471,7 +471,7 @@ class _SharedSumsClass(Protocol):
         """See `shared_sums_bytes`."""
 
 
-class _Library(Hashable, Protocol):
+class _Library(Protocol):
     SharedSums: _SharedSumsClass
 
     def instruction_sets(self) -> list[str]:

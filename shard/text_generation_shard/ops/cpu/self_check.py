@@ -2,12 +2,11 @@
 
 import functools
 import logging
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import Protocol
 
 import torch
-
-if TYPE_CHECKING:
-    from text_generation_shard.ops.cpu.library import Operators, _Library
+from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
@@ -19,18 +18,30 @@ _LARGEST = 128
 assert _INPUTS * _LARGEST**2 < 2**24
 
 
+class _Matrix(Protocol):
+    def multiply(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """See `library.PackedMatrix`."""
+
+
+class Products(Protocol):
+    """What is checked of `library.Operators`."""
+
+    def pack(self, source: Tensor, weight_format: str) -> _Matrix:
+        """See `library.Operators`."""
+
+
 @functools.cache
-def tiles_agree(library: "_Library") -> bool:
+def tiles_agree(operators: Callable[[str], Products]) -> bool:
     """Whether products by tile registers (AMX) are what AVX-512's are; a warning says if not. They
-    were written without a processor that has them.
+    were written without a processor that has them. operators: of an instruction set.
     """
-    wrong = disagreement(library.Operators("amx"), library.Operators("avx512_bf16"))
+    wrong = disagreement(operators("amx"), operators("avx512_bf16"))
     if wrong is not None:
         logger.warning("AMX is not used: of its products, %s. Please report this processor", wrong)
     return wrong is None
 
 
-def disagreement(checked: "Operators", trusted: "Operators") -> str | None:
+def disagreement(checked: Products, trusted: Products) -> str | None:
     """What is wrong with the products of `checked`, or None. Takes one or two milliseconds.
 
     Both must have the same bits: with int8 and int4 weights because products are integers within a
