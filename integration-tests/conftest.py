@@ -170,7 +170,9 @@ Refuse = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture(scope="session")
 def launch() -> Launch:
-    """Start a server with these flags; at the end it must stop by SIGTERM with exit code 0."""
+    """Start a server with these flags; at the end it must stop by SIGTERM with exit code 0, or have
+    ended by itself with `exit_code`.
+    """
     return _launch
 
 
@@ -216,7 +218,7 @@ def spawn() -> Callable[..., Server]:
 
 
 @contextlib.contextmanager
-def _launch(*flags: str, api_key: str | None = None) -> Iterator[Server]:
+def _launch(*flags: str, api_key: str | None = None, exit_code: int = 0) -> Iterator[Server]:
     folder = Path(tempfile.mkdtemp(prefix="tgi-", dir="/tmp"))
     port = _free_port()
     own = (
@@ -231,7 +233,7 @@ def _launch(*flags: str, api_key: str | None = None) -> Iterator[Server]:
         _wait_until_ready(found)
         yield found
     finally:
-        _stop(found)
+        _stop(found, exit_code)
         shutil.rmtree(folder)
 
 
@@ -260,8 +262,8 @@ def _wait_until_ready(found: Server) -> None:
         time.sleep(0.05)
 
 
-def _stop(found: Server) -> None:
-    """SIGTERM; exit code 0 and nobody left."""
+def _stop(found: Server, exit_code: int) -> None:
+    """SIGTERM; this exit code and nobody left."""
     family = _process_tree(found.process.pid)
     if found.process.poll() is None:
         found.terminate()
@@ -273,7 +275,7 @@ def _stop(found: Server) -> None:
                 os.kill(pid, signal.SIGKILL)
         found.process.wait()
         raise AssertionError(f"still running after SIGTERM\n{found.logs()}") from None
-    assert code == 0, f"exit code {code}\n{found.logs()}"
+    assert code == exit_code, f"exit code {code}\n{found.logs()}"
     left = [pid for pid in family if _is_running(pid)]
     assert not left, f"processes left behind: {left}\n{found.logs()}"
 

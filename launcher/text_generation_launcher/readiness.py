@@ -13,17 +13,20 @@ _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
 
 async def port_opens(hostname: str, port: int) -> None:
     """Wait until something accepts connections there."""
-    host = _ANY_ADDRESS.get(hostname, hostname)
-    while True:
-        try:
-            _, writer = await asyncio.open_connection(host, port)
-        except OSError:
-            await asyncio.sleep(_INTERVAL_SECONDS)
-            continue
-        writer.close()
-        with suppress(OSError):
-            await writer.wait_closed()
-        return
+    while not await is_port_open(hostname, port):  # noqa: ASYNC110  nobody tells
+        await asyncio.sleep(_INTERVAL_SECONDS)
+
+
+async def is_port_open(hostname: str, port: int) -> bool:
+    """Whether something accepts connections there now."""
+    try:
+        _, writer = await asyncio.open_connection(_ANY_ADDRESS.get(hostname, hostname), port)
+    except OSError:
+        return False
+    writer.close()
+    with suppress(OSError):
+        await writer.wait_closed()
+    return True
 
 
 async def sockets_appear(paths: Sequence[Path]) -> None:

@@ -23,7 +23,7 @@ from typing import Any
 from text_generation_launcher.child import ChildCommand, ChildExit, Command, Process
 from text_generation_launcher.errors import LaunchError
 from text_generation_launcher.log_relay import LogRelay
-from text_generation_launcher.readiness import port_opens, sockets_appear
+from text_generation_launcher.readiness import is_port_open, port_opens, sockets_appear
 from text_generation_launcher.restart_requests import RestartRequests
 from text_generation_launcher.signals import StopSignals
 
@@ -136,6 +136,8 @@ class Supervisor:
             dead = await self._watch()
             if self._stop.requested.is_set():
                 break
+            if self._state is State.STARTING and await self._is_open():
+                self._serve()  # clients were faster to see it than the look at the port
             deaths = self._obituaries(dead)
             if self._state is State.STARTING or not self._may_restart(dead):
                 logger.warning("%s died, stopping", ", ".join(str(one.origin) for one in dead))
@@ -173,6 +175,9 @@ class Supervisor:
             await port_opens(self._deployment.hostname, self._deployment.port)
         elif self._state is State.RESTARTING:
             await sockets_appear(self._deployment.sockets)
+
+    async def _is_open(self) -> bool:
+        return await is_port_open(self._deployment.hostname, self._deployment.port)
 
     def _serve(self) -> None:
         is_first = self._state is State.STARTING

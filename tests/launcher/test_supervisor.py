@@ -5,6 +5,7 @@ import logging
 import signal
 
 import pytest
+from text_generation_launcher import readiness
 from text_generation_launcher import supervisor as supervisor_module
 from text_generation_launcher.child import ChildCommand
 from text_generation_launcher.errors import LaunchError
@@ -123,8 +124,8 @@ os.kill(os.getpid(), signal.SIGSEGV)
     assert scene.events()[-2:] == ["router stopped", "shard 1 stopped"]
 
 
-async def test_a_shard_that_dies_while_serving_restarts_its_group(scene, errors):
-    scene.restarts_shards = True
+def killed_once(scene, now):
+    """A shard that is killed when `now` appears; started again, it notes that and stays."""
     source = """
 import os, signal, sys, time
 if not os.path.exists(sys.argv[1]):
@@ -135,8 +136,13 @@ open(sys.argv[2], "a").write("shard 0 again\\n")
 while True:
     time.sleep(0.02)
 """
+    return script(Origin("shard", 0), source, str(now), str(scene.events_file))
+
+
+async def test_a_shard_that_dies_while_serving_restarts_its_group(scene, errors):
+    scene.restarts_shards = True
     now = scene.events_file.parent / "now"
-    scene.shards[0] = script(Origin("shard", 0), source, str(now), str(scene.events_file))
+    scene.shards[0] = killed_once(scene, now)
     supervisor = scene.supervisor()
     serving = asyncio.create_task(supervisor.run())
     await asyncio.wait_for(scene.ready.wait(), 30)
@@ -148,6 +154,25 @@ while True:
             await asyncio.sleep(0.01)
     assert scene.events().count("router started") == 1
     assert "shard 1 stopped" in scene.events() and "router stopped" not in scene.events()
+    scene.stop.receive(signal.SIGTERM)
+    assert await serving == 0
+    assert len(errors()) == 1 and errors()[0].startswith("shard 0 died: was killed by SIGKILL")
+
+
+async def test_a_shard_that_dies_before_the_open_port_is_seen_is_restarted_too(
+    scene, errors, monkeypatch
+):
+    monkeypatch.setattr(readiness, "_INTERVAL_SECONDS", 60.0)
+    scene.restarts_shards = True
+    now = scene.events_file.parent / "now"
+    scene.shards[0] = killed_once(scene, now)
+    serving = asyncio.create_task(scene.run())
+    async with asyncio.timeout(30):
+        while not await readiness.is_port_open("127.0.0.1", scene.port):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    now.touch()
+    await scene.until("shard 0 again")
+    assert scene.ready.is_set()
     scene.stop.receive(signal.SIGTERM)
     assert await serving == 0
     assert len(errors()) == 1 and errors()[0].startswith("shard 0 died: was killed by SIGKILL")
