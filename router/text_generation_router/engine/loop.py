@@ -6,7 +6,8 @@ only), the next step is planned and sent, and only then does text leave.
 
 When the shards are lost (a stream broke, a step hangs) and the restart budget allows it, the loop
 closes the streams, says so in a record that the launcher acts on (`lost_shards`), waits for
-other shards at the same sockets, and lets the scheduler begin anew: a client sees a pause.
+other shards at the same sockets, and lets the scheduler begin anew: a client sees a pause. While
+the server drains, it gives up at once: who stops it starts no shard again.
 
 Order of effects of an ending: the generation leaves the table (`delivery`), its sink hears of it
 (unless it was cancelled), the scheduler gives back slot and blocks.
@@ -261,7 +262,7 @@ class Engine:
         try:
             while True:
                 error = await self._serve_until_lost()
-                if not self._budget.take(self._clock()):
+                if self._is_draining or not self._budget.take(self._clock()):
                     raise error
                 await self._recover(error)
         except (ShardError, StepMismatchError, EngineStartError) as error:

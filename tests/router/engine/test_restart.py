@@ -158,6 +158,19 @@ async def test_shards_that_do_not_come_back_end_every_stream_once():
         assert "did not come back within 0.2 s" in str(engine.failure)
 
 
+async def test_shards_lost_while_draining_are_not_waited_for():
+    """Who stops the server starts no shard again: clients waited for the whole grace time."""
+    async with running_engine(shard=FakeShardConfig(break_at_step=4), max_restarts=1) as (
+        engine,
+        _,
+    ):
+        sink = generate(engine, max_new_tokens=100)
+        draining = asyncio.create_task(engine.drain(60))
+        with pytest.raises(GenerationError, match=LOST):
+            await sink.over()
+        assert await asyncio.wait_for(draining, 5)
+
+
 async def test_stopping_while_shards_are_away():
     async with running_engine(shard=FakeShardConfig(break_at_step=4), max_restarts=1) as (
         engine,
