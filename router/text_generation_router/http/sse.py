@@ -19,7 +19,8 @@ CLOSE_TIMEOUT_SECONDS = 60.0
 
 # Unsent bytes in the transport above which events wait in the stream's own buffer.
 _SOFT_LIMIT = 64 * 1024
-# Unsent bytes altogether at which the reader is given up.
+# Bytes in that buffer above which the reader is given up when one more event comes. A single event
+# may be larger: it says nothing about the reader.
 _HARD_LIMIT = 2 * 1024 * 1024
 
 _KEEP_ALIVE = b":\n\n"
@@ -167,13 +168,13 @@ class EventStream:
             self._write(transport, events)
 
     def _hold(self, events: bytes) -> None:
-        self._waiting.append(events)
-        self._waiting_size += len(events)
         if self._waiting_size > _HARD_LIMIT:
             self._is_too_slow = True
             if not self._end.done():
                 self._end.set_exception(SlowReaderError("the client reads too slowly"))
             return
+        self._waiting.append(events)
+        self._waiting_size += len(events)
         self._flush()
 
     def _flush(self) -> None:

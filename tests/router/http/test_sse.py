@@ -133,6 +133,17 @@ async def test_a_slow_reader_gets_every_event(monkeypatch: pytest.MonkeyPatch) -
     assert indexes == list(range(1, 102))
 
 
+async def test_one_large_event_does_not_make_a_slow_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A response begins by repeating its request, twice. Large ones were cut off behind that."""
+    monkeypatch.setattr(sse, "_HARD_LIMIT", 1000)
+    body = {"input": "a", "instructions": "x" * 100, "metadata": {"a": LONG}, "stream": True}
+    async with (
+        running_app() as app,
+        app.session.post("/v1/responses", json=body) as response,
+    ):
+        assert b"event: response.completed\n" in await response.read()
+
+
 async def test_a_reader_that_never_reads_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sse, "_HARD_LIMIT", 100_000)
     async with manual_app() as app:
