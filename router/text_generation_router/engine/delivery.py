@@ -91,7 +91,7 @@ class Generations:
                 )
             except Exception:  # noqa: BLE001  a sink's own trouble: it loses its generation
                 _log.exception("the sink of sequence %d failed", receiver.sequence_id)
-                self.cancel(receiver.sequence_id)
+                self.fail(receiver.sequence_id, EngineError("a token could not be delivered"))
                 continue
             if finished is not None:
                 self._finish(receiver, finished)

@@ -167,15 +167,19 @@ async def test_a_sink_may_cancel_from_within_its_call():
         assert [len(sink.outputs) for sink in sinks] == [1, 1]
 
 
-async def test_a_sink_that_raises_harms_nobody_else(caplog):
+async def test_a_sink_that_raises_hears_an_end_and_harms_nobody_else(caplog):
+    """Whoever waited behind it waited for ever."""
+
     class Broken(RecordingSink):
         def token(self, output, finished):
             raise RuntimeError("cannot write")
 
     async with running_engine() as (engine, _):
-        engine.submit(make_request(), Broken())
+        broken = Broken()
+        engine.submit(make_request(), broken)
         sink = generate(engine, max_new_tokens=9)
         await sink.over()
+        assert str(broken.error) == "a token could not be delivered"
         assert sink.token_ids == expected_output(range(5), 9)
         assert "cannot write" in caplog.text
         assert await engine.health()
