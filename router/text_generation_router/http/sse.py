@@ -107,6 +107,8 @@ class EventStream:
         self._chunked = request.version >= HttpVersion11
         if self._chunked:
             response.enable_chunked_encoding()
+        else:
+            response.force_close()  # nothing else ends an answer without chunks or length
         await response.prepare(request)
         self._response = response
         self._transport = request.transport

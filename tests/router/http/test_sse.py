@@ -27,14 +27,19 @@ async def manual_app() -> AsyncIterator[RunningApp]:
 
 @asynccontextmanager
 async def raw_request(
-    app: RunningApp, path: str, body: dict[str, Any], *, version: str = "1.1"
+    app: RunningApp,
+    path: str,
+    body: dict[str, Any],
+    *,
+    version: str = "1.1",
+    connection: str = "keep-alive",
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     """A connection on which a request was sent and nothing read."""
     reader, writer = await asyncio.open_connection("127.0.0.1", app.port, limit=1024)
     encoded = json.dumps(body).encode()
     writer.write(
         f"POST {path} HTTP/{version}\r\nhost: x\r\ncontent-type: application/json\r\n"
-        f"content-length: {len(encoded)}\r\n\r\n".encode()
+        f"content-length: {len(encoded)}\r\nconnection: {connection}\r\n\r\n".encode()
         + encoded
     )
     try:
@@ -70,10 +75,13 @@ async def test_each_event_is_one_chunk_of_its_own() -> None:
         assert await reader.readexactly(5) == b"0\r\n\r\n"
 
 
-async def test_http_1_0_has_no_chunks() -> None:
+@pytest.mark.parametrize("connection", ["close", "keep-alive"])
+async def test_http_1_0_has_no_chunks(connection: str) -> None:
+    """Its streams end with the connection. That stayed open for whoever offered to keep it."""
     async with running_app() as app:
-        request = raw_request(app, "/generate_stream", {"inputs": "a"}, version="1.0")
-        async with request as (reader, _):
+        body = {"inputs": "a"}
+        request = raw_request(app, "/generate_stream", body, version="1.0", connection=connection)
+        async with request as (reader, _), asyncio.timeout(10):
             assert b"chunked" not in (await reader.readuntil(b"\r\n\r\n")).lower()
             body = await reader.read()
     assert body.startswith(b'data: {"index":1,')
