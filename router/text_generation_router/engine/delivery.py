@@ -83,15 +83,14 @@ class Generations:
                 continue
             num_tokens += 1
             top_tokens = _NO_TOP_TOKENS
-            if candidates is not None and generation.request.top_n_tokens:
-                top_tokens = generation.top_tokens(*candidates[row])
             try:
+                if candidates is not None and generation.request.top_n_tokens:
+                    top_tokens = generation.top_tokens(*candidates[row])
                 finished = generation.accept(
                     token_ids[row], logprobs[row], top_tokens, receiver.ending, now
                 )
-            except Exception:  # noqa: BLE001  a sink's own trouble: it loses its generation
-                _log.exception("the sink of sequence %d failed", receiver.sequence_id)
-                self.fail(receiver.sequence_id, EngineError("a token could not be delivered"))
+            except Exception:  # noqa: BLE001  a sink's or a tokenizer's: it costs its generation
+                self._break_off(receiver.sequence_id)
                 continue
             if finished is not None:
                 self._finish(receiver, finished)
@@ -107,13 +106,19 @@ class Generations:
         sequences = dict(zip(applied.plan.work_slots, applied.plan.sequences, strict=True))
         for part in result.prompt_logprobs:
             generation = self._table.get(sequences[part.slot].sequence_id)
-            if generation is not None:
-                candidates = _prompt_candidates(part)
-                generation.accept_prompt_logprobs(
-                    part.first_position,
-                    list(part.logprobs),
-                    [generation.top_tokens(*candidate) for candidate in candidates],
-                )
+            if generation is None:
+                continue
+            try:
+                top_tokens = [generation.top_tokens(*each) for each in _prompt_candidates(part)]
+            except Exception:  # noqa: BLE001  as with the other tokens
+                self._break_off(generation.sequence.sequence_id)
+                continue
+            generation.accept_prompt_logprobs(part.first_position, list(part.logprobs), top_tokens)
+
+    def _break_off(self, sequence_id: int) -> None:
+        """Called where an error was caught, which only the log tells in full."""
+        _log.exception("a token of sequence %d could not be delivered", sequence_id)
+        self.fail(sequence_id, EngineError("a token could not be delivered"))
 
 
 def _prompt_candidates(part: shard_pb2.PromptLogprobs) -> list[tuple[list[int], list[float]]]:

@@ -225,11 +225,13 @@ class Engine:
             needs_prompt_logprobs=request.prompt_logprobs and start is None,
             arrived_at=self._clock(),
         )
+        # First what may fail: who is in the scheduler is planned.
+        generation = Generation(request, sink, sequence, self._vocabulary)
         try:
             self._scheduler.submit(sequence)
         except ValueError as error:  # restarted shards may serve less than the limits at start
             raise GenerationError(str(error)) from error
-        self._generations.add(Generation(request, sink, sequence, self._vocabulary))
+        self._generations.add(generation)
         self._wake.set()
         return _Handle(self, sequence.sequence_id)
 

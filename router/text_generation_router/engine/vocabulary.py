@@ -12,6 +12,17 @@ from typing import Any, Protocol
 _MAX_PROBES = 1000
 
 
+class TokenizerPanicError(Exception):
+    """The tokenizers library broke in itself; the text is its own."""
+
+
+def is_panic(error: BaseException) -> bool:
+    """Whether the tokenizers library broke in itself. Such an error is no `Exception`, so whoever
+    catches one lets it pass, and its class cannot be imported.
+    """
+    return type(error).__name__ == "PanicException"
+
+
 class TextTokenizer(Protocol):
     """What is needed of `tokenizers.Tokenizer`."""
 
@@ -59,8 +70,13 @@ class Vocabulary:
             return token.encode()
 
     def decode(self, token_ids: list[int]) -> str:
-        """Text of consecutive tokens, special ones included."""
-        return self._tokenizer.decode(token_ids, skip_special_tokens=False)
+        """Text of consecutive tokens, special ones included. Raises `TokenizerPanicError`."""
+        try:
+            return self._tokenizer.decode(token_ids, skip_special_tokens=False)
+        except BaseException as error:
+            if not is_panic(error):
+                raise
+            raise TokenizerPanicError(str(error)) from error
 
     def token_text(self, token_id: int) -> str:
         """Text of a token that stands in the middle of a text; empty if it is not whole."""

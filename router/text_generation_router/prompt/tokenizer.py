@@ -11,7 +11,7 @@ from typing import TypeVar
 from tokenizers import AddedToken, Encoding, Tokenizer
 
 from text_generation_router.engine.detokenizer import new_detokenizer
-from text_generation_router.engine.vocabulary import Vocabulary
+from text_generation_router.engine.vocabulary import Vocabulary, is_panic
 from text_generation_router.prompt.long_text_lane import LongTextLane
 from text_generation_router.prompt.longest_token import longest_token
 from text_generation_router.prompt.model_files import ModelFileError
@@ -132,8 +132,7 @@ class TokenizerPool:
 
     def text(self, token_ids: Iterable[int]) -> str:
         """The text of some tokens, special ones included."""
-        text: str = self.tokenizer.decode(list(token_ids), skip_special_tokens=False)
-        return text
+        return self._vocabulary.decode(list(token_ids))
 
     def close(self) -> None:
         """End the threads; what they still encode is not waited for."""
@@ -164,7 +163,9 @@ class TokenizerPool:
                 return await loop.run_in_executor(self._executor, encode)
             async with self._long_texts.turn(len(text)):
                 return await loop.run_in_executor(self._long_text_executor, encode)
-        except Exception as error:  # the library raises bare Exception
+        except BaseException as error:  # the library raises bare Exception, or panics
+            if not (isinstance(error, Exception) or is_panic(error)):
+                raise
             raise TokenizerError(f"the tokenizer refused the text: {error}") from error
 
     def _encode_in_thread(

@@ -9,8 +9,12 @@ from typing import Any, cast
 
 import pytest
 from text_generation_router.prompt.model_files import ModelFileError
-from text_generation_router.prompt.tokenizer import TokenizerPool, load_tokenizer
-from tokenizers import Tokenizer
+from text_generation_router.prompt.tokenizer import (
+    TokenizerError,
+    TokenizerPool,
+    load_tokenizer,
+)
+from tokenizers import Regex, Tokenizer, normalizers
 
 from tests.fakes.byte_tokenizer import byte_tokenizer, save_byte_tokenizer
 
@@ -55,6 +59,19 @@ async def test_a_long_text_leaves_the_interpreter_to_others(pool: TokenizerPool)
         assert [span.token_id for span in spans] == ids
         assert spans[-1].stop == 9000
     unlocked.close()
+
+
+async def test_a_text_on_which_the_library_breaks_is_refused() -> None:
+    """Its panic is no `Exception`: the connection was closed without an answer."""
+    tokenizer = byte_tokenizer()
+    normalizer = normalizers.Replace(Regex("^(?=b)"), " ")
+    tokenizer.normalizer = normalizers.Sequence([normalizer, normalizers.NFKC()])
+    pool = TokenizerPool(tokenizer, 1)
+    for text in ("b", "b" * 3000):
+        with pytest.raises(TokenizerError, match="index out of bounds"):
+            await pool.token_ids(text, add_special_tokens=False)
+    assert len(await pool.token_ids("a", add_special_tokens=False)) == 1
+    pool.close()
 
 
 class Blocking:
