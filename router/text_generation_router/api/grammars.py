@@ -96,7 +96,7 @@ def read_format(wanted: Any, field: str) -> GrammarSource | None:
         kind, value = _grammar_of_tools(wanted)
     else:
         value = wanted.get("value") if isinstance(wanted, dict) else None
-    if kind in _KINDS:
+    if isinstance(kind, str) and kind in _KINDS:
         return _KINDS[kind](value, "value", field)
     raise ValidationError(
         f"`{field}`: `type` must be one of text, json, json_object, json_schema, regex, choice, "
