@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from text_generation_shard.distributed import RankGroup
 from text_generation_shard.models.registry import load_model, model_config
-from text_generation_shard.weights import reader
+from text_generation_shard.weights import reader, scope
 from text_generation_shard.weights.storage import DENSE, PACKED
 
 
@@ -72,7 +72,7 @@ def measure(path: Path, storage: str, world_size: int, peak: Peak) -> dict[str, 
 def main() -> None:
     path, *cases = sys.argv[1:]
     peak = Peak()
-    find, pack = reader.CheckpointReader._find, reader.pack_parts
+    find, pack = reader.CheckpointReader._find, scope.pack_parts
 
     def watched_find(self: Any, name: str, shape: tuple[int, ...]) -> Any:
         peak.look()
@@ -87,7 +87,7 @@ def main() -> None:
         return packed
 
     reader.CheckpointReader._find = watched_find  # type: ignore[method-assign]
-    reader.pack_parts = watched_pack
+    scope.pack_parts = watched_pack
     results = [
         measure(Path(path), storage, int(world_size), peak)
         for storage, world_size in zip(cases[::2], cases[1::2], strict=True)

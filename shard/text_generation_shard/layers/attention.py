@@ -20,7 +20,7 @@ from text_generation_shard.ops.paged_attention import paged_attention
 from text_generation_shard.ops.project_heads import project_heads
 from text_generation_shard.ops.rotary import Rotation
 from text_generation_shard.ops.write_heads import HeadOptions
-from text_generation_shard.weights.reader import WeightScope
+from text_generation_shard.weights.scope import WeightScope
 
 # Positions, int64 [tokens], to float32 [tokens].
 Temperature = Callable[[Tensor], Tensor]

@@ -7,7 +7,7 @@ from text_generation_shard.distributed import RankGroup
 from text_generation_shard.layers.partition import VocabularyPart
 from text_generation_shard.ops.add import add_rows
 from text_generation_shard.ops.scale import scaled
-from text_generation_shard.weights.reader import WeightScope
+from text_generation_shard.weights.scope import WeightScope
 
 
 class VocabParallelEmbedding:

@@ -19,7 +19,7 @@ from text_generation_shard.layers.qkv_layout import SeparateQKV
 from text_generation_shard.layers.relative_bias import rows_of_bias
 from text_generation_shard.ops.kv_write import UNSCALED, write_kv
 from text_generation_shard.ops.paged_attention import paged_attention
-from text_generation_shard.weights.reader import WeightScope
+from text_generation_shard.weights.scope import WeightScope
 
 # Queries that are computed at one time: bounds the scores.
 _TILE_ROWS = 256

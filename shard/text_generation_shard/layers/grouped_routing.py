@@ -6,7 +6,7 @@ import torch
 
 from text_generation_shard.layers.mixture import ExpertRouter
 from text_generation_shard.ops.route import RoutingRule
-from text_generation_shard.weights.reader import WeightScope
+from text_generation_shard.weights.scope import WeightScope
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,7 +30,7 @@ from text_generation_shard.layers.norm import Norm, RMSNorm
 from text_generation_shard.ops.latent_attention import LatentExpansion, latent_attention
 from text_generation_shard.ops.linear import MatrixStack
 from text_generation_shard.ops.rotary import Rotation
-from text_generation_shard.weights.reader import WeightScope
+from text_generation_shard.weights.scope import WeightScope
 
 # Of the norms between two projections, whatever the model's other norms have.
 _NORM_EPS = 1e-6

@@ -13,7 +13,7 @@ from torch import Tensor
 from text_generation_shard.distributed import RankGroup
 from text_generation_shard.layers.partition import HeadPartition, even_range
 from text_generation_shard.ops.linear import Projection
-from text_generation_shard.weights.reader import WeightScope
+from text_generation_shard.weights.scope import WeightScope
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from text_generation_shard.ops.add import add_scaled
 from text_generation_shard.ops.experts import Experts, Routing
 from text_generation_shard.ops.mix_experts import mix_experts
 from text_generation_shard.ops.route import RoutingRule, route, weigh_by_gate
-from text_generation_shard.weights.reader import WeightScope
+from text_generation_shard.weights.scope import WeightScope
 
 # For all tokens: from [tokens, hidden] to this rank's addend, the same shape.
 SharedExpert = Callable[[Tensor], Tensor]

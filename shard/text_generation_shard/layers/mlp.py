@@ -16,7 +16,7 @@ from text_generation_shard.layers.partition import even_range
 from text_generation_shard.ops.activation_kind import Activation
 from text_generation_shard.ops.add_mlp import activated, add_mlp
 from text_generation_shard.ops.norm import normed
-from text_generation_shard.weights.reader import WeightScope
+from text_generation_shard.weights.scope import WeightScope
 
 
 @dataclass(frozen=True, slots=True)

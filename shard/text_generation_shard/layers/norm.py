@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from text_generation_shard.ops.norm import NormWeights, add_and_norm, normed
-from text_generation_shard.weights.reader import WeightScope
+from text_generation_shard.weights.scope import WeightScope
 
 
 class Norm:

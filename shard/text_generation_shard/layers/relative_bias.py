@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from text_generation_shard.layers.partition import AttentionShape
-from text_generation_shard.weights.reader import WeightScope
+from text_generation_shard.weights.scope import WeightScope
 
 
 @dataclass(frozen=True, slots=True)

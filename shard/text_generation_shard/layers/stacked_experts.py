@@ -9,7 +9,7 @@ from text_generation_shard.distributed import RankGroup
 from text_generation_shard.layers.partition import even_range
 from text_generation_shard.ops.activation_kind import GatedActivation
 from text_generation_shard.ops.experts import Experts
-from text_generation_shard.weights.reader import WeightScope
+from text_generation_shard.weights.scope import WeightScope
 
 Projection = Literal["gate", "up", "down"]
 

@@ -20,7 +20,7 @@ from text_generation_shard.ops.causal_conv import causal_conv
 from text_generation_shard.ops.selective_scan import ScanInputs, selective_scan
 from text_generation_shard.ops.sequence_rows import SequenceRows
 from text_generation_shard.recurrent_state import LayerState
-from text_generation_shard.weights.reader import WeightScope
+from text_generation_shard.weights.scope import WeightScope
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,7 +22,7 @@ from text_generation_shard.models.decoder import (
     output_head,
     token_embedding,
 )
-from text_generation_shard.weights.reader import WeightScope
+from text_generation_shard.weights.scope import WeightScope
 
 
 def cohere_layer(

@@ -25,7 +25,7 @@ from text_generation_shard.models.fields import Fields
 from text_generation_shard.models.mixture_config import experts_per_token
 from text_generation_shard.models.plain import PlainConfig, plain_norm
 from text_generation_shard.models.rope_config import rotary_settings
-from text_generation_shard.weights.reader import WeightScope
+from text_generation_shard.weights.scope import WeightScope
 
 # The tensors of the projections of all experts.
 _NAMES: dict[Projection, str] = {"gate": "w1", "up": "v1", "down": "w2"}

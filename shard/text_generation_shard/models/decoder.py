@@ -13,7 +13,7 @@ from text_generation_shard.layers.partition import AttentionShape, HeadPartition
 from text_generation_shard.layers.rotary import RotaryEmbedding
 from text_generation_shard.models.config import ModelConfig
 from text_generation_shard.ops.rotary import Rotation
-from text_generation_shard.weights.reader import WeightScope
+from text_generation_shard.weights.scope import WeightScope
 
 
 class Layer(Protocol):

@@ -19,7 +19,7 @@ from text_generation_shard.models.decoder import (
 from text_generation_shard.models.deepseek_config import DeepseekConfig
 from text_generation_shard.models.llama import llama_layer
 from text_generation_shard.models.mixtral import mixture
-from text_generation_shard.weights.reader import WeightScope
+from text_generation_shard.weights.scope import WeightScope
 
 
 def deepseek_attention(

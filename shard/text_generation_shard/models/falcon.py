@@ -29,7 +29,7 @@ from text_generation_shard.models.decoder import (
 from text_generation_shard.models.fields import Fields
 from text_generation_shard.models.plain import PlainConfig, plain_mlp, plain_norm
 from text_generation_shard.models.rope_config import rotary_settings
-from text_generation_shard.weights.reader import WeightScope
+from text_generation_shard.weights.scope import WeightScope
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,7 +27,7 @@ from text_generation_shard.models.decoder import (
 )
 from text_generation_shard.models.gemma_config import GemmaConfig
 from text_generation_shard.ops.rotary import Rotation
-from text_generation_shard.weights.reader import WeightScope
+from text_generation_shard.weights.scope import WeightScope
 
 
 class GemmaLayer:

@@ -17,7 +17,7 @@ from text_generation_shard.models.gpt_oss_config import GptOssConfig
 from text_generation_shard.models.llama import llama
 from text_generation_shard.ops.activation_kind import ClampedSwiGLU
 from text_generation_shard.weights.mxfp4 import BLOCK, widen
-from text_generation_shard.weights.reader import WeightScope
+from text_generation_shard.weights.scope import WeightScope
 from text_generation_shard.weights.tensor_part import TensorPart
 
 

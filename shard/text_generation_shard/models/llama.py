@@ -23,7 +23,7 @@ from text_generation_shard.models.decoder import (
     token_embedding,
 )
 from text_generation_shard.models.llama_config import LlamaConfig
-from text_generation_shard.weights.reader import WeightScope
+from text_generation_shard.weights.scope import WeightScope
 
 
 def llama_attention(

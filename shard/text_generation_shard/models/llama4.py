@@ -22,7 +22,7 @@ from text_generation_shard.models.decoder import (
 from text_generation_shard.models.llama import llama_layer
 from text_generation_shard.models.llama4_config import Llama4TextConfig
 from text_generation_shard.ops.route import RoutingRule
-from text_generation_shard.weights.reader import WeightScope
+from text_generation_shard.weights.scope import WeightScope
 
 
 def llama4_attention(

@@ -10,7 +10,7 @@ from text_generation_shard.layers.state_space import SelectiveStateSpace
 from text_generation_shard.models.decoder import output_head, token_embedding
 from text_generation_shard.models.mamba_config import MambaConfig
 from text_generation_shard.recurrent_state import LayerState, RecurrentSpec
-from text_generation_shard.weights.reader import WeightScope
+from text_generation_shard.weights.scope import WeightScope
 
 
 class MambaLayer:

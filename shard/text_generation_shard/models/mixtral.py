@@ -22,7 +22,7 @@ from text_generation_shard.layers.stacked_experts import (
 from text_generation_shard.models.decoder import Decoder
 from text_generation_shard.models.llama import llama, llama_mlp
 from text_generation_shard.models.mixture_config import MixtureConfig
-from text_generation_shard.weights.reader import WeightScope
+from text_generation_shard.weights.scope import WeightScope
 
 
 def mixture(

@@ -26,7 +26,7 @@ from text_generation_shard.models.decoder import (
 )
 from text_generation_shard.models.fields import Fields
 from text_generation_shard.models.plain import PlainConfig, plain_mlp, plain_norm
-from text_generation_shard.weights.reader import WeightScope
+from text_generation_shard.weights.scope import WeightScope
 
 # Rows of the table of positions that stand for no position.
 _POSITION_OFFSET = 2

@@ -22,7 +22,7 @@ from text_generation_shard.models.llama import llama_attention
 from text_generation_shard.models.mixtral import mixture
 from text_generation_shard.models.mixture_config import ExpertNames, MixtureConfig
 from text_generation_shard.ops.route import NEAR, RoutingRule
-from text_generation_shard.weights.reader import WeightScope
+from text_generation_shard.weights.scope import WeightScope
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from text_generation_shard.layers.norm import LayerNorm
 from text_generation_shard.models.config import ModelConfig
 from text_generation_shard.models.fields import Fields
 from text_generation_shard.ops.activation_kind import Activation
-from text_generation_shard.weights.reader import WeightScope
+from text_generation_shard.weights.scope import WeightScope
 
 
 @dataclass(frozen=True, kw_only=True)

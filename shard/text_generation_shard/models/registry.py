@@ -54,7 +54,8 @@ from text_generation_shard.models.phimoe import PhiMoeConfig, phimoe
 from text_generation_shard.models.starcoder2 import Starcoder2Config, starcoder2
 from text_generation_shard.models.t5 import t5
 from text_generation_shard.models.t5_config import MT5Config, T5Config
-from text_generation_shard.weights.reader import CheckpointReader, WeightScope
+from text_generation_shard.weights.reader import CheckpointReader
+from text_generation_shard.weights.scope import WeightScope
 from text_generation_shard.weights.storage import DENSE, WeightStorage
 
 logger = logging.getLogger(__name__)

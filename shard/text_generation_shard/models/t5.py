@@ -26,7 +26,7 @@ from text_generation_shard.models.decoder import (
 from text_generation_shard.models.t5_config import T5Config
 from text_generation_shard.models.t5_encoder import QKV, T5Encoder, t5_mlp, t5_norm
 from text_generation_shard.ops.rotary import Rotation
-from text_generation_shard.weights.reader import WeightScope
+from text_generation_shard.weights.scope import WeightScope
 
 
 class T5DecoderLayer:

@@ -13,7 +13,7 @@ from text_generation_shard.layers.partition import AttentionShape
 from text_generation_shard.layers.qkv_layout import SeparateQKV
 from text_generation_shard.layers.relative_bias import BidirectionalBias, Buckets
 from text_generation_shard.models.t5_config import T5Config
-from text_generation_shard.weights.reader import WeightScope
+from text_generation_shard.weights.scope import WeightScope
 
 QKV = SeparateQKV("q", "k", "v")
 
