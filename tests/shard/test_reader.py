@@ -146,7 +146,13 @@ def test_index_that_lies(sharded_path: Path) -> None:
 
 def test_index_that_points_elsewhere(sharded_path: Path) -> None:
     change_index(sharded_path, Q_PROJ, "../other.safetensors")
-    assert_refused(sharded_path, "outside the directory")
+    assert_refused(sharded_path, "../other.safetensors", "not in the directory")
+
+
+def test_what_the_download_takes_for_no_weights_is_not_read(sharded_path: Path) -> None:
+    (sharded_path / "model.safetensors.index.json").unlink()
+    save_file({"surprise": torch.zeros(2)}, sharded_path / "adapter_model.safetensors")
+    load(sharded_path)
 
 
 def test_progress_is_told_in_bytes_of_the_files(

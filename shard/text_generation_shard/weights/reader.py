@@ -7,7 +7,6 @@ harmless); anything else is a CheckpointError that names file and tensor.
 """
 
 import contextlib
-import json
 import logging
 import re
 from collections.abc import Collection, Iterator
@@ -28,11 +27,13 @@ from text_generation_shard.weights.safetensors_header import read_header
 from text_generation_shard.weights.staged_reads import StagedReads
 from text_generation_shard.weights.stored_tensor import BYTES, LOADABLE, StoredTensor
 from text_generation_shard.weights.tensor_part import Decode, TensorPart
+from text_generation_shard.weights.weight_files import (
+    WeightFiles,
+    read_weight_map,
+    weight_file_sets,
+)
 
 logger = logging.getLogger(__name__)
-
-INDEX_FILE = "model.safetensors.index.json"
-SINGLE_FILE = "model.safetensors"
 
 # Buffers that old checkpoints carry although they follow from the configuration.
 _HARMLESS = re.compile(r"(^|\.)rotary_emb\.(inv_freq|cos_cached|sin_cached)$")
@@ -65,15 +66,11 @@ class CheckpointReader:
         self._files: list[Any] = []
         # Bytes that this rank keeps of what it read.
         self.kept_bytes = 0
-        index = _read_index(model_path)
-        for path in _weight_files(model_path, index):
-            self._open(path)
-        for name, file_name in index.items():
-            if name not in self._tensors or self._tensors[name].path.name != file_name:
-                raise CheckpointError(
-                    f"{model_path / file_name}: tensor {name} is missing, though {INDEX_FILE} "
-                    "places it there"
-                )
+        files = _weight_files(model_path)
+        for name in files.names:
+            self._open(model_path / name)
+        if files.index is not None:
+            self._check_index(model_path / files.index)
         self._progress = LoadingProgress(sum(tensor.num_bytes for tensor in self._tensors.values()))
 
     def __enter__(self) -> "CheckpointReader":
@@ -241,6 +238,14 @@ class CheckpointReader:
                 begin = header.data_offset + header.tensors[name].begin
             self._tensors[name] = StoredTensor(path, name, slices, shape, dtype, begin)
 
+    def _check_index(self, path: Path) -> None:
+        for name, file_name in read_weight_map(path).items():
+            if name not in self._tensors or self._tensors[name].path.name != file_name:
+                raise CheckpointError(
+                    f"{self._model_path / file_name}: tensor {name} is missing, though "
+                    f"{path.name} places it there"
+                )
+
     def _find(
         self, name: str, shape: tuple[int, ...], dtypes: Collection[str] = LOADABLE
     ) -> StoredTensor:
@@ -266,28 +271,9 @@ def _awaited_bytes(stored: StoredTensor) -> int:
     return 0 if stored.was_read else stored.num_bytes
 
 
-def _read_index(model_path: Path) -> dict[str, str]:
-    """Tensor name to file name, from the index of a sharded checkpoint; empty without one."""
-    path = model_path / INDEX_FILE
-    if not path.exists():
-        return {}
-    try:
-        weight_map = json.loads(path.read_bytes())["weight_map"]
-        return {str(name): str(file_name) for name, file_name in weight_map.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path}: not an index of safetensors files: {error!r}") from error
-
-
-def _weight_files(model_path: Path, index: dict[str, str]) -> list[Path]:
-    if index:
-        names = sorted(set(index.values()))
-        if any(Path(name).name != name for name in names):
-            raise CheckpointError(f"{model_path / INDEX_FILE}: names files outside the directory")
-        return [model_path / name for name in names]
-    single = model_path / SINGLE_FILE
-    if single.exists():
-        return [single]
-    found = sorted(model_path.glob("*.safetensors"))
-    if not found:
+def _weight_files(model_path: Path) -> WeightFiles:
+    names = [path.name for path in model_path.glob("*.safetensors*")]
+    sets = weight_file_sets(names, lambda index: read_weight_map(model_path / index))
+    if not sets:
         raise CheckpointError(f"{model_path}: no safetensors weights")
-    return found
+    return sets[0]
