@@ -16,13 +16,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from rich.console import Console
 from rich.table import Table
-from text_generation_shard.ops.cpu.library import (
-    Operators,
-    PackedMatrix,
-    instruction_sets,
-    operators_for,
-    set_num_threads,
-)
+from text_generation_shard.ops.cpu.library import instruction_sets, operators_for, set_num_threads
+from text_generation_shard.ops.cpu.operators import Operators, PackedMatrix
 from torch import Tensor
 
 WEIGHT_FORMATS = ("float32", "bfloat16", "int8", "int4")

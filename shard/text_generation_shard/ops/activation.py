@@ -4,7 +4,8 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from text_generation_shard.ops.activation_kind import Activation, ClampedSwiGLU, GatedActivation
-from text_generation_shard.ops.cpu.library import ActivationFields, native_operators
+from text_generation_shard.ops.cpu.library import native_operators
+from text_generation_shard.ops.cpu.operators import ActivationFields
 from text_generation_shard.ops.triton import library as triton_library
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from text_generation_shard.ops.cpu.library import CacheFields
+from text_generation_shard.ops.cpu.operators import CacheFields
 from text_generation_shard.ops.rounded_rows import round_rows, spread
 
 

@@ -5,7 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from text_generation_shard.ops.cpu.library import ExpansionFields, native_operators
+from text_generation_shard.ops.cpu.library import native_operators
+from text_generation_shard.ops.cpu.operators import ExpansionFields
 from text_generation_shard.ops.kv_write import is_float8, write_keys
 from text_generation_shard.ops.linear import MatrixStack
 from text_generation_shard.ops.norm import NormWeights, normed

@@ -8,6 +8,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from text_generation_shard.ops.cpu import library
+from text_generation_shard.ops.cpu.operators import PackedMatrix, PackedStack
 from text_generation_shard.ops.triton import library as triton_library
 
 PackedFormat = Literal["float32", "bfloat16", "int8", "int4"]
@@ -68,7 +69,7 @@ class PackedWeight:
     the product then rounds activations to int8, with a scale for each token and as many inputs.
     """
 
-    def __init__(self, matrix: library.PackedMatrix) -> None:
+    def __init__(self, matrix: PackedMatrix) -> None:
         self.matrix = matrix
 
     @property
@@ -93,7 +94,7 @@ class MatrixStack(NamedTuple):
 
     matrices: Sequence[LinearWeight]
     dense: Tensor | None = None
-    packed: library.PackedStack | None = None
+    packed: PackedStack | None = None
 
 
 class Projection(NamedTuple):

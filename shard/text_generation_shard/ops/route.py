@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from text_generation_shard.ops.cpu.library import RuleFields, native_operators
+from text_generation_shard.ops.cpu.library import native_operators
+from text_generation_shard.ops.cpu.operators import RuleFields
 from text_generation_shard.ops.experts import Routing
 
 # SparseMixer: a score this far below the best one, in parts of the larger of the two, is not

@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from text_generation_shard.ops.cpu import library
+from text_generation_shard.ops.cpu.recording import Recording
 from text_generation_shard.runner.step_graph import RecordingRefusedError, StepGraph
 
 _aten = torch.ops.aten
@@ -72,7 +73,7 @@ class CpuGraphRecorder:
 class _WriteDown(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Hands every operator of torch to a recording."""
 
-    def __init__(self, recording: library.Recording) -> None:
+    def __init__(self, recording: Recording) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._recording = recording
 

@@ -7,12 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from text_generation_shard.ops.cpu.library import (
-    BiasFields,
-    MaskFields,
-    PenaltyFields,
-    native_operators,
-)
+from text_generation_shard.ops.cpu.library import native_operators
+from text_generation_shard.ops.cpu.operators import BiasFields, MaskFields, PenaltyFields
 from text_generation_shard.sampling.parameters import Processor
 from text_generation_shard.sampling.rows import SamplingRows
 

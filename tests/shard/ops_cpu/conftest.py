@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from text_generation_shard.ops.cpu import library
 from text_generation_shard.ops.cpu.build import BuildError, find_compiler
-from text_generation_shard.ops.cpu.library import Operators
+from text_generation_shard.ops.cpu.operators import Operators
 
 from tests.shard.ops_cpu.tile_emulator import TileEmulator
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 from text_generation_shard.ops.cpu import library
-from text_generation_shard.ops.cpu.library import BiasFields, MaskFields, Operators, PenaltyFields
+from text_generation_shard.ops.cpu.operators import BiasFields, MaskFields, Operators, PenaltyFields
 from text_generation_shard.ops.token_masks import mask_scores
 from text_generation_shard.sampling import penalties
 from torch import Tensor

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from text_generation_shard.ops.cpu.library import Operators
+from text_generation_shard.ops.cpu.operators import Operators
 
 
 @pytest.mark.parametrize("size", [1, 5, 16, 33, 1000, 49152])

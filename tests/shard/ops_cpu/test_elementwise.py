@@ -6,7 +6,7 @@ from text_generation_shard.ops.activation import activate, gated_activation, nat
 from text_generation_shard.ops.activation_kind import ACTIVATIONS, ClampedSwiGLU, GatedActivation
 from text_generation_shard.ops.add import add_rows, add_scaled
 from text_generation_shard.ops.cpu import library
-from text_generation_shard.ops.cpu.library import Operators
+from text_generation_shard.ops.cpu.operators import Operators
 from text_generation_shard.ops.norm import NormWeights, add_and_norm, normed
 from text_generation_shard.ops.rotary import rotation
 from text_generation_shard.ops.scale import scaled

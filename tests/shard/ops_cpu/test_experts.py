@@ -7,7 +7,7 @@ import torch
 from text_generation_shard.ops.activation import native_activation, softplus
 from text_generation_shard.ops.activation_kind import ClampedSwiGLU, GatedActivation
 from text_generation_shard.ops.cpu import library
-from text_generation_shard.ops.cpu.library import Operators
+from text_generation_shard.ops.cpu.operators import Operators
 from text_generation_shard.ops.experts import Experts, Routing
 from text_generation_shard.ops.linear import MatrixStack, PackedWeight
 from text_generation_shard.ops.mix_experts import mix_experts

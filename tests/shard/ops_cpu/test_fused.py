@@ -6,7 +6,7 @@ import pytest
 import torch
 from text_generation_shard.ops.activation import native_activation
 from text_generation_shard.ops.add_attention import ScoreOptions
-from text_generation_shard.ops.cpu.library import Operators, PackedMatrix
+from text_generation_shard.ops.cpu.operators import Operators, PackedMatrix
 from text_generation_shard.ops.norm import NormWeights
 from text_generation_shard.ops.rotary import Rotation
 from text_generation_shard.ops.write_heads import HeadOptions

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from text_generation_shard.ops.cpu import library
-from text_generation_shard.ops.cpu.library import CacheFields, Operators
+from text_generation_shard.ops.cpu.operators import CacheFields, Operators
 from text_generation_shard.ops.kv_write import UNSCALED, KVScales
 from text_generation_shard.ops.norm import NormWeights
 from text_generation_shard.ops.rotary import Rotation, rotation

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from text_generation_shard.ops.cpu.library import Operators
+from text_generation_shard.ops.cpu.operators import Operators
 
 MIB = 1 << 20
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from text_generation_shard.ops import latent_attention as reference
 from text_generation_shard.ops.cpu import library
-from text_generation_shard.ops.cpu.library import ExpansionFields, Operators
+from text_generation_shard.ops.cpu.operators import ExpansionFields, Operators
 from text_generation_shard.ops.latent_attention import LatentExpansion
 from text_generation_shard.ops.linear import DenseWeight, MatrixStack
 from text_generation_shard.ops.norm import NormWeights

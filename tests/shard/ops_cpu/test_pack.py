@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from text_generation_shard.ops.cpu.library import Operators
+from text_generation_shard.ops.cpu.operators import Operators
 from text_generation_shard.ops.linear import PackedFormat, PackedWeight, pack, pack_parts
 from text_generation_shard.weights.matrix_parts import MatrixParts
 from torch import Tensor

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from text_generation_shard.ops.cpu import library
-from text_generation_shard.ops.cpu.library import Operators, PackedMatrix
+from text_generation_shard.ops.cpu.operators import Operators, PackedMatrix
 from torch import Tensor
 
 FORMATS = ("float32", "bfloat16", "int8", "int4")

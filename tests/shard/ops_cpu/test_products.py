@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from text_generation_shard.ops.cpu.library import Operators
+from text_generation_shard.ops.cpu.operators import Operators
 from torch import Tensor
 
 FORMATS = ("float32", "bfloat16", "int8", "int4")

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from text_generation_shard.ops.causal_conv import causal_conv
 from text_generation_shard.ops.cpu import library
-from text_generation_shard.ops.cpu.library import Operators
+from text_generation_shard.ops.cpu.operators import Operators
 from text_generation_shard.ops.selective_scan import ScanInputs, selective_scan
 from text_generation_shard.ops.sequence_rows import SequenceRows
 from torch import Tensor

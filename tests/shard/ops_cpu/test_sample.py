@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from text_generation_shard.ops.cpu.library import Operators
+from text_generation_shard.ops.cpu.operators import Operators
 from text_generation_shard.sampling import filters, philox
 
 POSITIONS = torch.tensor([0, 7, 100_000])

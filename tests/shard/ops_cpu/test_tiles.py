@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from text_generation_shard.ops.cpu import library
-from text_generation_shard.ops.cpu.library import Operators, PackedMatrix
+from text_generation_shard.ops.cpu.operators import Operators, PackedMatrix
 from text_generation_shard.ops.cpu.self_check import disagreement
 from torch import Tensor
 

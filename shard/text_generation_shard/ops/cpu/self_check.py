@@ -3,10 +3,10 @@
 import functools
 import logging
 from collections.abc import Callable
-from typing import Protocol
 
 import torch
-from torch import Tensor
+
+from text_generation_shard.ops.cpu.operators import Operators
 
 logger = logging.getLogger(__name__)
 
@@ -18,20 +18,8 @@ _LARGEST = 128
 assert _INPUTS * _LARGEST**2 < 2**24
 
 
-class _Matrix(Protocol):
-    def multiply(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """See `library.PackedMatrix`."""
-
-
-class Products(Protocol):
-    """What is checked of `library.Operators`."""
-
-    def pack(self, source: Tensor, weight_format: str) -> _Matrix:
-        """See `library.Operators`."""
-
-
 @functools.cache
-def tiles_agree(operators: Callable[[str], Products]) -> bool:
+def tiles_agree(operators: Callable[[str], Operators]) -> bool:
     """Whether products by tile registers (AMX) are what AVX-512's are; a warning says if not. They
     were written without a processor that has them. operators: of an instruction set.
     """
@@ -41,7 +29,7 @@ def tiles_agree(operators: Callable[[str], Products]) -> bool:
     return wrong is None
 
 
-def disagreement(checked: Products, trusted: Products) -> str | None:
+def disagreement(checked: Operators, trusted: Operators) -> str | None:
     """What is wrong with the products of `checked`, or None. Takes one or two milliseconds.
 
     Both must have the same bits: with int8 and int4 weights because products are integers within a
