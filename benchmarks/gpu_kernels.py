@@ -16,9 +16,10 @@ from text_generation_shard.kv_cache import KVCacheSpec
 from text_generation_shard.ops.activation import gated_activation
 from text_generation_shard.ops.experts import Experts, Routing
 from text_generation_shard.ops.flash_attention import CUDNN, FlashAttention, flash_kernels
+from text_generation_shard.ops.gathered_context import Workspace
 from text_generation_shard.ops.linear import DenseWeight, MatrixStack
 from text_generation_shard.ops.mix_experts import mix_experts
-from text_generation_shard.ops.paged_attention import Workspace, paged_attention, plan_decode
+from text_generation_shard.ops.paged_attention import paged_attention, plan_decode
 from text_generation_shard.ops.rms_norm import add_rms_norm
 from torch import Tensor
 

@@ -8,9 +8,9 @@ import torch
 from text_generation_shard.ops.activation_kind import ClampedSwiGLU, GatedActivation
 from text_generation_shard.ops.attention_window import AttentionChunk, Window
 from text_generation_shard.ops.experts import Experts, Routing
+from text_generation_shard.ops.gathered_context import Workspace
 from text_generation_shard.ops.kv_write import KVScales
 from text_generation_shard.ops.linear import MatrixStack
-from text_generation_shard.ops.reference_attention import Workspace
 from text_generation_shard.ops.triton import (
     activation,
     experts,

@@ -11,8 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from text_generation_shard.ops.gathered_context import Workspace
 from text_generation_shard.ops.kv_write import KVScales
-from text_generation_shard.ops.paged_attention import MAX_GROUP_TOKENS, Workspace, has_kernel
+from text_generation_shard.ops.paged_attention import has_kernel
+from text_generation_shard.ops.reference_plan import MAX_GROUP_TOKENS
 from text_generation_shard.ops.rounded_rows import SCALE_DTYPE
 from text_generation_shard.recurrent_state import RecurrentSpec, RecurrentStates
 

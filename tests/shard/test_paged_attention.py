@@ -4,10 +4,11 @@ import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import given, settings
-from text_generation_shard.ops import reference_attention as module
+from text_generation_shard.ops import reference_attention, reference_plan
 from text_generation_shard.ops.attention_window import AttentionChunk, Window
 from text_generation_shard.ops.cpu import library
-from text_generation_shard.ops.paged_attention import Workspace, paged_attention, plan_attention
+from text_generation_shard.ops.gathered_context import Workspace
+from text_generation_shard.ops.paged_attention import paged_attention, plan_attention
 from torch import Tensor
 
 BLOCK_SIZE = 4
@@ -76,8 +77,8 @@ def test_any_mixture(
     with pytest.MonkeyPatch.context() as patch:
         if not is_native:
             patch.setattr(library, "operators", lambda: None)
-        patch.setattr(module, "MAX_GROUP_TOKENS", 20)
-        patch.setattr(module, "_TILE_ROWS", 5)
+        patch.setattr(reference_plan, "MAX_GROUP_TOKENS", 20)
+        patch.setattr(reference_attention, "_TILE_ROWS", 5)
         check_mixture(requests, heads, latent_dim, window, kind, is_sorted, seed)
 
 

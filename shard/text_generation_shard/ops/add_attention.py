@@ -5,10 +5,11 @@ from typing import NamedTuple
 from torch import Tensor
 
 from text_generation_shard.ops.cpu.library import native_operators
+from text_generation_shard.ops.gathered_context import Workspace
 from text_generation_shard.ops.kv_write import UNSCALED, KVScales, is_float8
 from text_generation_shard.ops.linear import PackedWeight, Projection
 from text_generation_shard.ops.norm import NormWeights
-from text_generation_shard.ops.paged_attention import AttentionPlan, Workspace, paged_attention
+from text_generation_shard.ops.paged_attention import AttentionPlan, paged_attention
 from text_generation_shard.ops.project_heads import project_heads
 from text_generation_shard.ops.rotary import Rotation
 from text_generation_shard.ops.write_heads import PLAIN_HEADS, HeadOptions

@@ -20,7 +20,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from text_generation_shard.errors import CapacityError
 from text_generation_shard.ops.attention_window import AttentionChunk, Window
-from text_generation_shard.ops.reference_attention import Chunk, Workspace, gather_context
+from text_generation_shard.ops.gathered_context import Workspace, gather_context
+from text_generation_shard.ops.reference_plan import Chunk
 from text_generation_shard.ops.to_device import to_device
 
 _DTYPES = (torch.float16, torch.bfloat16)

@@ -7,10 +7,11 @@ from torch import Tensor
 
 from text_generation_shard.ops.cpu.library import native_operators
 from text_generation_shard.ops.cpu.operators import ExpansionFields
+from text_generation_shard.ops.gathered_context import Workspace
 from text_generation_shard.ops.kv_write import is_float8, write_keys
 from text_generation_shard.ops.linear import MatrixStack
 from text_generation_shard.ops.norm import NormWeights, normed
-from text_generation_shard.ops.paged_attention import AttentionPlan, Workspace, paged_attention
+from text_generation_shard.ops.paged_attention import AttentionPlan, paged_attention
 from text_generation_shard.ops.rotary import Rotation, turn
 
 

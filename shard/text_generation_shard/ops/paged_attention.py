@@ -18,28 +18,14 @@ from torch import Tensor
 from text_generation_shard.ops.attention_window import AttentionChunk, Window
 from text_generation_shard.ops.cpu.library import native_operators
 from text_generation_shard.ops.flash_attention import FlashAttention, FlashPlan
+from text_generation_shard.ops.gathered_context import Workspace
 from text_generation_shard.ops.kv_write import UNSCALED, KVScales, is_float8
-from text_generation_shard.ops.reference_attention import (
-    MAX_GROUP_TOKENS,
-    ReferencePlan,
-    Workspace,
-    plan_chunks,
-    plan_reference,
-    reference_attention,
-)
+from text_generation_shard.ops.reference_attention import reference_attention
+from text_generation_shard.ops.reference_plan import ReferencePlan, plan_chunks, plan_reference
 from text_generation_shard.ops.triton import library as triton_library
 
 if TYPE_CHECKING:
     from text_generation_shard.ops.triton.geometry import DeviceGeometry
-
-__all__ = [
-    "MAX_GROUP_TOKENS",
-    "AttentionPlan",
-    "Workspace",
-    "has_kernel",
-    "paged_attention",
-    "plan_attention",
-]
 
 _MAX_HEAD_DIM = 256
 

@@ -1,16 +1,9 @@
 """The torch reference of `paged_attention`: what it computes, on every device.
 
-    query rows   [ d0 | d1 | d2 | c0 c0 c0 c0 | c1 c1 ]
-                   decode groups   chunks
-
-`plan_reference` turns the step's geometry into indices once; every layer reuses them. Each row's
-context is gathered into a workspace, and torch's fused attention called: decode rows in groups of
-similar length, chunks one by one. With a sliding window only what some row sees is gathered. Places
-beyond a row's context point into the scrap block, which holds zeros, so that nothing a former owner
-of a block left behind (not even a NaN) is read.
+Each row's context is gathered into a workspace, and torch's fused attention called: decode rows in
+groups of similar length, chunks one by one, as `plan_reference` lists them.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,109 +11,16 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from text_generation_shard.ops.attention_window import Window, first_visible, visible
-from text_generation_shard.ops.kv_write import UNSCALED, KVScales, is_float8
+from text_generation_shard.ops.gathered_context import Workspace, gather_context
+from text_generation_shard.ops.kv_write import UNSCALED, KVScales
+from text_generation_shard.ops.reference_plan import Chunk, DecodeGroup, ReferencePlan
 from text_generation_shard.ops.rounded_rows import spread
 
-# Context tokens that one decode group may gather: its keys and values should stay in the cache.
-MAX_GROUP_TOKENS = 8192
 # Query rows of a chunk that are computed at one time: bounds the mask.
 _TILE_ROWS = 256
 # On CPU torch's attention takes scores that are no numbers for small ones if there are fewer keys
 # than this and no mask (2.13): damaged weights would give text.
 _MIN_UNMASKED_KEYS = 16
-
-
-@dataclass(frozen=True, slots=True)
-class DecodeGroup:
-    """Decode rows that are computed together."""
-
-    rows: slice
-    # [rows * width], int64: places in the cache of what each row sees, row by row, padded with
-    # places of the scrap block.
-    places: Tensor
-    # [rows], int64: how many of its `width` places each row sees; its own token is the last.
-    lengths: Tensor
-    # [rows, 1, 1, width], bool: True where the row attends; None where all do.
-    mask: Tensor | None
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """Consecutive tokens of one sequence."""
-
-    rows: slice
-    # Position of the chunk's first token: the tokens before it lie in the cache already.
-    start: int
-    # Position of the first token that some row sees.
-    first: int
-    # [context - first], int64: places in the cache from there up to the chunk's last token.
-    places: Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class ReferencePlan:
-    """The indices of one step's attention, for layers of one window."""
-
-    decode_groups: tuple[DecodeGroup, ...]
-    chunks: tuple[Chunk, ...]
-    sliding_window: Window
-
-
-@dataclass(frozen=True, slots=True)
-class Workspace:
-    """Where contexts are gathered: reused by all layers, for fresh memory costs page faults.
-
-    keys: [workspace tokens, num_kv_heads, head_dim], of the queries' dtype; values: the same with
-    value_dim, a view of keys where the cache's values are a view of its keys.
-    """
-
-    keys: Tensor
-    values: Tensor
-
-    @property
-    def is_shared(self) -> bool:
-        """Whether values are the first dimensions of the keys."""
-        return self.values.data_ptr() == self.keys.data_ptr()
-
-
-def plan_reference(
-    block_tables: Tensor,
-    query_lengths: Sequence[int],
-    context_lengths: Sequence[int],
-    block_size: int,
-    window: Window,
-) -> ReferencePlan:
-    """Arguments as `plan_attention` has them."""
-    num_decodes = sum(1 for length in query_lengths if length == 1)
-    assert all(length == 1 for length in query_lengths[:num_decodes])
-    pages = _Pages(block_tables, block_size)
-    seen = [length - first_visible(window, length - 1) for length in context_lengths]
-    groups = tuple(
-        _decode_group(pages, rows, context_lengths[rows], seen[rows])
-        for rows in _group_decodes(seen[:num_decodes])
-    )
-    chunks = plan_chunks(block_tables, query_lengths, context_lengths, block_size, window)
-    return ReferencePlan(groups, chunks, window)
-
-
-def plan_chunks(
-    block_tables: Tensor,
-    query_lengths: Sequence[int],
-    context_lengths: Sequence[int],
-    block_size: int,
-    window: Window,
-) -> tuple[Chunk, ...]:
-    """The requests with several query tokens; arguments as `plan_attention` has them."""
-    pages = _Pages(block_tables, block_size)
-    chunks = []
-    first_row = 0
-    for request, (length, context) in enumerate(zip(query_lengths, context_lengths, strict=True)):
-        rows, start = slice(first_row, first_row + length), context - length
-        first_row += length
-        if length > 1:
-            first = first_visible(window, start)
-            chunks.append(Chunk(rows, start, first, pages.places(request, first, context)))
-    return tuple(chunks)
 
 
 def reference_attention(
@@ -152,32 +52,6 @@ def reference_attention(
         gathered = gather_context(keys, values, chunk.places, workspace, kv_scales)
         _attend_chunk(query, gathered, chunk, plan.sliding_window, scores, output)
     return output
-
-
-@dataclass(frozen=True, slots=True)
-class _Pages:
-    """Block tables as places in the flattened cache."""
-
-    block_tables: Tensor
-    block_size: int
-
-    def places(self, request: int, first: int, context: int) -> Tensor:
-        """[context - first], int64: where the tokens of one request lie."""
-        first_block, end_block = first // self.block_size, -(-context // self.block_size)
-        blocks = self.block_tables[request, first_block:end_block].long()
-        offsets = torch.arange(self.block_size, device=blocks.device)
-        begin = first - first_block * self.block_size
-        places = (blocks[:, None] * self.block_size + offsets).flatten()
-        return places[begin : begin + context - first]
-
-    def padded_places(self, rows: slice, starts: Tensor, lengths: Tensor, width: int) -> Tensor:
-        """[rows, width], int64: where the tokens from `starts` on lie; scrap past `lengths`."""
-        tables = self.block_tables[rows]
-        columns = torch.arange(width, device=tables.device)
-        positions = starts[:, None] + columns
-        indices = (positions // self.block_size).clamp_(max=tables.shape[1] - 1)
-        places = tables.gather(1, indices).long() * self.block_size + positions % self.block_size
-        return torch.where(columns < lengths[:, None], places, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,69 +124,6 @@ class _Scores:
     def sinks_of(self, *shape: int) -> Tensor | None:
         """The sinks of the query heads, shaped for `attend`."""
         return None if self.sinks is None else self.sinks.view(*shape)
-
-
-def _group_decodes(seen: Sequence[int]) -> list[slice]:
-    """Cut decode rows into groups that gather a bounded number; rows with as many neighbours."""
-    groups: list[slice] = []
-    start, width = 0, 0
-    for end in range(1, len(seen) + 1):
-        width = max(width, seen[end - 1])
-        is_last = end == len(seen)
-        if is_last or (end + 1 - start) * max(width, seen[end]) > MAX_GROUP_TOKENS:
-            groups.append(slice(start, end))
-            start, width = end, 0
-    return groups
-
-
-def _decode_group(
-    pages: _Pages, rows: slice, contexts: Sequence[int], seen: Sequence[int]
-) -> DecodeGroup:
-    width = max(seen)
-    device = pages.block_tables.device
-    lengths = torch.tensor(seen, device=device)
-    starts = torch.tensor(contexts, device=device) - lengths
-    places = pages.padded_places(rows, starts, lengths, width).flatten()
-    mask = None
-    if min(seen) != width:
-        columns = torch.arange(width, device=device)
-        mask = (columns < lengths[:, None])[:, None, None, :]
-    return DecodeGroup(rows, places, lengths, mask)
-
-
-def gather_context(
-    keys: Tensor,
-    values: Tensor,
-    places: Tensor,
-    workspace: Workspace,
-    scales: KVScales = UNSCALED,
-) -> Workspace:
-    """The keys and values of some places, [places, num_kv_heads, ...]; keys, values: [tokens, ...],
-    of the cache. They stay until the next call.
-    """
-    length = len(places)
-    gathered = Workspace(workspace.keys[:length], workspace.values[:length])
-    if keys.dtype != workspace.keys.dtype:
-        _widen(keys, places, scales.keys, gathered.keys)
-        if not gathered.is_shared:
-            _widen(values, places, scales.values, gathered.values)
-        return gathered
-    torch.index_select(keys, 0, places, out=gathered.keys)
-    if not gathered.is_shared:
-        torch.index_select(values, 0, places, out=gathered.values)
-    return gathered
-
-
-def _widen(cache: Tensor, places: Tensor, scale: float | Tensor, wide: Tensor) -> None:
-    """Fill wide, [places, ...], from 8 bits or bfloat16, [tokens, ...]."""
-    if isinstance(scale, Tensor):
-        block_size = scale.shape[2]
-        scales = scale[places // block_size, :, places % block_size]
-        wide.copy_(cache.index_select(0, places)).mul_(scales.unsqueeze(-1))
-    elif is_float8(cache):
-        wide.copy_(cache.view(torch.uint8).index_select(0, places).view(cache.dtype)).mul_(scale)
-    else:
-        wide.copy_(cache.index_select(0, places))
 
 
 def _attend_decodes(

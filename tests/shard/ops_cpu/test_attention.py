@@ -4,7 +4,8 @@ import pytest
 import torch
 from text_generation_shard.ops.attention_window import AttentionChunk
 from text_generation_shard.ops.cpu.operators import Operators
-from text_generation_shard.ops.paged_attention import Workspace, plan_attention
+from text_generation_shard.ops.gathered_context import Workspace
+from text_generation_shard.ops.paged_attention import plan_attention
 from text_generation_shard.ops.reference_attention import reference_attention
 from text_generation_shard.ops.rounded_rows import spread
 from torch import Tensor

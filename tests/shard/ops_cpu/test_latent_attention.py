@@ -8,10 +8,11 @@ import torch
 from text_generation_shard.ops import latent_attention as reference
 from text_generation_shard.ops.cpu import library
 from text_generation_shard.ops.cpu.operators import ExpansionFields, Operators
+from text_generation_shard.ops.gathered_context import Workspace
 from text_generation_shard.ops.latent_attention import LatentExpansion
 from text_generation_shard.ops.linear import DenseWeight, MatrixStack
 from text_generation_shard.ops.norm import NormWeights
-from text_generation_shard.ops.paged_attention import Workspace, plan_attention
+from text_generation_shard.ops.paged_attention import plan_attention
 from text_generation_shard.ops.rotary import rotation
 from torch import Tensor
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 from text_generation_shard.ops.attention_window import AttentionChunk, Window
 from text_generation_shard.ops.flash_attention import FlashAttention
+from text_generation_shard.ops.gathered_context import Workspace
 from text_generation_shard.ops.kv_write import UNSCALED, KVScales
-from text_generation_shard.ops.paged_attention import Workspace, paged_attention, plan_attention
+from text_generation_shard.ops.paged_attention import paged_attention, plan_attention
 from text_generation_shard.ops.triton import context_pieces, decode_attention, library
 from torch import Tensor
 from triton import language as tl

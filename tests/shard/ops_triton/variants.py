@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from text_generation_shard.batch.sampling_table import SamplingTable
 from text_generation_shard.ops.experts import Experts, Routing
+from text_generation_shard.ops.gathered_context import Workspace
 from text_generation_shard.ops.linear import MatrixStack
-from text_generation_shard.ops.reference_attention import Workspace
 from text_generation_shard.ops.triton.experts import mix_experts
 from text_generation_shard.ops.triton.geometry import DeviceGeometry
 from text_generation_shard.ops.triton.paged_attention import paged_attention

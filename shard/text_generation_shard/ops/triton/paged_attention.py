@@ -5,8 +5,8 @@ from torch import Tensor
 
 from text_generation_shard.ops.attention_window import Window
 from text_generation_shard.ops.flash_attention import FlashPlan
+from text_generation_shard.ops.gathered_context import Workspace
 from text_generation_shard.ops.kv_write import UNSCALED, KVScales, is_float8
-from text_generation_shard.ops.reference_attention import Workspace
 from text_generation_shard.ops.triton.decode_attention import decode_attention
 from text_generation_shard.ops.triton.geometry import AttentionCall, DeviceGeometry
 from text_generation_shard.ops.triton.latent_attention import latent_attention
