@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 from text_generation_shard.distributed import RankGroup
-from text_generation_shard.models.registry import FAMILIES, model_config
+from text_generation_shard.models.loading import model_config
+from text_generation_shard.models.registry import FAMILIES
 from text_generation_shard.weights.reader import CheckpointReader
 from text_generation_shard.weights.scope import WeightScope
 

@@ -27,9 +27,10 @@ from text_generation_shard.host import (
     ranks_on_host,
     return_free_memory,
 )
-from text_generation_shard.models import registry
+from text_generation_shard.models import loading
 from text_generation_shard.models.config import ModelConfig
-from text_generation_shard.models.registry import LoadedModel, load_model
+from text_generation_shard.models.loading import LoadedModel, load_model
+from text_generation_shard.models.registry import has_family
 from text_generation_shard.ops.threads import use_threads
 from text_generation_shard.ops.triton import library
 from text_generation_shard.precision import choose_cache_dtype, choose_precision
@@ -84,7 +85,7 @@ class Shard:
             pin_this_thread(local_rank(info.rank, num_ranks), num_ranks)
         use_threads(share.num_threads, device)
         precision = choose_precision(
-            config, model_config.dtype, device, is_generic=not registry.has_family(model_config)
+            config, model_config.dtype, device, is_generic=not has_family(model_config)
         )
         logger.info(
             "Loading model",
@@ -241,7 +242,7 @@ class AvailableMemory:
 
 def _model_config(config: ShardConfig, model_path: Path) -> ModelConfig:
     """The checkpoint's configuration with the flags' RoPE scaling."""
-    model_config = registry.model_config(model_path, trust_remote_code=config.trust_remote_code)
+    model_config = loading.model_config(model_path, trust_remote_code=config.trust_remote_code)
     if config.rope_scaling is None and config.rope_factor is None:
         return model_config
     factor = 1.0 if config.rope_factor is None else config.rope_factor

@@ -25,8 +25,8 @@ from text_generation_shard.grammar.table import GrammarTable
 from text_generation_shard.grammar.tokenizer import NOT_ASKED_FOR, GrammarTokenizer
 from text_generation_shard.host import PeakMemory
 from text_generation_shard.kv_cache import KVCache, KVCacheSpec
+from text_generation_shard.models.loading import LoadedModel
 from text_generation_shard.models.model import Model
-from text_generation_shard.models.registry import LoadedModel
 from text_generation_shard.ops.flash_attention import FlashAttention
 from text_generation_shard.runner.cpu_graph import CpuGraphRecorder
 from text_generation_shard.runner.cuda_graph import CudaGraphRecorder

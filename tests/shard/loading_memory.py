@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from text_generation_shard.distributed import RankGroup
-from text_generation_shard.models.registry import load_model, model_config
+from text_generation_shard.models.loading import load_model, model_config
 from text_generation_shard.weights import reader, scope
 from text_generation_shard.weights.storage import DENSE, PACKED
 

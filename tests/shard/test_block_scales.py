@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from text_generation_shard.errors import CheckpointError
-from text_generation_shard.models.registry import model_config
+from text_generation_shard.models.loading import model_config
 from text_generation_shard.weights.block_scales import ScaleBlocks
 from text_generation_shard.weights.reader import CheckpointReader
 from torch import Tensor

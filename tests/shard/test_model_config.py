@@ -8,7 +8,7 @@ from text_generation_process.options import OptionError
 from text_generation_shard.config import ShardConfig
 from text_generation_shard.errors import CheckpointError
 from text_generation_shard.models.llama_config import LlamaConfig, MistralConfig, Qwen2Config
-from text_generation_shard.models.registry import model_config
+from text_generation_shard.models.loading import model_config
 from text_generation_shard.models.rope_config import RopeConfig
 
 # As Llama 1 and 2 checkpoints have it.

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from text_generation_shard.errors import CheckpointError
-from text_generation_shard.models.registry import model_config
+from text_generation_shard.models.loading import model_config
 from text_generation_shard.weights.mxfp4 import widen
 from torch import Tensor
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from text_generation_shard.distributed import RankGroup
 from text_generation_shard.errors import CheckpointError
-from text_generation_shard.models.registry import LoadedModel, load_model, model_config
+from text_generation_shard.models.loading import LoadedModel, load_model, model_config
 from text_generation_shard.weights import loading_progress
 from text_generation_shard.weights.reader import CheckpointReader
 from torch import Tensor

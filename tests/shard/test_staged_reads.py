@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from text_generation_shard.distributed import RankGroup
 from text_generation_shard.errors import CheckpointError
-from text_generation_shard.models.registry import load_model, model_config
+from text_generation_shard.models.loading import load_model, model_config
 from text_generation_shard.weights import staged_reads
 from text_generation_shard.weights.reader import CheckpointReader
 from torch import Tensor

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from text_generation_shard.distributed import RankGroup
 from text_generation_shard.errors import CapacityError, CheckpointError
 from text_generation_shard.generic.survey import window_of
-from text_generation_shard.models.registry import load_model, model_config
+from text_generation_shard.models.loading import load_model, model_config
 from torch import Tensor
 from transformers.masking_utils import (
     bidirectional_mask_function,

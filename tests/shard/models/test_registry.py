@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from text_generation_shard.errors import CapacityError, CheckpointError
-from text_generation_shard.models.registry import model_config
+from text_generation_shard.models.loading import model_config
 from text_generation_shard.ops.cpu import library
 from torch import Tensor
 
