@@ -11,9 +11,8 @@ ranks cannot disagree.
 """
 
 import time
-import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -31,33 +30,10 @@ from text_generation_shard.models.model import Model
 from text_generation_shard.ops.to_device import to_device
 from text_generation_shard.runner.decode_graphs import DecodeGraphs
 from text_generation_shard.runner.device_work import DeviceWork
-from text_generation_shard.sampling import no_numbers
 from text_generation_shard.sampling.prompt_logprobs import prompt_logprobs
 from text_generation_shard.sampling.sampler import SampledTokens, TokenSampler
+from text_generation_shard.step_outcome import StepOutcome, host_tensors, step_result
 from text_generation_shard.unused_blocks import UnusedBlocks
-
-
-@dataclass(frozen=True, slots=True)
-class _Outcome:
-    """What the device computed in one step."""
-
-    # None where no item sampled. The ids are equal on all ranks; the rest only rank 0 knows.
-    sampled: SampledTokens | None
-    forward_us: int
-    # Sequences whose grammar failed; what they sampled means nothing.
-    failures: list[pb.SequenceFailure] = field(default_factory=list)
-    prompt_logprobs: list[pb.PromptLogprobs] = field(default_factory=list)
-    # Whether the sampled tokens stand behind the known ones already.
-    is_advanced: bool = False
-    # Whether a graph computed the layers.
-    is_replayed: bool = False
-
-    @property
-    def sampled_ids(self) -> Tensor:
-        """int64 [sampled], work order."""
-        if self.sampled is None:
-            return torch.empty(0, dtype=torch.int64)
-        return self.sampled.token_ids
 
 
 class Engine:
@@ -127,12 +103,12 @@ class Engine:
             raise
         self._slots.advance(batch, None if outcome.is_advanced else outcome.sampled_ids)
         is_worker = self._ranks.rank > 0
-        work.send_back(_host_tensors(outcome, is_worker=is_worker))
+        work.send_back(host_tensors(outcome, is_worker=is_worker))
         self._grammars.advance(batch.sampled_slots, partial(_token_ids, work))
         self._last_work = work
         num_graphs = 0 if self._graphs is None else self._graphs.count
         return partial(
-            _report,
+            step_result,
             request.step,
             outcome,
             work,
@@ -155,7 +131,7 @@ class Engine:
             self._last_work = None
         return self._graphs.record_next() if was_idle else True
 
-    def _compute(self, batch: ScheduledBatch) -> _Outcome:
+    def _compute(self, batch: ScheduledBatch) -> StepOutcome:
         """Forward and sampling; raises StepRejectedError where memory did not suffice.
 
         Then the sequence with the most work fails, and the router may try the others again. A rank
@@ -173,19 +149,19 @@ class Engine:
                 raise
             raise _out_of_memory(error, batch) from error
 
-    def _forward_and_sample(self, batch: ScheduledBatch) -> _Outcome:
+    def _forward_and_sample(self, batch: ScheduledBatch) -> StepOutcome:
         started = time.perf_counter()
         decoded = None if self._graphs is None else self._graphs.decode(batch)
         if isinstance(decoded, SampledTokens):
             forward_us = _microseconds_since(started)
             failures = self._failures(batch)
-            return _Outcome(decoded, forward_us, failures, is_advanced=True, is_replayed=True)
+            return StepOutcome(decoded, forward_us, failures, is_advanced=True, is_replayed=True)
         if decoded is not None:
             outcome = self._sampled_outcome(decoded, batch, _microseconds_since(started))
             return replace(outcome, is_replayed=True)
         rows = batch.in_row_order()
         if not rows:
-            return _Outcome(None, 0)
+            return StepOutcome(None, 0)
         hidden = self._model.forward(self._slots.model_inputs(rows), self._cache)
         first_rows = _first_rows(rows)
         logits = None
@@ -199,12 +175,12 @@ class Engine:
 
     def _sampled_outcome(
         self, logits: Tensor | None, batch: ScheduledBatch, forward_us: int
-    ) -> _Outcome:
+    ) -> StepOutcome:
         """logits: float32 [sampled, part], if anything is sampled."""
         if logits is None:
-            return _Outcome(None, forward_us)
+            return StepOutcome(None, forward_us)
         sampled = self._sample(logits, batch)
-        return _Outcome(sampled, forward_us, self._failures(batch))
+        return StepOutcome(sampled, forward_us, self._failures(batch))
 
     def _failures(self, batch: ScheduledBatch) -> list[pb.SequenceFailure]:
         """Of grammars, which rank 0 has alone; to be asked when the step has sampled."""
@@ -271,56 +247,9 @@ def _first_rows(rows: tuple[WorkItem, ...]) -> dict[int, int]:
     return first_rows
 
 
-def _host_tensors(outcome: _Outcome, *, is_worker: bool) -> list[Tensor]:
-    """What `_report` reads: token ids, int32; on rank 0 log-probabilities and top tokens, too."""
-    tensors = [outcome.sampled_ids.int()]
-    if outcome.sampled is not None and not is_worker:
-        tensors.append(outcome.sampled.logprobs)
-        if (top := outcome.sampled.top_tokens) is not None:
-            tensors += [top.counts, top.token_ids, top.logprobs]
-    return tensors
-
-
 def _token_ids(work: DeviceWork) -> list[int]:
     ids: list[int] = work.wait()[0].tolist()
     return ids
-
-
-def _report(
-    step: int,
-    outcome: _Outcome,
-    work: DeviceWork,
-    *,
-    slots: list[int],
-    is_worker: bool,
-    num_graphs: int,
-) -> pb.StepResult:
-    """The outcome as a message, when it is there; ranks above 0 report the checksum only. slots: of
-    the rows that were sampled.
-    """
-    token_ids, *details = work.wait()
-    result = pb.StepResult(
-        step=step,
-        forward_us=outcome.forward_us,
-        sampled_checksum=zlib.crc32(token_ids.numpy().astype("<u4").tobytes()),
-        num_graphs=num_graphs,
-        is_replayed=outcome.is_replayed,
-    )
-    if details:
-        logprobs, *top_tokens = (values.tolist() for values in details)
-        result.token_ids.extend(token_ids.tolist())
-        result.failures.extend(outcome.failures)
-        result.failures.extend(no_numbers.failures(slots, logprobs))
-        result.logprobs.extend(logprobs)
-        if top_tokens:
-            counts, top_ids, top_logprobs = top_tokens
-            result.top_n_counts.extend(counts)
-            result.top_n_token_ids.extend(top_ids)
-            result.top_n_logprobs.extend(top_logprobs)
-    if not is_worker:
-        result.prompt_logprobs.extend(outcome.prompt_logprobs)
-    result.total_us = work.microseconds
-    return result
 
 
 def _microseconds_since(started: float) -> int:
