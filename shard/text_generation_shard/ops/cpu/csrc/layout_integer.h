@@ -18,8 +18,8 @@
 // outputs are filled up to a whole tile.
 #pragma once
 
+#include "dot.h"
 #include "layout.h"
-#include "simd.h"
 
 namespace cpu_operators::CPU_OPERATORS_ISA {
 
