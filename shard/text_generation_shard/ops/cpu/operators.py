@@ -137,7 +137,7 @@ class Operators(Protocol):
         masks: MaskFields | None,
     ) -> None:
         """Biases, penalties and masks of the sampler, in this order, in place; see `ChangeCall` in
-        `csrc/kernels.h`.
+        `csrc/calls_sampling.h`.
         """
 
     def sample(
@@ -153,12 +153,14 @@ class Operators(Protocol):
         first_id: int,
     ) -> tuple[Tensor, Tensor, Tensor, list[int]]:
         """The same of chosen or drawn tokens, after temperature, top-k, top-p and min-p, and their
-        scores with noise before the rows that failed; see `SampleCall` in `csrc/kernels.h`.
+        scores with noise before the rows that failed; see `SampleCall` in `csrc/calls_sampling.h`.
         top_k, seeds, positions: int64 [rows]; draws: bool [rows].
         """
 
     def candidates(self, scores: Tensor, first_id: int, count: int) -> Tensor:
-        """The best of each row, [rows, 2 * count + 2]; see `CandidatesCall` in `csrc/kernels.h`."""
+        """The best of each row, [rows, 2 * count + 2]; see `CandidatesCall` in
+        `csrc/calls_sampling.h`.
+        """
 
     def choose(
         self,
@@ -239,7 +241,9 @@ class Operators(Protocol):
         distance_bias: Tensor | None,
         sinks: Tensor | None,
     ) -> Tensor:
-        """Causal attention over the paged cache, see `AttentionCall` in `csrc/kernels.h`."""
+        """Causal attention over the paged cache; see `AttentionCall` in
+        `csrc/calls_attention.h`.
+        """
 
     def latent_attention(
         self,

@@ -1,4 +1,4 @@
-// Turning heads by their token's position, see HeadsCall in kernels.h.
+// Turning heads by their token's position, see HeadsCall in calls_attention.h.
 #pragma once
 
 #include "lanes.h"
