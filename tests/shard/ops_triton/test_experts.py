@@ -12,6 +12,7 @@ from text_generation_shard.ops.linear import DenseWeight, MatrixStack
 from text_generation_shard.ops.mix_experts import mix_experts
 from text_generation_shard.ops.route import RoutingRule, route
 from text_generation_shard.ops.triton import experts as kernels
+from text_generation_shard.ops.triton.expert_tiles import tiles_of_pairs
 from torch import Tensor
 
 Call = Callable[..., Any]
@@ -138,7 +139,7 @@ def test_sort(by_kernel: Call, device: torch.device, pairs: int, rows: int) -> N
     """Every pair once, behind those of lower experts; every tile filled in."""
     num_experts = 6
     expert_ids = torch.randint(0, num_experts - 1, (pairs,), device=device)
-    order, tiles = by_kernel(kernels._sort, expert_ids, num_experts, rows)
+    order, tiles = by_kernel(tiles_of_pairs, expert_ids, num_experts, rows)
     assert order.tolist() == expert_ids.argsort(stable=True).tolist()
     assert len(tiles) == pairs // rows + num_experts
     covered: list[int] = []
