@@ -1,7 +1,8 @@
 """What the sampler is told about the rows that it samples."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -149,17 +150,9 @@ class SamplingRows:
         """Some of the rows, in their order, as if there were no others."""
         index = to_device(torch.tensor(chosen), self.seeds.device)
         places = {row: place for place, row in enumerate(chosen)}
-        grammar = None if self.grammar is None else self.grammar.among(places)
         return replace(
-            self,
-            **{name: getattr(self, name).index_select(0, index) for name in _BY_ROW},
-            features=self.features.placed(places),
-            logit_bias=tuple(
-                replace(bias, row=places[bias.row])
-                for bias in self.logit_bias
-                if bias.row in places
-            ),
-            grammar=grammar,
+            self._placed(places, lambda values: values.index_select(0, index)),
+            grammar=None if self.grammar is None else self.grammar.among(places),
             constrained=tuple(places[row] for row in self.constrained if row in places),
         )
 
@@ -169,9 +162,18 @@ class SamplingRows:
         """
         assert self.grammar is None and not self.constrained
         places = {row: place for place, row in enumerate(chosen)}
+        return self._placed(places, lambda values: values[chosen.start : chosen.stop])
+
+    def _placed(
+        self, places: Mapping[int, int], choose: Callable[[Tensor], Tensor]
+    ) -> "SamplingRows":
+        """Some of the rows but for their grammars. places: from a row to its new place; choose:
+        those rows of a tensor.
+        """
+        by_row: dict[str, Any] = {name: choose(getattr(self, name)) for name in _BY_ROW}
         return replace(
             self,
-            **{name: getattr(self, name)[chosen.start : chosen.stop] for name in _BY_ROW},
+            **by_row,
             features=self.features.placed(places),
             logit_bias=tuple(
                 replace(bias, row=places[bias.row])
