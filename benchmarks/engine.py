@@ -14,7 +14,6 @@ import os
 import random
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -27,8 +26,8 @@ from rich.console import Console
 from rich.table import Table
 from tokenizers import Tokenizer
 
-from benchmarks.checkpoint import DTYPES, SHAPES, write_checkpoint
 from benchmarks.http_stream import Endpoint, ResponseRecord, StreamError
+from benchmarks.measured_model import add_model_options, model_folder, model_name
 from benchmarks.processes import free_port, program, serve
 from benchmarks.workload import WORDS
 
@@ -226,10 +225,7 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    model = parser.add_mutually_exclusive_group()
-    model.add_argument("--size", choices=SHAPES, default="135m", help="random weights")
-    model.add_argument("--model-id", type=Path, metavar="FOLDER", help="a local checkpoint")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32")
+    add_model_options(parser, size="135m", dtype="float32")
     parser.add_argument("--prompt-tokens", type=int, default=256)
     parser.add_argument("--output-tokens", type=int, default=32)
     parser.add_argument("--streams", type=int, default=8)
@@ -243,15 +239,11 @@ def main() -> None:
         output_tokens=options.output_tokens,
         streams=options.streams,
     )
-    with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
-        folder = options.model_id
-        if folder is None:
-            folder = Path(scratch) / options.size
-            write_checkpoint(folder, SHAPES[options.size], dtype=options.dtype)
+    with model_folder(options) as folder:
         found = compare(folder, options.dtype, lengths, options.rounds)
     show(
         found,
-        f"{options.model_id or options.size}, {options.dtype}, {os.cpu_count()} cores, prompts of "
+        f"{model_name(options)}, {options.dtype}, {os.cpu_count()} cores, prompts of "
         f"{lengths.prompt_tokens} tokens, {lengths.output_tokens} new, {lengths.streams} streams",
     )
     if options.json:

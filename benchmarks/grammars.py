@@ -16,7 +16,6 @@ import os
 import random
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -35,9 +34,9 @@ from text_generation_shard.grammar.table import GrammarTable
 from text_generation_shard.grammar.tokenizer import load_grammar_tokenizer
 from tokenizers import Tokenizer
 
-from benchmarks.checkpoint import DTYPES, SHAPES, write_checkpoint
 from benchmarks.engine import BATCH_PROMPT_TOKENS, draw_prompts
 from benchmarks.http_stream import Endpoint, ResponseRecord, StreamError
+from benchmarks.measured_model import add_model_options, model_folder, model_name
 from benchmarks.processes import free_port, program, serve
 from benchmarks.summary import Percentiles
 
@@ -217,10 +216,7 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    model = parser.add_mutually_exclusive_group()
-    model.add_argument("--size", choices=SHAPES, default="135m", help="random weights")
-    model.add_argument("--model-id", type=Path, metavar="FOLDER", help="a local checkpoint")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32")
+    add_model_options(parser, size="135m", dtype="float32")
     parser.add_argument("--streams", type=int, default=32)
     parser.add_argument("--output-tokens", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=3)
@@ -228,11 +224,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.streams < 2 or options.rounds < 1 or options.output_tokens < 2:
         sys.exit("--streams and --output-tokens must be at least 2, --rounds at least 1")
-    with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
-        folder = options.model_id
-        if folder is None:
-            folder = Path(scratch) / options.size
-            write_checkpoint(folder, SHAPES[options.size], dtype=options.dtype)
+    with model_folder(options) as folder:
         rounds = measure(
             folder,
             options.dtype,
@@ -245,7 +237,7 @@ def main() -> None:
     show(
         rounds,
         masks,
-        f"{options.model_id or options.size}, {options.dtype}, {os.cpu_count()} cores, "
+        f"{model_name(options)}, {options.dtype}, {os.cpu_count()} cores, "
         f"{options.streams} streams of {options.output_tokens} tokens",
     )
 

@@ -13,7 +13,6 @@ import argparse
 import asyncio
 import json
 import random
-import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,8 +24,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.checkpoint import DTYPES, SHAPES, write_checkpoint
 from benchmarks.http_stream import Endpoint, ResponseRecord, StreamConnection, StreamError
+from benchmarks.measured_model import add_model_options, model_folder, model_name
 from benchmarks.processes import free_port, program, serve
 from benchmarks.summary import Percentiles
 from benchmarks.workload import WORDS
@@ -167,10 +166,7 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    model = parser.add_mutually_exclusive_group()
-    model.add_argument("--size", choices=SHAPES, default="398m", help="random weights")
-    model.add_argument("--model-id", type=Path, metavar="FOLDER", help="a local checkpoint")
-    parser.add_argument("--dtype", choices=DTYPES, default="bfloat16")
+    add_model_options(parser, size="398m", dtype="bfloat16")
     parser.add_argument("--quantize", choices=("int8", "int4"))
     parser.add_argument("--streams", type=int, default=8)
     parser.add_argument("--prompt-tokens", type=int, default=4000)
@@ -186,17 +182,13 @@ def main() -> None:
     flags = ["--dtype", options.dtype]
     if options.quantize:
         flags += ["--quantize", options.quantize]
-    with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
-        folder = options.model_id
-        if folder is None:
-            folder = Path(scratch) / options.size
-            write_checkpoint(folder, SHAPES[options.size], dtype=options.dtype)
+    with model_folder(options) as folder:
         found = measure(folder, flags, plan, options.rounds)
     show(
         found,
         plan,
         f"{plan.streams} streams while {plan.prompt_tokens} tokens are read: "
-        f"{options.model_id or options.size}, {' '.join(flags)}",
+        f"{model_name(options)}, {' '.join(flags)}",
     )
     if options.json:
         options.json.write_text(json.dumps([asdict(each) for each in found], indent=2) + "\n")

@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 from text_generation_proto import shard_pb2, shard_pb2_grpc
 
-from benchmarks.checkpoint import SHAPES, Dtype, write_checkpoint
+from benchmarks.measured_model import add_model_options, model_folder, model_name
 
 STORAGES: dict[str, list[str]] = {
     "float32": ["--dtype", "float32"],
@@ -191,22 +191,14 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    model = parser.add_mutually_exclusive_group()
-    model.add_argument("--size", choices=SHAPES, default="398m", help="random weights")
-    model.add_argument("--model-id", type=Path, metavar="FOLDER", help="a local checkpoint")
-    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
+    add_model_options(parser, size="398m", dtype="bfloat16")
     parser.add_argument("--storage", action="append", choices=STORAGES, help="default: all")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there too")
     options = parser.parse_args()
-    dtype: Dtype = options.dtype
-    with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
-        folder = options.model_id
-        if folder is None:
-            folder = Path(scratch) / options.size
-            write_checkpoint(folder, SHAPES[options.size], dtype=dtype)
+    with model_folder(options) as folder:
         names = options.storage or list(STORAGES)
         found = {name: measure(folder, STORAGES[name]) for name in names}
-    show(found, f"Memory of the shard of {options.model_id or options.size}")
+    show(found, f"Memory of the shard of {model_name(options)}")
     if options.json:
         content = {name: asdict(each) for name, each in found.items()}
         options.json.write_text(json.dumps(content, indent=2) + "\n")
