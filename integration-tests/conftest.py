@@ -11,9 +11,7 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -24,6 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from benchmarks import processes
+from benchmarks.processes import process_tree, program
 
 START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 60.0
@@ -189,7 +190,7 @@ def refuse() -> Refuse:
 
     def run(*flags: str, **environment: str) -> "subprocess.CompletedProcess[str]":
         done = subprocess.run(
-            [_program("text-generation-launcher"), *flags],
+            [program("text-generation-launcher"), *flags],
             env=_environment() | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -208,7 +209,7 @@ def refuse() -> Refuse:
 @pytest.fixture(scope="session")
 def free_port() -> Callable[[], int]:
     """A TCP port that nobody listens on."""
-    return _free_port
+    return processes.free_port
 
 
 @pytest.fixture(scope="session")
@@ -220,10 +221,10 @@ def spawn() -> Callable[..., Server]:
 @contextlib.contextmanager
 def _launch(*flags: str, api_key: str | None = None, exit_code: int = 0) -> Iterator[Server]:
     folder = Path(tempfile.mkdtemp(prefix="tgi-", dir="/tmp"))
-    port = _free_port()
+    port = processes.free_port()
     own = (
         *("--port", str(port)),
-        *("--master-port", str(_free_port())),
+        *("--master-port", str(processes.free_port())),
         *("--shard-uds-path", str(folder / "shard")),
         *(("--api-key", api_key) if api_key else ()),
     )
@@ -240,7 +241,7 @@ def _launch(*flags: str, api_key: str | None = None, exit_code: int = 0) -> Iter
 def _spawn(log_path: Path, *flags: str) -> Server:
     with log_path.open("ab") as log:
         process = subprocess.Popen(
-            [_program("text-generation-launcher"), *flags],
+            [program("text-generation-launcher"), *flags],
             env=_environment(),
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -264,7 +265,7 @@ def _wait_until_ready(found: Server) -> None:
 
 def _stop(found: Server, exit_code: int) -> None:
     """SIGTERM; this exit code and nobody left."""
-    family = _process_tree(found.process.pid)
+    family = process_tree(found.process.pid)
     if found.process.poll() is None:
         found.terminate()
     try:
@@ -280,15 +281,6 @@ def _stop(found: Server, exit_code: int) -> None:
     assert not left, f"processes left behind: {left}\n{found.logs()}"
 
 
-def _process_tree(root: int) -> list[int]:
-    found = [root]
-    for pid in found:
-        for children in Path(f"/proc/{pid}/task").glob("*/children"):
-            with contextlib.suppress(OSError):
-                found += map(int, children.read_text().split())
-    return found
-
-
 def _is_running(pid: int) -> bool:
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
@@ -297,19 +289,8 @@ def _is_running(pid: int) -> bool:
     return state != "Z"
 
 
-def _program(name: str) -> str:
-    return str(Path(sys.executable).parent / name)
-
-
 def _environment() -> dict[str, str]:
     """This environment without variables that are flags of the launcher, and without network."""
     flags = {"PORT", "HOSTNAME", "MODEL_ID", "NUM_SHARD", "API_KEY", "LOG_LEVEL", "DTYPE"}
     kept = {name: value for name, value in os.environ.items() if name not in flags}
     return kept | {"HF_HUB_OFFLINE": "1"}
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
