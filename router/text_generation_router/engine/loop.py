@@ -1,8 +1,4 @@
-"""The engine: plans steps, sends them, hands their tokens to who waits.
-
-One task owns the scheduler and walks `_serve`; two steps are under way whenever there is that much
-to do, so that the shards never wait for Python. A step's result changes the sequences first (ints
-only), the next step is planned and sent, and only then does text leave.
+"""The engine: takes requests, and keeps one task that computes them step by step (`step_loop`).
 
 When the shards are lost (a stream broke, a step hangs) and the restart budget allows it, the loop
 closes the streams, says so in a record that the launcher acts on (`lost_shards`), waits for
@@ -16,9 +12,7 @@ Order of effects of an ending: the generation leaves the table (`delivery`), its
 import asyncio
 import itertools
 import logging
-import math
 import time
-from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
@@ -36,7 +30,7 @@ from text_generation_router.engine.info import (
     warmup_request,
     warmup_samples,
 )
-from text_generation_router.engine.observer import EngineObserver, NullObserver, StepStats
+from text_generation_router.engine.observer import EngineObserver, NullObserver
 from text_generation_router.engine.request import (
     EngineError,
     GenerationError,
@@ -54,17 +48,13 @@ from text_generation_router.engine.shard_client import (
     ShardGroup,
     ShardUnavailableError,
 )
+from text_generation_router.engine.step_loop import StepLoop
 from text_generation_router.engine.vocabulary import TextTokenizer, Vocabulary
-from text_generation_router.engine.wire import StepReply, step_outcome, step_request
 from text_generation_router.scheduler.cost_model import CostModel
 from text_generation_router.scheduler.overload import Load, OverloadPolicy
-from text_generation_router.scheduler.scheduler import (
-    MAX_STEPS_IN_FLIGHT,
-    Scheduler,
-    SchedulerStats,
-)
+from text_generation_router.scheduler.scheduler import Scheduler, SchedulerStats
 from text_generation_router.scheduler.sequence import Ending, Sequence
-from text_generation_router.scheduler.step_plan import StepMismatchError, StepPlan
+from text_generation_router.scheduler.step_plan import StepMismatchError
 
 _log = logging.getLogger("text_generation_router.engine")
 # How often a step under way is looked at.
@@ -114,16 +104,13 @@ class Engine:
         self._health = HealthMonitor(self._shards, self._submit_probe, config.step_timeout, clock)
         self._generations = Generations(self._observer, self._end_sequence)
         self._sequence_ids = itertools.count(1)
-        # Of the steps under way: when each was sent, and how long its planning took.
-        self._sent: deque[tuple[float, float]] = deque()
-        self._last_result_at = -math.inf
         self._idle = asyncio.Event()
         self._serving: asyncio.Task[None] | None = None
         self._is_draining = False
         self._is_recovering = False
         self._budget = RestartBudget(config.max_restarts)
         self._info: EngineInfo | None = None
-        self._scheduler_or_none: Scheduler | None = None
+        self._steps_or_none: StepLoop | None = None
         # Set when the engine can no longer serve; the reason is in `failure`.
         self.failed = asyncio.Event()
         self.failure: Exception | None = None
@@ -135,17 +122,27 @@ class Engine:
         return self._info
 
     @property
+    def _steps(self) -> StepLoop:
+        assert self._steps_or_none is not None, "the engine was not started"
+        return self._steps_or_none
+
+    @property
     def _scheduler(self) -> Scheduler:
-        assert self._scheduler_or_none is not None, "the engine was not started"
-        return self._scheduler_or_none
+        return self._steps.scheduler
 
     async def start(self) -> None:
         """Wait for the shards, warm them up, begin to serve. Raises `ShardError` or
         `EngineStartError`.
         """
         warmup = await self._prepare_shards(self._config.connect_timeout)
-        self._scheduler_or_none = Scheduler(
-            scheduler_limits(self._config, self.info), CostModel(warmup_samples(warmup))
+        self._steps_or_none = StepLoop(
+            Scheduler(scheduler_limits(self._config, self.info), CostModel(warmup_samples(warmup))),
+            self._shards,
+            self._generations,
+            wake=self._wake,
+            health=self._health,
+            observer=self._observer,
+            clock=self._clock,
         )
         self._shards.open()
         self._serving = asyncio.create_task(self._run(), name="engine")
@@ -275,7 +272,7 @@ class Engine:
 
     async def _serve_until_lost(self) -> ShardFailedError | StepMismatchError:
         """Serve; returns why the shards cannot be used any longer."""
-        serving = asyncio.create_task(self._serve())
+        serving = asyncio.create_task(self._steps.run())
         watching = asyncio.create_task(self._watch())
         try:
             await asyncio.wait({serving, watching}, return_when=asyncio.FIRST_COMPLETED)
@@ -306,7 +303,8 @@ class Engine:
             extra={"fields": {"lost_shards": self._shards.known_sockets}},
         )
         lost_at = self._clock()
-        await self._close_streams()
+        self._steps.forget()
+        await self._shards.close()
         try:
             async with asyncio.timeout(self._config.restart_timeout):
                 await self._prepare_restarted_shards()
@@ -326,11 +324,6 @@ class Engine:
             len(self._generations),
         )
 
-    async def _close_streams(self) -> None:
-        self._sent.clear()
-        self._health.streams_closed()
-        await self._shards.close()
-
     async def _prepare_restarted_shards(self) -> None:
         """Try until they answer: they may fail and be started again meanwhile."""
         while True:
@@ -341,72 +334,6 @@ class Engine:
                 _log.debug("the shards are not back yet: %s", error)
                 await self._shards.close()
                 await asyncio.sleep(_RETRY_SECONDS)
-
-    async def _serve(self) -> None:
-        """The life of a step."""
-        while True:
-            self._send_steps()
-            reply = await self._receive()
-            if reply is None:
-                continue
-            outcome = step_outcome(reply)
-            applied = self._scheduler.apply(outcome, self._clock())
-            try:
-                self._send_steps()
-                await asyncio.sleep(0)  # the step is on its way before text leaves
-            finally:
-                # Also if the shards are lost just now: an applied token is never sampled again.
-                now = self._clock()
-                token_ids = outcome.token_ids
-                num_tokens = self._generations.deliver(applied, token_ids, reply.result, now)
-                self._report(applied.plan, reply, num_tokens, now)
-
-    def _send_steps(self) -> None:
-        """Plan and send until two steps are under way or there is nothing to compute."""
-        while (plan := self._scheduler.plan(started := self._clock())) is not None:
-            request = step_request(plan, self._request_of)
-            sent_at = self._clock()
-            self._sent.append((sent_at, sent_at - started))
-            self._health.step_sent()
-            self._shards.send(request)
-
-    def _request_of(self, sequence_id: int) -> GenerationRequest:
-        return self._generations[sequence_id].request
-
-    async def _receive(self) -> StepReply | None:
-        """The next result; None when something new may be planned before it comes. Answers are
-        awaited while nothing is under way, too: a shard that dies idle is noticed.
-        """
-        while (reply := self._shards.take_reply()) is None:
-            await self._wake.wait()
-            self._wake.clear()
-            has_room = self._scheduler.num_steps_in_flight < MAX_STEPS_IN_FLIGHT
-            if has_room:
-                return self._shards.take_reply()
-        return reply
-
-    def _report(self, plan: StepPlan, reply: StepReply, num_tokens: int, now: float) -> None:
-        sent_at, plan_duration = self._sent.popleft()
-        duration = now - max(sent_at, self._last_result_at)
-        self._last_result_at = now
-        self._health.step_finished(has_more=bool(self._sent))
-        self._observer.step_finished(
-            StepStats(
-                step=plan.step,
-                num_decodes=plan.num_decodes,
-                num_prefill_tokens=plan.num_prefill_tokens,
-                num_admitted=len(plan.admissions),
-                num_retired=len(plan.retired_slots),
-                num_tokens=num_tokens,
-                plan_duration=plan_duration,
-                duration=duration,
-                shard_duration=reply.total_us / 1e6,
-                forward_duration=reply.forward_us / 1e6,
-                num_graphs=reply.result.num_graphs,
-                is_replayed=reply.result.is_replayed,
-                is_failed=reply.result.HasField("error"),
-            )
-        )
 
     def _fail(self, error: Exception) -> None:
         """The shards are lost for good: every generation ends."""
