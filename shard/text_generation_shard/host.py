@@ -1,14 +1,16 @@
-"""What this machine leaves to us: cores and memory, within the limits of its control group."""
+"""What this machine leaves to us: cores and memory, within the limits of our control groups."""
 
 import ctypes
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from text_generation_shard.cores import physical_cores
 
 _CGROUP_ROOT = Path("/sys/fs/cgroup")
+# The groups that this process is in, by hierarchy: cgroups(7).
+_MEMBERSHIP = Path("/proc/self/cgroup")
 # Parameters of mallopt(3).
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _NEVER = 2**31 - 1
@@ -29,16 +31,18 @@ def host_share(
     num_ranks: int,
     num_threads: int | None,
     cgroup_root: Path = _CGROUP_ROOT,
+    membership: Path = _MEMBERSHIP,
     meminfo: Path = Path("/proc/meminfo"),
 ) -> HostShare:
     """Cores and available memory divided by the ranks on this host.
 
     num_threads: what --num-threads says; None takes the share.
     """
-    cores = _available_cores(cgroup_root)
+    cores = _available_cores(_groups("cpu", cgroup_root, membership))
+    memory = _available_memory(_groups("memory", cgroup_root, membership), meminfo)
     return HostShare(
         num_threads=num_threads or max(1, cores // num_ranks),
-        memory_bytes=_available_memory(cgroup_root, meminfo) // num_ranks,
+        memory_bytes=memory // num_ranks,
     )
 
 
@@ -57,42 +61,54 @@ def local_rank(rank: int, num_ranks: int, environment: Mapping[str, str] = os.en
     return int(value) if value.isdigit() and int(value) < num_ranks else rank % num_ranks
 
 
-def _available_cores(cgroup_root: Path) -> int:
-    """Physical cores that this process may run on, and not more than its group's quota."""
+def _groups(controller: str, cgroup_root: Path, membership: Path) -> list[Path]:
+    """Folders of the groups that limit this process, in the unified hierarchy and in that of the
+    controller (version 1): its own ones and all around them. In a container its own one may be the
+    root, whatever its name is outside.
+    """
+    folders = []
+    lines = [line.split(":", 2) for line in _read(membership).splitlines()]
+    for root, name in ((cgroup_root, ""), (cgroup_root / controller, controller)):
+        own = [path for _, controllers, path in lines if name in controllers.split(",")]
+        for path in map(PurePosixPath, own or ["/"]):
+            folders += [root / group.relative_to("/") for group in (path, *path.parents)]
+    return folders
+
+
+def _available_cores(groups: list[Path]) -> int:
+    """Physical cores that this process may run on, and not more than its groups' quota."""
     cores = len(physical_cores(os.sched_getaffinity(os.getpid())))
-    quota, _, period = _read(cgroup_root / "cpu.max").partition(" ")
-    if not quota:
-        quota = _read(cgroup_root / "cpu" / "cpu.cfs_quota_us")
-        period = _read(cgroup_root / "cpu" / "cpu.cfs_period_us")
-    if quota.isdigit() and period.isdigit() and int(period) > 0:
-        cores = min(cores, max(1, int(quota) // int(period)))
+    for group in groups:
+        quota, _, period = _read(group / "cpu.max").partition(" ")
+        if not quota:
+            quota = _read(group / "cpu.cfs_quota_us")
+            period = _read(group / "cpu.cfs_period_us")
+        if quota.isdigit() and period.isdigit() and int(period) > 0:
+            cores = min(cores, max(1, int(quota) // int(period)))
     return cores
 
 
-def _available_memory(cgroup_root: Path, meminfo: Path) -> int:
-    """Bytes that can be had without swapping, and not more than the group's limit leaves."""
+def _available_memory(groups: list[Path], meminfo: Path) -> int:
+    """Bytes that can be had without swapping, and not more than the groups' limits leave."""
     available = 0
     for line in _read(meminfo).splitlines():
         if line.startswith("MemAvailable:"):
             available = int(line.split()[1]) * 1024
-    for limit_file, usage_file, stat_file in (
-        ("memory.max", "memory.current", "memory.stat"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
-    ):
-        limit, usage = _read(cgroup_root / limit_file), _read(cgroup_root / usage_file)
+    for group in groups:
+        limit = _read(group / "memory.max") or _read(group / "memory.limit_in_bytes")
+        usage = _read(group / "memory.current") or _read(group / "memory.usage_in_bytes")
         if limit.isdigit() and usage.isdigit():
-            in_use = int(usage) - _reclaimable(_read(cgroup_root / stat_file))
+            in_use = int(usage) - _reclaimable(_read(group / "memory.stat"))
             available = min(available, max(0, int(limit) - in_use))
     return available
 
 
 def _reclaimable(stat: str) -> int:
     """Bytes of cached files in a group's usage, which the kernel gives up when asked."""
-    for line in stat.splitlines():
-        name, _, value = line.partition(" ")
-        if name in ("inactive_file", "total_inactive_file") and value.isdigit():
-            return int(value)
-    return 0
+    values = dict(line.split(" ", 1) for line in stat.splitlines() if " " in line)
+    # Version 1 counts those of groups within in another line.
+    value = values.get("total_inactive_file", values.get("inactive_file", ""))
+    return int(value) if value.isdigit() else 0
 
 
 def _read(path: Path) -> str:

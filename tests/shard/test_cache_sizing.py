@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from text_generation_shard import host
 from text_generation_shard.cache_sizing import CacheBudget, CacheSize, size_cache
 from text_generation_shard.distributed import RankGroup
 from text_generation_shard.errors import CapacityError
@@ -135,6 +136,48 @@ def test_share_of_the_machine(tmp_path: Path) -> None:
     share = host_share(num_ranks=1, num_threads=7, cgroup_root=tmp_path, meminfo=meminfo)
     assert share.memory_bytes == 4000 * 1024
     assert share.num_threads == 7
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_limits_of_all_groups_around(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int
+) -> None:
+    """As a service has them, whose groups are not the root, and a container within one."""
+    monkeypatch.setattr(host, "physical_cores", lambda _: [(core,) for core in range(16)])
+    files = {
+        "membership": "0::/server.slice/one.service\n",
+        "meminfo": "MemAvailable: 4000 kB\n",
+        "server.slice/cpu.max": "350000 100000\n",
+        "server.slice/memory.max": "3500000\n",
+        "server.slice/memory.current": "500000\n",
+        "server.slice/one.service/memory.max": "1500000\n",
+        "server.slice/one.service/memory.current": "500000\n",
+    }
+    if version == 1:
+        own = "/server.slice/one.service"
+        files = {
+            "membership": f"4:cpu,cpuacct:{own}\n3:memory:{own}\n0::/init.scope\n",
+            "meminfo": "MemAvailable: 4000 kB\n",
+            "cpu/server.slice/cpu.cfs_quota_us": "350000\n",
+            "cpu/server.slice/cpu.cfs_period_us": "100000\n",
+            "memory/server.slice/memory.limit_in_bytes": "3500000\n",
+            "memory/server.slice/memory.usage_in_bytes": "500000\n",
+            f"memory{own}/memory.limit_in_bytes": "1500000\n",
+            f"memory{own}/memory.usage_in_bytes": "900000\n",
+            f"memory{own}/memory.stat": "inactive_file 1\ntotal_inactive_file 400000\n",
+        }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    share = host_share(
+        num_ranks=1,
+        num_threads=None,
+        cgroup_root=tmp_path,
+        membership=tmp_path / "membership",
+        meminfo=tmp_path / "meminfo",
+    )
+    assert share.num_threads == 3
+    assert share.memory_bytes == 1_000_000
 
 
 def test_ranks_on_this_host() -> None:
