@@ -90,6 +90,21 @@ def test_large_scores_and_many_draws(operators: Operators) -> None:
     assert torch.equal(_sample(operators, scores)[0], _expected(scores, 1, 0, 1, 0)[0])
 
 
+@pytest.mark.parametrize("temperature", [1e30, 1e37, 3.4e38])
+def test_a_temperature_may_leave_hardly_any_differences(
+    operators: Operators, temperature: float
+) -> None:
+    torch.manual_seed(5)
+    scores = torch.randn(9, 6001)
+    for top_k, top_p in ((0, 0.9), (2000, 0.5)):
+        options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": 0.0}
+        ids, found, failed = _sample(operators, scores, **options)
+        _, logprobs = _expected(scores, **options)
+        assert not failed
+        chosen = logprobs.gather(1, ids[:, None]).squeeze(1)
+        torch.testing.assert_close(found, chosen, rtol=1e-5, atol=1e-3, msg=str(options))
+
+
 def test_without_a_draw_the_best_is_chosen(operators: Operators) -> None:
     scores = torch.randn(4, 500)
     scores[1, 30] = scores[1, 31] = 9.0

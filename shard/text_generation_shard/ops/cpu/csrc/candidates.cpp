@@ -53,14 +53,13 @@ float collect_best(const float* scores, int64_t size, float best, int64_t count,
       return best;
     }
   }
-  while (static_cast<int64_t>(found.size()) < count && depth >= kFirstDepth) {
-    if (depth >= kLargestDepth) depth = kInfinity;
-    if (!collect(scores, size, best - 2 * depth, limit, found)) {
+  while (static_cast<int64_t>(found.size()) < count && kFirstDepth <= depth && depth < kInfinity) {
+    const float deeper = depth < kLargestDepth ? 2 * depth : kInfinity;
+    if (!collect(scores, size, best - deeper, limit, found)) {
       collect(scores, size, best - depth, limit, found);
       break;
     }
-    depth *= 2;
-    if (depth == kInfinity) break;
+    depth = deeper;
   }
   return best - depth;
 }

@@ -40,7 +40,7 @@ void choose_row(const ChoiceCall& call, int64_t index) {
   auto* scores = static_cast<float*>(scratch.reserve(2 * lanes * 4));
   float* tokens = scores + lanes;
   std::fill(scores + size, scores + lanes, kNone);
-  float best = kNone, bound = -INFINITY;
+  Row row{scores, size, kNone, tokens};
   const auto packet_of = [&](int64_t part) {
     return call.packets + (part * call.sample.rows + index) * (2 * call.count + 2);
   };
@@ -48,22 +48,21 @@ void choose_row(const ChoiceCall& call, int64_t index) {
   for (int64_t part = 0; part < call.parts; ++part) {
     const float *packet = packet_of(part), *numbers = packet + 2 * call.count;
     if (std::isnan(numbers[0])) return;
-    bound = std::max(bound, numbers[0]);
+    row.bound = std::max(row.bound, numbers[0]);
     for (int64_t i = 0; i < call.count; ++i) {
       scores[part * call.count + i] = std::max(kNone, packet[i]);
-      best = std::max(best, packet[i]);
+      row.best = std::max(row.best, packet[i]);
     }
     std::copy(packet + call.count, numbers, tokens + part * call.count);
   }
-  if (best == kNone) return;
-  Row row{scores, size, best, tokens};
+  if (row.best == kNone) return;
   double rest = -static_cast<double>(total_weight(row, kNone));
   for (int64_t part = 0; part < call.parts; ++part) {
-    rest += std::exp(static_cast<double>(packet_of(part)[2 * call.count + 1] - best));
+    rest += std::exp(static_cast<double>(packet_of(part)[2 * call.count + 1] - row.best));
   }
   row.rest = std::max(0.0f, static_cast<float>(rest));
   const float cut = cut_of(call.sample, index, row);
-  if (cut > bound) choose(call.sample, index, row, cut);
+  if (cut > row.bound) choose(call.sample, index, row, cut);
 }
 
 }  // namespace

@@ -40,15 +40,18 @@ float kth_greatest(const Row& row, int64_t k, std::vector<float>& found) {
   return *place;
 }
 
-// The score at which the probability, best first, reaches `mass`; the least one where it does not.
+// The score at which the probability, best first, reaches `mass`; kNone where it does not.
 // Only scores close to the cut are sorted: the others are summed by how far below the best they are.
 float mass_cut_of(const std::vector<float>& scores, const std::vector<float>& probabilities,
                   float mass, float best) {
   constexpr int bins = 1024;
   const float lowest = *std::min_element(scores.begin(), scores.end());
-  const float bins_per_unit = best > lowest ? bins / (best - lowest) : 0;
+  // In float64, which has room for the distance of any two scores and for its inverse: a temperature
+  // may leave scores 1e-37 apart.
+  const double top = best;
+  const double bins_per_unit = best > lowest ? bins / (top - lowest) : 0;
   const auto bin_of = [&](float score) {
-    return std::min(static_cast<int>((best - score) * bins_per_unit), bins - 1);
+    return std::min(static_cast<int>((top - score) * bins_per_unit), bins - 1);
   };
   double sums[bins] = {};
   for (size_t i = 0; i < scores.size(); ++i) sums[bin_of(scores[i])] += probabilities[i];
@@ -64,7 +67,7 @@ float mass_cut_of(const std::vector<float>& scores, const std::vector<float>& pr
     reached += probability;
     if (reached >= static_cast<double>(mass)) return score;
   }
-  return near.empty() ? lowest : near.back().first;
+  return near.empty() ? kNone : near.back().first;
 }
 
 // The score at which the probability of what is left above the cut, best first, reaches `mass`.
@@ -97,6 +100,8 @@ float cut_of(const SampleCall& call, int64_t index, const Row& row) {
   const float top_p = call.top_p[index], min_p = call.min_p[index];
   float cut = kNone;
   if (0 < top_k && top_k < row.size) cut = kth_greatest(row, top_k, found);
+  // Top-p wants a share of what top-k leaves.
+  if (0 < top_k && cut <= row.bound) return cut;
   if (top_p < 1) cut = std::max(cut, mass_cut(row, cut, top_p, found));
   if (min_p > 0) cut = std::max(cut, row.best + std::log(min_p));
   return cut;

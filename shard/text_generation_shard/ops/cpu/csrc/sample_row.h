@@ -9,13 +9,15 @@
 namespace cpu_operators::CPU_OPERATORS_ISA {
 
 // One row: scores in whole lanes, the last ones filled up with kNone. Where these are not all, whose
-// they are, in ascending order, and the sum of e^(score - best) of the others.
+// they are, in ascending order, the sum of e^(score - best) of the others, and the bound above which
+// there are no others.
 struct Row {
   float* scores;
   int64_t size;
   float best;
   const float* tokens = nullptr;
   float rest = 0;
+  float bound = -INFINITY;
 
   int64_t token(int64_t place) const {
     return tokens == nullptr ? place : static_cast<int64_t>(tokens[place]);
@@ -55,7 +57,8 @@ struct Winner {
   }
 };
 
-// What a row's filters leave: the tokens whose scores are not below this.
+// What a row's filters leave: the tokens whose scores are not below this. Not above the row's bound
+// where that is not known.
 float cut_of(const SampleCall& call, int64_t index, const Row& row);
 
 // The winner among those, with the noise of call.seeds[index] and call.positions[index].
