@@ -136,6 +136,25 @@ def test_a_number_that_is_none_stays_one(operators: Operators) -> None:
     assert qkv.isnan().all() and cache.isnan().all()
 
 
+@pytest.mark.parametrize("bits", [0x7FC00000, 0x7FFFFFFF, -1, -0x2000])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int8])
+def test_no_number_is_rounded_to_one(operators: Operators, dtype: torch.dtype, bits: int) -> None:
+    """Whatever its low bits are: those of a damaged weight may all be set."""
+    qkv = torch.ones(1, 24)
+    qkv.view(torch.int32)[0, [8, 17]] = bits
+    keys, values = torch.zeros(2, 1, 1, 1, 8, dtype=dtype)
+    scales: tuple[Tensor, ...] | tuple[None, None] = (None, None)
+    if dtype is torch.int8:
+        scales = tuple(torch.zeros(2, 1, 1, 1, dtype=SCALE_DTYPE))
+    fields = (keys, values, scales[0], scales[1])
+    operators.store_heads(qkv, PLAIN_HEADS, None, None, fields, torch.tensor([0]))
+    if dtype is torch.int8:
+        assert all(scale is not None and scale.isnan().all() for scale in scales)
+    else:
+        assert keys[0, 0, 0].isnan().tolist() == [True] + [False] * 7
+        assert values[0, 0, 0].isnan().tolist() == [False, True] + [False] * 6
+
+
 @pytest.mark.parametrize(
     ("places", "weight", "text"),
     [

@@ -128,6 +128,8 @@ inline Float16x load(const BFloat16* p) {
   return {widen_bfloat16(_mm_loadu_si128(halves)), widen_bfloat16(_mm_loadu_si128(halves + 1))};
 }
 inline __m256i narrow_bits(__m256 x) {  // upper half of every lane, to nearest, ties to even
+  // What is no number may have any low bits: rounded up, it could become one.
+  x = _mm256_blendv_ps(x, _mm256_set1_ps(__builtin_nanf("")), _mm256_cmp_ps(x, x, _CMP_UNORD_Q));
   const __m256i bits = _mm256_castps_si256(x);
   const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
   const __m256i biased = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));

@@ -88,6 +88,9 @@ inline Float16x load(const BFloat16* p) {
   return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16))};
 }
 inline void store(BFloat16* p, Float16x x) {  // round to nearest, ties to even
+  // What is no number may have any low bits: rounded up, it could become one.
+  const __mmask16 is_none = _mm512_cmp_ps_mask(x.v, x.v, _CMP_UNORD_Q);
+  x.v = _mm512_mask_mov_ps(x.v, is_none, _mm512_set1_ps(__builtin_nanf("")));
   const __m512i bits = _mm512_castps_si512(x.v);
   const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
   const __m512i biased = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
