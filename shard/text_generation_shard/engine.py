@@ -142,7 +142,7 @@ class Engine:
             return self._forward_and_sample(batch)
         try:
             return self._forward_and_sample(batch)
-        except torch.OutOfMemoryError as error:
+        except (torch.OutOfMemoryError, MemoryError) as error:  # MemoryError: of NumPy and of C++
             raise _out_of_memory(error, batch) from error
         except RuntimeError as error:
             if "can't allocate memory" not in str(error):
@@ -265,5 +265,5 @@ def _out_of_memory(error: Exception, batch: ScheduledBatch) -> StepRejectedError
     largest = max(
         batch.items, key=lambda item: (item.num_tokens + item.num_encoder_tokens, item.end)
     )
-    reason = str(error).splitlines()[0]
+    reason = (str(error) or type(error).__name__).splitlines()[0]
     return StepRejectedError(f"out of memory: {reason}", slots=(largest.slot,))

@@ -221,8 +221,17 @@ def test_a_sequence_that_cannot_be_computed_fails_alone(
     assert [token for request in rest for token in shard.step(request).token_ids] == expected[1:]
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate ..."),
+        MemoryError("std::bad_alloc"),
+        MemoryError(),
+    ],
+    ids=["torch", "C++", "Python"],
+)
 def test_memory_that_runs_out_fails_the_largest_work_only(
-    shard: Shard, monkeypatch: pytest.MonkeyPatch
+    shard: Shard, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     script = StepScript()
     script.admit(0, PROMPT)
@@ -235,7 +244,7 @@ def test_memory_that_runs_out_fails_the_largest_work_only(
     model = shard._loaded.model
 
     def exhausted(*_: object) -> None:
-        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate ...")
+        raise error
 
     with monkeypatch.context() as patch:
         patch.setattr(type(model), "forward", exhausted)
