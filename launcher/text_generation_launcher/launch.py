@@ -3,7 +3,8 @@
 import logging
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,8 +23,8 @@ from text_generation_launcher.node_member import NodeMember
 from text_generation_launcher.node_terms import node_terms
 from text_generation_launcher.nodes import Nodes, RemoteShardCommand
 from text_generation_launcher.preflight import (
-    choose_master_port,
-    free_port,
+    held_port,
+    master_port,
     require_free_port,
     require_own_address,
     shard_sockets,
@@ -100,8 +101,10 @@ class _Launch:
         await self._nodes.gathered(model, self._config.node_timeout)
         if self._setting.stop.requested.is_set():
             return 0
-        with shard_sockets(self._config.shard_uds_path, resolved.num_shard) as shard_uds_path:
-            rendezvous = self._rendezvous(shard_uds_path, resolved.num_shard)
+        with (
+            shard_sockets(self._config.shard_uds_path, resolved.num_shard) as shard_uds_path,
+            self._rendezvous(shard_uds_path, resolved.num_shard) as rendezvous,
+        ):
             deployment = self._deployment(resolved, model, rendezvous)
             logger.info("starting %s with %d shard(s)", model.name, resolved.num_shard)
             requests = RestartRequests(deployment.sockets)
@@ -137,18 +140,22 @@ class _Launch:
             )
         return resolved
 
-    def _rendezvous(self, shard_uds_path: str, num_shard: int) -> Rendezvous:
+    @contextmanager
+    def _rendezvous(self, shard_uds_path: str, num_shard: int) -> Iterator[Rendezvous]:
         asked = self._config.master_port
         address = self._config.master_addr or "localhost"
-        if self._resolved.nnodes > 1:
-            port = free_port(address)  # the nodes' launchers meet at the one that was asked for
+        if num_shard == 1:
+            held: AbstractContextManager[int] = nullcontext(asked or DEFAULT_MASTER_PORT)
+        elif self._resolved.nnodes > 1:
+            held = held_port(address, 0)  # the nodes' launchers meet at the one that was asked for
         else:
-            port = choose_master_port(asked) if num_shard > 1 else asked or DEFAULT_MASTER_PORT
-        return Rendezvous(
-            shard_uds_path=shard_uds_path,
-            master_addr=address,
-            master_port=port,
-        )
+            held = master_port(address, asked)
+        with held as port:
+            yield Rendezvous(
+                shard_uds_path=shard_uds_path,
+                master_addr=address,
+                master_port=port,
+            )
 
     def _deployment(self, resolved: Resolved, model: Model, rendezvous: Rendezvous) -> Deployment:
         shard = shard_config(self._config, resolved, model, rendezvous)

@@ -4,7 +4,8 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,15 +30,29 @@ def require_free_port(hostname: str, port: int) -> None:
     raise LaunchError(f"--port {port} on {hostname} cannot be used: {problem.strerror}")
 
 
-def choose_master_port(asked: int | None) -> int:
-    """The port where the shards meet: the one asked for, else the usual one, else any free one."""
-    if asked is not None:
-        if _listening_problem("0.0.0.0", asked) is not None:  # noqa: S104  rank 0 does the same
-            raise LaunchError(f"--master-port {asked} is already in use")
-        return asked
-    if _listening_problem("0.0.0.0", DEFAULT_MASTER_PORT) is None:  # noqa: S104
-        return DEFAULT_MASTER_PORT
-    return free_port("127.0.0.1")
+@contextmanager
+def master_port(address: str, asked: int | None) -> Iterator[int]:
+    """The port where the shards meet: the one asked for, else the usual one, else any free one. It
+    is held: launchers that start together would all find the usual one free, and a shard of one
+    would meet those of another.
+    """
+    if asked is not None and _listening_problem(address, asked) is not None:
+        raise LaunchError(f"--master-port {asked} is already in use")
+    ports = (DEFAULT_MASTER_PORT, 0) if asked is None else (asked,)
+    with held_port(address, *ports) as port:
+        yield port
+
+
+@contextmanager
+def held_port(address: str, *ports: int) -> Iterator[int]:
+    """Keep the first of these ports that nobody has (0: any) for a child that listens there, now
+    and when it is started again. It must set SO_REUSEADDR, as Python's servers do.
+    """
+    with _holder(address, ports) as holder:
+        port = int(holder.getsockname()[1])
+        if sys.platform != "linux":
+            holder.close()  # elsewhere it would keep the child away, too
+        yield port
 
 
 def require_own_address(master_addr: str) -> None:
@@ -52,13 +67,6 @@ def require_own_address(master_addr: str) -> None:
             f"--master-addr {master_addr} is not an address of this machine, which is node 0 "
             "(--node-rank)"
         )
-
-
-def free_port(address: str) -> int:
-    """One that nobody listens on there."""
-    with socket.socket() as probe:
-        probe.bind((address, 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager
@@ -80,6 +88,24 @@ def shard_sockets(asked: str | None, num_shard: int) -> Iterator[str]:
         path = directory / "shard"
         _require_short(path, num_shard)
         yield str(path)
+
+
+def _holder(address: str, ports: Sequence[int]) -> socket.socket:
+    """A bound socket that does not listen: nobody else is given its port, connecting is refused."""
+    # At last also where connections of a server that has ended linger.
+    for port, is_reused in (*((port, False) for port in ports), (ports[-1], True)):
+        holder = socket.socket()
+        try:
+            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, is_reused)
+            holder.bind((address, port))
+        except OSError as error:
+            problem = error
+            holder.close()
+            continue
+        # Bound without it, it was refused where another is held; from now on it lets the child in.
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, True)
+        return holder
+    raise LaunchError(f"no port can be had at {address}: {problem.strerror}")
 
 
 def _listening_problem(hostname: str, port: int) -> OSError | None:

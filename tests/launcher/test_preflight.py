@@ -1,5 +1,6 @@
 """What is checked before anything is started."""
 
+import errno
 import shutil
 import socket
 import stat
@@ -10,7 +11,8 @@ import pytest
 from text_generation_launcher import preflight
 from text_generation_launcher.errors import LaunchError
 from text_generation_launcher.preflight import (
-    choose_master_port,
+    held_port,
+    master_port,
     require_free_port,
     require_own_address,
     shard_sockets,
@@ -56,16 +58,52 @@ def test_a_foreign_address_is_named(free_port):
 
 
 def test_the_master_port_asked_for_is_taken_or_refused(free_port, busy_port):
-    assert choose_master_port(free_port) == free_port
-    with pytest.raises(LaunchError, match=f"--master-port {busy_port} is already in use"):
-        choose_master_port(busy_port)
+    with master_port("localhost", free_port) as port:
+        assert port == free_port
+    with (
+        pytest.raises(LaunchError, match=f"--master-port {busy_port} is already in use"),
+        master_port("localhost", busy_port),
+    ):
+        pass
 
 
 def test_without_asking_the_usual_master_port_gives_way(monkeypatch, free_port, busy_port):
     monkeypatch.setattr(preflight, "DEFAULT_MASTER_PORT", free_port)
-    assert choose_master_port(None) == free_port
+    with master_port("localhost", None) as port:
+        assert port == free_port
     monkeypatch.setattr(preflight, "DEFAULT_MASTER_PORT", busy_port)
-    assert choose_master_port(None) not in (busy_port, 0)
+    with master_port("localhost", None) as port:
+        assert port not in (busy_port, 0)
+
+
+def test_launchers_that_start_together_have_master_ports_of_their_own(monkeypatch, free_port):
+    """Before their shards listened, all took the usual one; then a shard met those of another."""
+    monkeypatch.setattr(preflight, "DEFAULT_MASTER_PORT", free_port)
+    with master_port("localhost", None) as one, master_port("localhost", None) as other:
+        assert one == free_port != other
+        for _ in range(2):  # and when the shard is started again
+            with socket.create_server(("localhost", one)) as shard:
+                end_a_connection(shard)
+
+
+def end_a_connection(server):
+    """From the server's end: its address lingers for a minute."""
+    with socket.create_connection(server.getsockname()):
+        server.accept()[0].close()
+
+
+def test_a_master_port_is_asked_for_again_soon_after_a_server_has_ended(free_port):
+    with socket.create_server(("localhost", free_port)) as ended:
+        end_a_connection(ended)
+    with master_port("localhost", free_port) as port, socket.create_server(("localhost", port)):
+        assert port == free_port
+
+
+def test_a_held_port_is_given_to_nobody_else():
+    with held_port("localhost", 0) as port, socket.socket() as other:
+        with pytest.raises(OSError, match="already in use"):
+            other.bind(("localhost", port))
+        assert other.connect_ex(("localhost", port)) == errno.ECONNREFUSED
 
 
 def test_sockets_lie_in_a_private_directory_that_goes_away():
