@@ -29,11 +29,11 @@ def private_directory() -> Iterator[Path]:
     """Make one that only this user can read."""
     _remove_abandoned()
     directory = Path(tempfile.mkdtemp(prefix=_PREFIX))
-    try:
-        with _held_lock(directory):
+    with _held_lock(directory):
+        try:
             yield directory
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
+        finally:  # while it is locked: unlocked, it would be another launcher's to remove
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 @contextmanager

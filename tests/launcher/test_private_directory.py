@@ -1,6 +1,8 @@
 """A launcher's directory goes away with it, or with the next launcher."""
 
+import logging
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -9,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from text_generation_launcher import private_directory as module
 from text_generation_launcher.private_directory import private_directory
 
 _OWNER = """
@@ -59,6 +62,21 @@ def test_what_a_killed_launcher_left_is_removed_and_what_a_living_one_has_is_not
     assert directory.exists()
     with private_directory():
         assert not directory.exists()
+
+
+def test_one_that_is_about_to_go_is_not_taken_for_abandoned(monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    remove = shutil.rmtree
+
+    def while_another_launcher_starts(directory, **options):
+        monkeypatch.setattr(shutil, "rmtree", remove)
+        module._remove_abandoned()
+        remove(directory, **options)
+
+    with private_directory() as directory:
+        monkeypatch.setattr(shutil, "rmtree", while_another_launcher_starts)
+    assert not directory.exists()
+    assert caplog.messages == []
 
 
 def test_what_was_never_locked_is_let_alone(temporary):
