@@ -128,18 +128,22 @@ def killed_once(scene, now):
     """A shard that is killed when `now` appears; started again, it notes that and stays."""
     source = """
 import os, signal, sys, time
-if not os.path.exists(sys.argv[1]):
-    while not os.path.exists(sys.argv[1]):
+now, events, starts = sys.argv[1:]
+open(starts, "a").write("x")
+if os.path.getsize(starts) == 1:
+    while not os.path.exists(now):
         time.sleep(0.01)
     os.kill(os.getpid(), signal.SIGKILL)
-open(sys.argv[2], "a").write("shard 0 again\\n")
+open(events, "a").write("shard 0 again\\n")
 while True:
     time.sleep(0.02)
 """
-    return script(Origin("shard", 0), source, str(now), str(scene.events_file))
+    starts = scene.events_file.parent / "starts"
+    return script(Origin("shard", 0), source, str(now), str(scene.events_file), str(starts))
 
 
-async def test_a_shard_that_dies_while_serving_restarts_its_group(scene, errors):
+async def test_a_shard_that_dies_while_serving_restarts_its_group(scene, errors, monkeypatch):
+    monkeypatch.setattr(supervisor_module, "LOST_SHARD_GRACE_SECONDS", 30.0)
     scene.restarts_shards = True
     now = scene.events_file.parent / "now"
     scene.shards[0] = killed_once(scene, now)
@@ -287,12 +291,13 @@ async def test_a_router_that_ends_by_itself_is_a_failure(scene, errors):
     assert errors() == ["router died before the server was ready: exited with code 0"]
 
 
-async def test_the_cause_is_told_after_its_consequences(scene, errors):
+async def test_the_cause_is_told_after_its_consequences(scene, errors, monkeypatch):
     """A dying shard ends the router; the router's end must not hide the shard's."""
-    scene.shards[0] = script(Origin("shard", 0), "import sys; sys.exit(9)")
+    monkeypatch.setattr(supervisor_module, "_SETTLE_SECONDS", 30.0)
+    scene.shards = [script(Origin("shard", 0), "import sys, time; time.sleep(0.1); sys.exit(9)")]
     scene.router = script(Origin("router"), "import sys; sys.exit(1)")
     assert await scene.run() == 1
-    assert "shard 0 died" in errors()[-1]
+    assert [error.split(" before")[0] for error in errors()] == ["router died", "shard 0 died"]
 
 
 async def test_who_does_not_stop_in_time_is_killed(scene, caplog):
