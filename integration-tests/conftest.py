@@ -15,7 +15,8 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +24,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks import processes
 from benchmarks.processes import process_tree, program
+from tests.fakes import ports
 
 START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 60.0
@@ -130,15 +131,37 @@ class Server:
                     first_token.set()
         return found
 
+    def interrupted(
+        self, bodies: Sequence[dict[str, Any]], interrupt: Callable[[], object]
+    ) -> list[list[dict[str, Any]]]:
+        """Stream all of these together and do something when every one is in the server and some
+        have begun; what each stream said in the end.
+        """
+        first_token = threading.Event()
+        with ThreadPoolExecutor(len(bodies)) as pool:
+            jobs = [pool.submit(self.stream, body, first_token) for body in bodies]
+            assert first_token.wait(60), self.logs()
+            self.wait_until(lambda: self.num_requests() == len(bodies), "all in the server")
+            interrupt()
+            return [job.result() for job in jobs]
+
+    def num_requests(self) -> int:
+        """How many wait or run, at one moment."""
+        text = self.get("/metrics").body.decode()
+        gauges = r"^tgi_(?:queue_size|batch_current_size) (\S+)$"
+        return sum(int(float(size)) for size in re.findall(gauges, text, re.MULTILINE))
+
     def shard_pids(self) -> list[int]:
         """Processes of the launcher that serve a shard, in rank order."""
         pid = self.process.pid
-        found = []
+        found = {}
         for child in map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()):
             with contextlib.suppress(OSError):
                 if b"text_generation_shard.cli" in Path(f"/proc/{child}/cmdline").read_bytes():
-                    found.append(child)
-        return sorted(found)
+                    environment = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
+                    (rank,) = (entry for entry in environment if entry.startswith(b"RANK="))
+                    found[int(rank.removeprefix(b"RANK="))] = child
+        return [found[rank] for rank in sorted(found)]
 
     def metric(self, name: str, labels: str = "") -> float | None:
         """A sample of /metrics; None when there is none yet."""
@@ -208,8 +231,8 @@ def refuse() -> Refuse:
 
 @pytest.fixture(scope="session")
 def free_port() -> Callable[[], int]:
-    """A TCP port that nobody listens on."""
-    return processes.free_port
+    """A TCP port that nobody listens on, or is given."""
+    return ports.free_port
 
 
 @pytest.fixture(scope="session")
@@ -221,10 +244,10 @@ def spawn() -> Callable[..., Server]:
 @contextlib.contextmanager
 def _launch(*flags: str, api_key: str | None = None, exit_code: int = 0) -> Iterator[Server]:
     folder = Path(tempfile.mkdtemp(prefix="tgi-", dir="/tmp"))
-    port = processes.free_port()
+    port = ports.free_port()
     own = (
         *("--port", str(port)),
-        *("--master-port", str(processes.free_port())),
+        *("--master-port", str(ports.free_port())),
         *("--shard-uds-path", str(folder / "shard")),
         *(("--api-key", api_key) if api_key else ()),
     )

@@ -4,8 +4,6 @@ nothing happened to.
 
 import os
 import signal
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -31,35 +29,30 @@ def parameters(index: int) -> dict[str, Any]:
     return common | {"repetition_penalty": 0.5}
 
 
-def stream(server: Any, index: int, first_token: threading.Event) -> list[dict[str, Any]]:
-    """The events of one stream, errors included."""
-    body = {"inputs": PROMPTS[index % len(PROMPTS)], "parameters": parameters(index)}
-    found: list[dict[str, Any]] = server.stream(body, first_token)
-    return found
+def request_bodies(count: int) -> list[dict[str, Any]]:
+    return [
+        {"inputs": PROMPTS[index % len(PROMPTS)], "parameters": parameters(index)}
+        for index in range(count)
+    ]
 
 
 def killed_streams(
     server: Any, rank: int, count: int = 8, number: signal.Signals = signal.SIGKILL
 ) -> list[list[dict[str, Any]]]:
-    """Kill (or stop) one rank when all streams are in the server and some have begun; what each
-    said in the end.
-    """
-    first_token = threading.Event()
-    arrived = server.metric("tgi_request_count") + count
-    with ThreadPoolExecutor(count) as pool:
-        jobs = [pool.submit(stream, server, index, first_token) for index in range(count)]
-        assert first_token.wait(60)
-        server.wait_until(lambda: server.metric("tgi_request_count") == arrived, "all arrived")
+    """Kill (or stop) one rank while all streams run; what each said in the end."""
+
+    def kill() -> None:
         os.kill(server.shard_pids()[rank], number)
-        return [job.result() for job in jobs]
+
+    found: list[list[dict[str, Any]]] = server.interrupted(request_bodies(count), kill)
+    return found
 
 
 def check_restart(server: Any, rank: int, number: signal.Signals = signal.SIGKILL) -> None:
     """Streams that lose a rank say what the same server said to each request alone before."""
-    prompts = [PROMPTS[index % len(PROMPTS)] for index in range(8)]
     alone = [
-        server.generate(prompt, details=True, **parameters(index))
-        for index, prompt in enumerate(prompts)
+        server.generate(body["inputs"], details=True, **body["parameters"])
+        for body in request_bodies(8)
     ]
     before = server.shard_pids()
     streams = killed_streams(server, rank, number=number)

@@ -1,6 +1,5 @@
 """Small programs in the place of router and shards, for tests of the launcher."""
 
-import socket
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -51,13 +50,6 @@ def good_shard(rank: int, events: Path, *options: str) -> ChildCommand:
 def good_router(port: int, events: Path, *options: str) -> ChildCommand:
     """Like `good_shard`, and opens the port."""
     return script(Origin("router"), _GOOD_CHILD, "router", str(events), str(port), *options)
-
-
-def free_port() -> int:
-    """A TCP port that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def is_alive(pid: int) -> bool:

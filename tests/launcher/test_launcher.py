@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes.children import free_port, is_alive
+from tests.fakes.children import is_alive
+from tests.fakes.ports import free_port
 
 _DRIVER = """
 import text_generation_launcher.commands as commands

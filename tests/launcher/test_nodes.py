@@ -24,7 +24,8 @@ from text_generation_launcher.resolve import resolve
 from text_generation_launcher.signals import StopSignals
 from text_generation_process.endpoint import Endpoint
 
-from tests.fakes.children import free_port, script
+from tests.fakes.children import script
+from tests.fakes.ports import free_port
 
 SECRET = "a secret of some length"
 ENDPOINT = {"rank": 1, "address": "10.0.0.2:4711", "token": "t"}

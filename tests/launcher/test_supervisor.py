@@ -15,7 +15,8 @@ from text_generation_launcher.signals import StopSignals
 from text_generation_launcher.supervisor import Deployment, State, Supervisor
 from text_generation_process.socket_file import SocketFile
 
-from tests.fakes.children import free_port, good_router, good_shard, script
+from tests.fakes.children import good_router, good_shard, script
+from tests.fakes.ports import free_port
 
 
 class Scene:

@@ -20,19 +20,13 @@ from text_generation_router.config import RouterConfig
 from text_generation_router.server import Server
 
 from tests.fakes.byte_tokenizer import SPECIAL_TOKENS, save_byte_tokenizer
+from tests.fakes.ports import free_port
 from tests.fakes.router_app import CHATML
 from tests.fakes.shard import FakeShards
 from tests.fakes.shard_model import FakeShardConfig
 
 VOCAB_SIZE = 256 + len(SPECIAL_TOKENS)
 LONG = {"inputs": "a", "parameters": {"max_new_tokens": 300, "ignore_eos": True}}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.fixture

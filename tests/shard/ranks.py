@@ -5,7 +5,6 @@ A fork server imports torch once for all of them.
 """
 
 import multiprocessing
-import socket
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from unittest import mock
 
 from text_generation_proto import shard_pb2 as pb
 
+from tests.fakes.ports import free_port
 from tests.shard.engines import warmup_request
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def play_on_ranks(
     warmup = warmup_request(eos_token_ids=eos_token_ids).SerializeToString()
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOAD)
-    port = _free_port()
+    port = free_port()
     payload = [[request.SerializeToString() for request in script] for script in scripts]
     children = []
     for rank in range(world_size):
@@ -108,17 +108,11 @@ def _receive(connection: Connection) -> RankResults:
     return RankResults(info, warmup, results)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def call_on_ranks(function: Callable[..., Any], *args: object, world_size: int) -> list[Any]:
     """What function(ranks, *args), a module's, returns on every rank of a group."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOAD)
-    port = _free_port()
+    port = free_port()
     with ProcessPoolExecutor(world_size, mp_context=context) as pool:
         calls = [
             pool.submit(_call, rank, world_size, port, function, args) for rank in range(world_size)

@@ -3,7 +3,7 @@
 import functools
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from text_generation_router.engine.detokenizer import (
     ByteLevelDetokenizer,
@@ -117,7 +117,6 @@ def test_each_vocabulary_gets_its_detokenizer():
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
-@settings(deadline=None)
 @given(text=TEXT, cut=st.integers(0, 60))
 def test_pieces_add_up_to_the_whole(kind, text, cut):
     tokenizer = TOKENIZERS[kind]()
@@ -132,7 +131,6 @@ def test_pieces_add_up_to_the_whole(kind, text, cut):
     assert decoded.startswith(text_so_far)
 
 
-@settings(deadline=None)
 @given(token_ids=st.lists(st.integers(0, 399), max_size=40))
 def test_any_tokens_of_a_byte_level_vocabulary_add_up(token_ids):
     """Also those that are no text: broken UTF-8, special tokens inside of characters."""
@@ -162,7 +160,6 @@ def test_the_space_before_the_first_word_is_kept(kind):
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
-@settings(deadline=None)
 @given(text=TEXT)
 def test_the_output_of_an_encoder_decoder_begins_a_text(kind, text):
     """It continues nothing: no space before its first word."""

@@ -84,7 +84,6 @@ def test_the_document_is_kept(
     @given(case=tested.as_strategy(generation_mode=mode))
     @settings(
         max_examples=MAX_EXAMPLES,
-        deadline=None,
         database=None,
         derandomize=True,
         phases=[Phase.generate],

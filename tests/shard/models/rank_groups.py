@@ -7,7 +7,8 @@ from pathlib import Path
 
 from text_generation_proto import shard_pb2 as pb
 
-from tests.shard.ranks import _PRELOAD, _free_port
+from tests.fakes.ports import free_port
+from tests.shard.ranks import _PRELOAD
 
 # Per script, its steps or their results.
 Scripts = Sequence[Sequence[bytes]]
@@ -21,7 +22,7 @@ def play_models_on_ranks(
     context.set_forkserver_preload(_PRELOAD)
     payload = {
         name: (
-            _free_port(),
+            free_port(),
             str(path),
             [[request.SerializeToString() for request in script] for script in scripts],
         )
