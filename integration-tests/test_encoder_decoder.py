@@ -129,10 +129,11 @@ def test_stream(t5: Any, reference: Reference) -> None:
 
 
 def test_many_at_once_in_a_small_cache(t5: Any, reference: Reference) -> None:
-    expected = {text: reference.greedy(text, 60) for text in INPUTS}
+    # So long that many run at a time, however slowly they come.
+    expected = {text: reference.greedy(text, 150) for text in INPUTS}
 
     def ask(text: str) -> Any:
-        return t5.generate(text, max_new_tokens=60, details=True, ignore_eos=True)
+        return t5.generate(text, max_new_tokens=150, details=True, ignore_eos=True)
 
     with ThreadPoolExecutor(24) as pool:
         answers = list(pool.map(ask, INPUTS * 6))

@@ -32,16 +32,20 @@ class Page:
         self.faults: list[str] = []
 
     async def call(self, method: str, **parameters: Any) -> dict[str, Any]:
+        answer = await self._ask(method, **parameters)
+        assert "error" not in answer, answer
+        found: dict[str, Any] = answer["result"]
+        return found
+
+    async def _ask(self, method: str, **parameters: Any) -> dict[str, Any]:
         self._num_sent += 1
         await self._socket.send_json({"id": self._num_sent, "method": method, "params": parameters})
         while True:
-            message = await self._socket.receive_json(timeout=30)
+            message: dict[str, Any] = await self._socket.receive_json(timeout=30)
             if message.get("method") == "Runtime.exceptionThrown":
                 self.faults.append(json.dumps(message["params"]["exceptionDetails"]))
             if message.get("id") == self._num_sent:
-                assert "error" not in message, message
-                found: dict[str, Any] = message["result"]
-                return found
+                return message
 
     async def open(self, url: str, width: int, shows: str = "form") -> None:
         await self.call("Runtime.enable")
@@ -61,9 +65,13 @@ class Page:
         return answer["result"].get("value")
 
     async def until(self, condition: str) -> None:
+        """Also across the loading of another page, in which a script may find nothing yet."""
         deadline = time.monotonic() + 30
-        while not await self.value(f"Boolean({condition})"):
-            assert time.monotonic() < deadline, (condition, self.faults)
+        while True:
+            answer = await self._ask("Runtime.evaluate", expression=f"Boolean({condition})")
+            if answer.get("result", {}).get("result", {}).get("value"):
+                return
+            assert time.monotonic() < deadline, (condition, answer, self.faults)
             await asyncio.sleep(0.05)
 
     async def ask(self, text: str, **settings: str) -> str:
@@ -81,13 +89,16 @@ class Page:
 
     async def token_at(self, index: int) -> str:
         """Move the pointer onto a token; returns what the card then shows."""
-        place = await self.value(
-            f"JSON.stringify(document.querySelectorAll('.token')[{index}].getClientRects()[0])"
-        )
-        box = json.loads(place)
-        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-        await self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
-        await self.until("!document.getElementById('card').hidden")
+        token = f"document.querySelectorAll('.token')[{index}]"
+        async with asyncio.timeout(30):
+            while True:
+                # Where it is now: the page may scroll still.
+                box = json.loads(await self.value(f"JSON.stringify({token}.getClientRects()[0])"))
+                x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+                await self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+                if not await self.value("document.getElementById('card').hidden"):
+                    break
+                await asyncio.sleep(0.05)
         shown: str = await self.value("document.getElementById('card').innerText")
         return shown
 
@@ -114,21 +125,35 @@ async def new_page(directory: Path) -> AsyncIterator[Page]:
     process = await asyncio.create_subprocess_exec(
         CHROMIUM, *FLAGS, f"--user-data-dir={directory}", stderr=asyncio.subprocess.PIPE
     )
+    assert process.stderr is not None
+    said: asyncio.Task[bytes] | None = None
     try:
-        assert process.stderr is not None
-        line = b""
-        while b"DevTools listening" not in line:
-            line = await asyncio.wait_for(process.stderr.readline(), 30)
+        async with asyncio.timeout(60):
+            line = b""
+            while b"DevTools listening" not in line:
+                line = await process.stderr.readline()
+                assert line, "chromium has ended"
+        said = asyncio.create_task(process.stderr.read())  # or it would wait for a reader
         address = line.decode().split("ws://")[1].split("/")[0]
-        async with ClientSession() as session:
-            async with session.get(f"http://{address}/json") as response:
-                tabs = await response.json()
-            url = next(tab["webSocketDebuggerUrl"] for tab in tabs if tab["type"] == "page")
-            async with session.ws_connect(url) as socket:
-                yield Page(socket)
+        async with (
+            ClientSession() as session,
+            session.ws_connect(await _first_tab(session, address)) as socket,
+        ):
+            yield Page(socket)
     finally:
         process.kill()
-        await process.communicate()
+        await (process.communicate() if said is None else asyncio.gather(said, process.wait()))
+
+
+async def _first_tab(session: ClientSession, address: str) -> str:
+    """Where it is debugged; chromium listens before it has one."""
+    async with asyncio.timeout(60):
+        while True:
+            async with session.get(f"http://{address}/json") as response:
+                for tab in await response.json():
+                    if tab["type"] == "page":
+                        return str(tab["webSocketDebuggerUrl"])
+            await asyncio.sleep(0.05)
 
 
 @pytest.mark.parametrize("device", WIDTHS)
@@ -196,7 +221,7 @@ async def test_a_key_opens_the_pages(launch: Any, tmp_path: Path, path: str) -> 
             ):
                 await page.value(f"void (document.getElementById('key').value = '{key}')")
                 await page.value("document.getElementById('form').requestSubmit()")
-                await page.until(then)
+                await page.until(f"document.readyState === 'complete' && {then}")
             if path == "playground":
                 assert await page.ask("Hello", temperature="0")
             else:

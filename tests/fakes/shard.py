@@ -30,6 +30,8 @@ class FakeShard(shard_pb2_grpc.ShardServicer):
         self.violations: list[str] = []
         self.warmup: shard_pb2.WarmupRequest | None = None
         self.num_steps = 0
+        # Set when it has come to the step at which it hangs.
+        self.hangs = asyncio.Event()
         self._rank = rank
         self._world_size = world_size
         self._server: grpc.aio.Server | None = None
@@ -94,6 +96,7 @@ class FakeShard(shard_pb2_grpc.ShardServicer):
             if request.step == self.config.break_at_step:
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "the shard broke")
             if request.step == self.config.hang_at_step:
+                self.hangs.set()
                 await asyncio.Event().wait()
             started_at = time.perf_counter()
             try:

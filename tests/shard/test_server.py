@@ -22,7 +22,6 @@ import grpc
 import pytest
 from text_generation_proto import shard_pb2 as pb
 from text_generation_proto import shard_pb2_grpc as pb_grpc
-from text_generation_shard import compute_thread
 from text_generation_shard.compute_thread import ComputeThread
 from text_generation_shard.config import ShardConfig
 from text_generation_shard.errors import (
@@ -284,9 +283,7 @@ def test_an_error_of_the_device_is_the_last_answer(ahead: Scripted, at: str) -> 
     stream.end()
 
 
-def test_what_can_wait_is_done_in_pauses_only(
-    scripted: Scripted, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_can_wait_is_done_in_pauses_only(scripted: Scripted) -> None:
     calls: list[int] = []
     enough = threading.Event()
 
@@ -296,13 +293,18 @@ def test_what_can_wait_is_done_in_pauses_only(
             enough.set()
         return len(calls) < 3
 
-    monkeypatch.setattr(compute_thread, "_IDLE_SECONDS", 0.2)
+    all_are_queued = threading.Event()
+    scripted.compute.submit(all_are_queued.wait)
     scripted.compute.work_while_idle(work)
     stream = scripted.client.run()
     stream.send(*steps(*range(1, 101)))
     stream.end()
+    jobs = scripted.compute._jobs
+    while jobs.qsize() < 102:  # the steps, between the stream's beginning and end
+        time.sleep(0.01)
+    all_are_queued.set()
     assert len(list(stream.results)) == 100
-    assert enough.wait(10)
+    assert enough.wait(60)
     assert calls == [100] * 3
 
 
@@ -383,11 +385,16 @@ def when_ready(path: Path, action: Callable[[], None]) -> "Future[None]":
                 assert time.monotonic() < deadline, f"there is no {path}"
                 time.sleep(0.01)
             action()
-            done.set_result(None)
         except Exception as error:  # noqa: BLE001  raised in the test
-            done.set_exception(error)
-        finally:
-            os.kill(os.getpid(), signal.SIGTERM)
+            problem = error
+        else:
+            problem = None
+        # Before the test can end, and with it what the server does at this signal.
+        os.kill(os.getpid(), signal.SIGTERM)
+        if problem is None:
+            done.set_result(None)
+        else:
+            done.set_exception(problem)
 
     threading.Thread(target=act).start()
     return done
@@ -458,7 +465,7 @@ def test_the_command_serves_a_model_and_ends_on_sigterm(
         assert script.tokens(stream.results)[0] == checkpoint.greedy(PROMPT, 6)
         client.channel.close()
         process.terminate()
-        output, _ = process.communicate(timeout=20)
+        output, _ = process.communicate(timeout=60)
     finally:
         process.kill()
     assert process.returncode == 0

@@ -1,7 +1,8 @@
 """Engines on fake shards, and sinks that remember."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from text_generation_router.engine.info import EngineConfig
@@ -96,6 +97,7 @@ async def running_engine(
     observer=None,
     world_size: int = 1,
     shard: FakeShardConfig | None = None,
+    clock: Callable[[], float] = time.monotonic,
     **changes,
 ) -> AsyncIterator[tuple[Engine, FakeShards]]:
     """An engine that serves on fake shards; both are gone afterwards."""
@@ -103,7 +105,7 @@ async def running_engine(
         config = EngineConfig(
             **({"shard_uds_paths": shards.uds_paths, "max_concurrent_requests": 8} | changes)
         )
-        engine = Engine(config, tokenizer or word_tokenizer(), eos_token_ids, observer)
+        engine = Engine(config, tokenizer or word_tokenizer(), eos_token_ids, observer, clock)
         try:
             await engine.start()
             yield engine, shards

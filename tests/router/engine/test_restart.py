@@ -1,6 +1,7 @@
 """Shards that die or hang and come back: streams go on with the same tokens, within a budget."""
 
 import asyncio
+import time
 from dataclasses import replace
 
 import pytest
@@ -37,9 +38,29 @@ async def bring_back(shards, **changes):
         await rank.start()
 
 
+class SkippingClock:
+    """A clock that a test may put forward."""
+
+    def __init__(self):
+        self.skipped = 0.0
+
+    def __call__(self):
+        return time.monotonic() + self.skipped
+
+
 async def lost(engine):
     async with asyncio.timeout(20):
         while not engine._is_recovering:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+async def hung(shards, engine, clock):
+    """Let no more time pass than a test has: until the hanging step is too old."""
+    async with asyncio.timeout(20):
+        for rank in shards.ranks:
+            await rank.hangs.wait()
+        while not engine._is_recovering:
+            clock.skipped += engine._config.step_timeout + 1  # an answer may have been on its way
             await asyncio.sleep(0.01)
 
 
@@ -57,17 +78,15 @@ async def test_streams_go_on_as_if_nothing_had_happened(step, world_size, how):
         shard = FakeShardConfig(failures={step: FakeFailure(is_recoverable=False)})
     observer = Restarts()
     changes = {"max_restarts": 1, "max_batch_size": 3, "max_batch_prefill_tokens": 20}
-    if how == "hung":
-        changes["step_timeout"] = 0.3
-    async with running_engine(shard=shard, world_size=world_size, observer=observer, **changes) as (
-        engine,
-        shards,
-    ):
+    clock = SkippingClock()
+    async with running_engine(
+        shard=shard, world_size=world_size, observer=observer, clock=clock, **changes
+    ) as (engine, shards):
         sinks = [
             generate(engine, prompt=[n] * 30, max_new_tokens=12, prompt_logprobs=n == 1)
             for n in range(5)
         ]
-        await lost(engine)
+        await (hung(shards, engine, clock) if how == "hung" else lost(engine))
         assert not await engine.health()
         late = generate(engine, prompt=[9] * 6, max_new_tokens=5)
         await bring_back(shards)

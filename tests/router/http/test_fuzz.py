@@ -174,7 +174,7 @@ async def test_bytes_that_are_hardly_http(sent: bytes, status: bytes) -> None:
     async with running_app() as app:
         reader, writer = await asyncio.open_connection("127.0.0.1", app.port)
         writer.write(sent)
-        line = await asyncio.wait_for(reader.readline(), 5)
+        line = await asyncio.wait_for(reader.readline(), 30)
         writer.close()
         assert line.split()[1:2] == [status], line
         async with app.session.get("/health") as response:
