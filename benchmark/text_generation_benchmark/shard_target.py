@@ -23,7 +23,7 @@ from text_generation_benchmark.errors import BenchmarkError
 from text_generation_benchmark.prompts import random_ids, text_ids
 from text_generation_benchmark.timing import RunTime
 
-_ANSWER_TIMEOUT_S = 5.0
+_ANSWER_TIMEOUT_S = 30.0
 _BLOCK_SIZE = 16
 # The scrap block is never given to a sequence.
 _FIRST_BLOCK = 1

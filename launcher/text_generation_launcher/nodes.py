@@ -25,7 +25,7 @@ from text_generation_launcher.signals import StopSignals
 
 logger = logging.getLogger(__name__)
 
-_UNRESPONSIVE_SECONDS = 5.0  # between SIGKILL for a shard and giving its node up
+_UNRESPONSIVE_SECONDS = 30.0  # after SIGKILL: much memory takes a while to be given back
 
 
 class Nodes:

@@ -159,12 +159,13 @@ class Supervisor:
                 if ready.done() and self._state is not State.SERVING:
                     self._serve()
                 if asked.done() and self._state is State.SERVING:
-                    return []
+                    break
                 waiting = [task for task in tasks if not task.done()]
                 await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             if not stop.done():
                 await asyncio.wait(deaths, timeout=_SETTLE_SECONDS)
-            return [death.result() for death in deaths if death.done()]
+            # Also those whose last lines are still awaited: the router may miss a shard before.
+            return [await child.exited() for child in self._children() if not child.is_running]
         finally:
             for task in tasks:
                 task.cancel()

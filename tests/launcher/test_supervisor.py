@@ -214,6 +214,39 @@ async def test_a_restart_that_the_router_asks_for_happens_once(scene):
     assert scene.events().count("router started") == 1
 
 
+async def test_a_death_is_told_though_the_router_asked_for_the_restart_first(scene, errors):
+    """Its last lines are waited for, and the router may be faster to miss it."""
+    scene.restarts_shards = True
+    scene.sockets = (scene.events_file.parent / "shard-0",)
+    scene.sockets[0].touch()
+    now = scene.events_file.parent / "now"
+    source = """
+import os, signal, subprocess, sys, time
+open(sys.argv[2], "a").write("x")
+if os.path.getsize(sys.argv[2]) == 1:
+    while not os.path.exists(sys.argv[1]):
+        time.sleep(0.01)
+    subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(5)"])
+    os.kill(os.getpid(), signal.SIGKILL)
+time.sleep(600)
+"""
+    starts = scene.events_file.parent / "starts"
+    scene.shards = [script(Origin("shard", 0), source, str(now), str(starts))]
+    supervisor = scene.supervisor()
+    serving = asyncio.create_task(supervisor.run())
+    await asyncio.wait_for(scene.ready.wait(), 30)
+    now.touch()
+    async with asyncio.timeout(30):
+        while supervisor._shards[0].is_running:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        scene.requests.observe(Origin("router"), asked(scene.sockets))
+        while starts.read_text() != "xx":  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert errors() == ["shard 0 died: was killed by SIGKILL (was the machine out of memory?)"]
+    scene.stop.receive(signal.SIGTERM)
+    assert await serving == 0
+
+
 # Counts its starts in a file. The first serves until it is told to die, the next ones die loading,
 # the last makes its socket.
 _DIES_LOADING = """
