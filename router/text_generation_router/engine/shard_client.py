@@ -157,16 +157,20 @@ class ShardGroup:
             raise ShardUnavailableError(
                 f"no shard appeared at {', '.join(missing)} within {timeout:g} s"
             ) from error
-        sockets = [SocketFile.at(path) for path in self._uds_paths]
-        self._ranks = [_Rank(path, self._on_answer) for path in self._uds_paths]
-        infos: list[shard_pb2.InfoResponse] = await self._ask_all(
-            lambda rank: rank.stub.Info(
-                shard_pb2.InfoRequest(),
-                wait_for_ready=True,
-                timeout=timeout,
-                metadata=rank.metadata,
+        while True:
+            sockets = self._sockets()
+            self._ranks = [_Rank(path, self._on_answer) for path in self._uds_paths]
+            infos: list[shard_pb2.InfoResponse] = await self._ask_all(
+                lambda rank: rank.stub.Info(
+                    shard_pb2.InfoRequest(),
+                    wait_for_ready=True,
+                    timeout=timeout,
+                    metadata=rank.metadata,
+                )
             )
-        )
+            if sockets == self._sockets():
+                break
+            await self.close()  # one was started anew meanwhile: which of the two has answered?
         self._check_agreement(infos)
         self._known_sockets = sockets
         return infos[0]
@@ -228,6 +232,9 @@ class ShardGroup:
         self._failure = None
         for rank in ranks:
             await rank.close()
+
+    def _sockets(self) -> list[SocketFile | None]:
+        return [SocketFile.at(path) for path in self._uds_paths]
 
     def _missing(self) -> list[str]:
         """Paths where no shard has appeared that was not connected before."""

@@ -1,9 +1,11 @@
 """The engine end to end: real messages over a real socket to a strict fake shard."""
 
 import asyncio
+import os
 import time
 
 import pytest
+from text_generation_process.socket_file import SocketFile
 from text_generation_router.engine.info import EngineConfig, EngineStartError
 from text_generation_router.engine.loop import Engine
 from text_generation_router.engine.observer import NullObserver
@@ -15,7 +17,7 @@ from text_generation_router.engine.request import (
 )
 from text_generation_router.engine.shard_client import ShardUnavailableError
 
-from tests.fakes.shard import FakeShards
+from tests.fakes.shard import FakeShard, FakeShards
 from tests.fakes.shard_model import FakeFailure, FakeShardConfig
 from tests.router.engine.factories import (
     EOS,
@@ -356,6 +358,27 @@ async def test_a_missing_shard_is_named():
     with pytest.raises(ShardUnavailableError, match="/tmp/no-such-shard-0"):
         await engine.start()
     await engine.stop()
+
+
+async def test_a_shard_that_is_started_anew_while_it_is_asked_is_known_by_its_new_socket(
+    monkeypatch,
+):
+    """Otherwise the launcher would take the request to restart it for one that is done."""
+    answer, answered = FakeShard.Info, []
+
+    async def started_anew_once(self, request, context):
+        before = SocketFile.at(self.uds_path)
+        while not answered and SocketFile.at(self.uds_path) == before:
+            os.chmod(self.uds_path, 0o600)  # noqa: PTH101  it counts as another file then
+        answered.append(self)
+        return await answer(self, request, context)
+
+    monkeypatch.setattr(FakeShard, "Info", started_anew_once)
+    async with running_engine() as (engine, shards):
+        (path,) = shards.uds_paths
+        assert engine._shards.known_sockets == [str(SocketFile.at(path))]
+        await generate(engine).over()
+    assert len(answered) == 2
 
 
 async def test_ranks_that_do_not_fit_together_are_refused():
