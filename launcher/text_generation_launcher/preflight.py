@@ -4,7 +4,6 @@ import errno
 import os
 import socket
 import stat
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,8 +49,8 @@ def held_port(address: str, *ports: int) -> Iterator[int]:
     """
     with _holder(address, ports) as holder:
         port = int(holder.getsockname()[1])
-        if sys.platform != "linux":
-            holder.close()  # elsewhere it would keep the child away, too
+        if _listening_problem(address, port) is not None:
+            holder.close()  # this system would keep the child away, too
         yield port
 
 

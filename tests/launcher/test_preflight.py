@@ -106,6 +106,13 @@ def test_a_held_port_is_given_to_nobody_else():
         assert other.connect_ex(("localhost", port)) == errno.ECONNREFUSED
 
 
+def test_a_port_is_let_go_where_holding_it_would_keep_the_child_away(monkeypatch):
+    """As other systems do than Linux."""
+    monkeypatch.setattr(preflight, "_listening_problem", lambda *_: OSError())
+    with held_port("localhost", 0) as port, socket.socket() as child:
+        child.bind(("localhost", port))
+
+
 def test_sockets_lie_in_a_private_directory_that_goes_away():
     with shard_sockets(None, 2) as one, shard_sockets(None, 2) as other:
         assert one != other
