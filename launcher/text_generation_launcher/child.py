@@ -126,7 +126,9 @@ class Child:
     def terminate(self) -> None:
         """Ask it to stop."""
         if self.is_running:
-            self._transport.terminate()
+            # Not by the transport: it may reap the process before the event loop sees its end.
+            with suppress(ProcessLookupError):
+                os.kill(self._transport.get_pid(), signal.SIGTERM)
 
     def kill(self) -> None:
         """End it and whatever it started."""

@@ -43,6 +43,20 @@ print("no end", end="")
     assert exit_ == ChildExit(ORIGIN, 0, "an error")
 
 
+async def test_who_died_before_being_asked_to_stop_keeps_the_exit_code(monkeypatch):
+    """Asked through Popen, it was reaped there, and its code was lost to the event loop."""
+    if sys.version_info < (3, 12):  # as later versions wait for children, if the system can
+        watcher = asyncio.PidfdChildWatcher()
+        watcher.attach_loop(asyncio.get_running_loop())
+        monkeypatch.setattr(asyncio.get_event_loop_policy(), "_watcher", watcher)
+    child = await Child.start(script(ORIGIN, "import sys; sys.exit(9)"), LogRelay())
+    while is_alive(child._transport.get_pid()):
+        time.sleep(0.01)  # noqa: ASYNC251  the event loop shall not see it
+    assert child.is_running
+    child.terminate()
+    assert (await child.exited()).code == 9
+
+
 async def test_a_huge_line_and_many_lines_arrive(lines):
     size, count = 3_000_000, 3000
     await run(f"print('x' * {size}); [print(i) for i in range({count})]")
