@@ -74,6 +74,8 @@ def build() -> Path:
             objects = _compile_all(compiler, Path(scratch))
             library = Path(scratch) / path.name
             _run([compiler, "-shared", "-pthread", *objects, "-o", str(library), *_link_flags()])
+            with library.open("rb") as written:
+                os.fsync(written)  # or after a power loss the name may stand before the bytes
             library.replace(path)
     except OSError as error:
         raise BuildError(f"{path.parent} cannot be written: {error}") from error
