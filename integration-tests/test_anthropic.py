@@ -34,5 +34,20 @@ def test_a_stream_adds_up_to_the_whole_message(client: anthropic.Anthropic) -> N
     assert final.usage.output_tokens == whole.usage.output_tokens == 12
 
 
+def test_the_answer_says_which_stop_sequence_ended_it(client: anthropic.Anthropic) -> None:
+    options: Any = {
+        "model": "tgi",
+        "max_tokens": 40,
+        "messages": MESSAGES,
+        "stop_sequences": ["zebra", " machine"],
+        "extra_body": {"temperature": 0},
+    }
+    whole = client.messages.create(**options)
+    with client.messages.stream(**options) as stream:
+        streamed = stream.get_final_message()
+    for message in (whole, streamed):
+        assert (message.stop_reason, message.stop_sequence) == ("stop_sequence", " machine")
+
+
 def test_count_tokens(client: anthropic.Anthropic) -> None:
     assert client.messages.count_tokens(model="tgi", messages=MESSAGES).input_tokens > 0

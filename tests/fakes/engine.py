@@ -70,6 +70,7 @@ class FakeGeneration:
         ]
         return Finished(
             reason=reason,
+            stop_sequence=None,
             generated_text="".join(said.text for said in self.said if not said.special),
             num_prompt_tokens=num_prompt,
             num_cached_tokens=num_prompt // 2,

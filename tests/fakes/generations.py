@@ -28,6 +28,7 @@ def make_end(text: str = "", num_tokens: int = 1, **changes: Any) -> Finished:
     """An end by EOS."""
     values: dict[str, Any] = {
         "reason": FinishReason.EOS_TOKEN,
+        "stop_sequence": None,
         "num_prompt_tokens": 10,
         "num_cached_tokens": 4,
         "prompt_logprobs": None,

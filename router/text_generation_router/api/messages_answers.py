@@ -59,7 +59,7 @@ def build_answer(
     for block in content:
         if isinstance(block, ToolUseBlock):
             block.input = _input_object(block.input)
-    stop = _stop(wanted, generation.end, reader)
+    stop = _stop(generation.end, reader)
     return MessagesAnswer(
         id=identity.id,
         model=identity.model,
@@ -87,7 +87,6 @@ class MessagesStreamEncoder:
     """Turns the tokens of the answer into its events, framed with their names."""
 
     def __init__(self, wanted: ChatGeneration, special_texts: Mapping[int, str]) -> None:
-        self._wanted = wanted
         self._reader = ChatContentReader(wanted, special_texts)
         self._num_blocks = 0
         # The kind of the block that may still grow.
@@ -111,7 +110,7 @@ class MessagesStreamEncoder:
             if not self._num_blocks:
                 self._ensure_open(TextBlock(""), events)
             self._close(events)
-            stop = _stop(self._wanted, finished, self._reader)
+            stop = _stop(finished, self._reader)
             events += [MessageDelta(stop, _usage(finished)), MessageStop()]
         return _encode(events) if events else None
 
@@ -173,13 +172,10 @@ def _input_object(written: msgspec.Raw) -> msgspec.Raw:
     return written
 
 
-def _stop(wanted: ChatGeneration, finished: Finished, reader: ChatContentReader) -> StopDelta:
-    """Which of several stop sequences it was, the engine does not tell."""
+def _stop(finished: Finished, reader: ChatContentReader) -> StopDelta:
     if reader.has_calls and finished.reason is not FinishReason.LENGTH:
         return StopDelta("tool_use", None)
-    sequences = wanted.requests[0].stop_sequences
-    is_known = finished.reason is FinishReason.STOP_SEQUENCE and len(sequences) == 1
-    return StopDelta(_STOP_REASONS[finished.reason], sequences[0] if is_known else None)
+    return StopDelta(_STOP_REASONS[finished.reason], finished.stop_sequence)
 
 
 def _usage(finished: Finished) -> MessagesUsage:

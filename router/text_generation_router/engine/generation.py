@@ -111,16 +111,16 @@ class Generation:
         is_special = token_id in self._special_texts
         text = self._detokenizer.push(token_id)
         reason = None if ending is None else _REASONS[ending]
-        uncut = None
+        uncut = stop_sequence = None
         if self._stop_checker is None:
             if not is_special:
                 self._text_parts.append(text)
         else:
             uncut = text
-            text, is_stopped = self._check_stop(self._stop_checker, text, is_special, reason)
-            if is_stopped and reason is None:
+            text, stop_sequence = self._check_stop(self._stop_checker, text, is_special, reason)
+            if stop_sequence is not None and reason is None:
                 reason = FinishReason.STOP_SEQUENCE
-        finished = None if reason is None else self._finished(reason, now)
+        finished = None if reason is None else self._finished(reason, stop_sequence, now)
         output = TokenOutput(token_id, text, logprob, is_special, top_tokens, uncut)
         self.sink.token(output, finished)
         return finished
@@ -141,26 +141,27 @@ class Generation:
 
     def _check_stop(
         self, checker: StopChecker, piece: str, is_special: bool, reason: FinishReason | None
-    ) -> tuple[str, bool]:
-        """Text that goes out with this token, and whether it ends the generation. Text is never
+    ) -> tuple[str, str | None]:
+        """Text that goes out with this token, and the stop string that it reaches. Text is never
         held back behind a special token nor at the end, so a special token's own text always goes
         out with it.
         """
         checked = checker.push(piece)
         text, num_plain = checked.text, checked.num_held_characters
-        if not checked.is_stopped and (is_special or reason is not None):
+        if checked.stop_sequence is None and (is_special or reason is not None):
             held = checker.release()
             # Of what was held back, all but this piece's own characters came before.
             num_plain = max(num_plain, len(text) + len(held) - len(piece))
             text += held
         self._text_parts.append(text[:num_plain] if is_special else text)
-        return text, checked.is_stopped
+        return text, checked.stop_sequence
 
-    def _finished(self, reason: FinishReason, now: float) -> Finished:
+    def _finished(self, reason: FinishReason, stop_sequence: str | None, now: float) -> Finished:
         sequence = self.sequence
         assert sequence.first_admitted_at is not None
         return Finished(
             reason=reason,
+            stop_sequence=stop_sequence if reason is FinishReason.STOP_SEQUENCE else None,
             generated_text="".join(self._text_parts),
             num_prompt_tokens=sequence.num_input_tokens,
             num_cached_tokens=sequence.num_cached_tokens,

@@ -97,6 +97,8 @@ class Finished:
     """How a generation ended and what it cost; times in seconds."""
 
     reason: FinishReason
+    # The stop string that ended it; None also where a token did that was named as one.
+    stop_sequence: str | None
     # The whole output, special tokens left out.
     generated_text: str
     num_prompt_tokens: int

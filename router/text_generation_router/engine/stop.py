@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """Text that may go out now, how much of it belongs to text held back before, and whether a stop
-    string was reached.
+    """Text that may go out now, how much of it belongs to text held back before, and the stop
+    string that was reached.
     """
 
     text: str
     num_held_characters: int
-    is_stopped: bool
+    stop_sequence: str | None
 
 
 class StopChecker:
@@ -33,19 +33,19 @@ class StopChecker:
         """The next piece of text."""
         tail = self._tail
         window = tail + piece
-        end, length = self._find(window)
+        end, stop = self._find(window)
         if self._keep:
-            if end is not None:
-                return Checked(piece[: end - len(tail)], 0, True)
+            if stop is not None:
+                return Checked(piece[: end - len(tail)], 0, stop)
             self._tail = window[max(0, len(window) - self._max_length + 1) :]
-            return Checked(piece, 0, False)
-        if end is not None:
+            return Checked(piece, 0, None)
+        if stop is not None:
             self._tail = ""
-            start = end - length
-            return Checked(window[:start], min(start, len(tail)), True)
+            start = end - len(stop)
+            return Checked(window[:start], min(start, len(tail)), stop)
         certain = len(window) - self._num_undecided(window)
         self._tail = window[certain:]
-        return Checked(window[:certain], min(certain, len(tail)), False)
+        return Checked(window[:certain], min(certain, len(tail)), None)
 
     def release(self) -> str:
         """What is held back, when no more text comes (or none that could complete it)."""
@@ -54,16 +54,16 @@ class StopChecker:
         held, self._tail = self._tail, ""
         return held
 
-    def _find(self, window: str) -> tuple[int | None, int]:
-        """End and length of the stop string that ends first."""
-        best: tuple[int | None, int] = (None, 0)
+    def _find(self, window: str) -> tuple[int, str | None]:
+        """Where the stop string that ends first does so, and which it is."""
+        best: tuple[int, str | None] = (len(window), None)
         for stop in self._stop_sequences:
             start = window.find(stop)
             if start < 0:
                 continue
             end = start + len(stop)
-            if best[0] is None or (end, -len(stop)) < (best[0], -best[1]):
-                best = (end, len(stop))
+            if best[1] is None or (end, -len(stop)) < (best[0], -len(best[1])):
+                best = (end, stop)
         return best
 
     def _num_undecided(self, window: str) -> int:

@@ -102,6 +102,7 @@ async def test_a_stop_string_inside_and_across_tokens(keep, texts, generated):
         assert [output.own_text for output in sink.outputs] == ["Hello", " wor", "ld. Bye"]
         assert finished.generated_text == generated
         assert finished.reason is FinishReason.STOP_SEQUENCE
+        assert finished.stop_sequence == ". B"
         await until_idle(engine)
 
 

@@ -7,21 +7,21 @@ from text_generation_router.engine.stop import StopChecker
 
 
 def feed(checker, pieces):
-    """All text that goes out, piece by piece, and whether it was stopped."""
+    """All text that goes out, piece by piece, and the stop string that ended it."""
     out = []
     for piece in pieces:
         checked = checker.push(piece)
         out.append(checked.text)
-        if checked.is_stopped:
-            return out, True
+        if checked.stop_sequence is not None:
+            return out, checked.stop_sequence
     out.append(checker.release())
-    return out, False
+    return out, None
 
 
 @pytest.mark.parametrize("keep", [True, False])
 def test_nothing_behind_a_stop_string_leaks(keep):
-    out, is_stopped = feed(StopChecker(("stop",), keep=keep), ["a st", "op and more"])
-    assert is_stopped
+    out, stop = feed(StopChecker(("stop",), keep=keep), ["a st", "op and more"])
+    assert stop == "stop"
     assert "".join(out) == ("a stop" if keep else "a ")
 
 
@@ -46,8 +46,9 @@ def oracle(text, stops, keep):
     for end in range(1, len(text) + 1):
         matching = [stop for stop in stops if text[:end].endswith(stop)]
         if matching:
-            return text[: end if keep else end - max(map(len, matching))], True
-    return text, False
+            stop = max(matching, key=len)
+            return text[: end if keep else end - len(stop)], stop
+    return text, None
 
 
 @given(
@@ -56,8 +57,8 @@ def oracle(text, stops, keep):
     keep=st.booleans(),
 )
 def test_any_text_in_any_pieces(pieces, stops, keep):
-    out, is_stopped = feed(StopChecker(tuple(stops), keep=keep), pieces)
-    assert ("".join(out), is_stopped) == oracle("".join(pieces), stops, keep)
+    out, stop = feed(StopChecker(tuple(stops), keep=keep), pieces)
+    assert ("".join(out), stop) == oracle("".join(pieces), stops, keep)
 
 
 @given(
@@ -70,7 +71,7 @@ def test_no_more_is_held_back_than_could_begin_a_stop_string(pieces, stops):
     for piece in pieces:
         checked = checker.push(piece)
         seen, sent = seen + piece, sent + checked.text
-        if checked.is_stopped:
+        if checked.stop_sequence is not None:
             return
         held = seen[len(sent) :]
         assert not held or any(stop.startswith(held) for stop in stops)
