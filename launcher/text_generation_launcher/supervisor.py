@@ -108,7 +108,8 @@ class Supervisor:
         try:
             await self._start()
             dead = await self._until_over()
-            if not dead:
+            # Without its shards the router has nothing to wait for: nobody starts them again now.
+            if not dead and all(shard.is_running for shard in self._shards):
                 grace = self._deployment.grace_seconds + _ROUTER_MARGIN_SECONDS
         finally:
             await self._stop_children(grace)

@@ -348,6 +348,29 @@ async def test_who_does_not_stop_in_time_is_killed(scene, caplog):
     }
 
 
+async def test_a_stop_right_after_a_loss_does_not_wait_for_what_cannot_be_finished(
+    scene, monkeypatch
+):
+    monkeypatch.setattr(supervisor_module, "_SETTLE_SECONDS", 1.0)
+    monkeypatch.setattr(supervisor_module, "FAILURE_GRACE_SECONDS", 1.0)
+    scene.restarts_shards = True
+    scene.grace = 3600.0
+    now = scene.events_file.parent / "now"
+    scene.shards[0] = killed_once(scene, now)
+    scene.router = good_router(scene.port, scene.events_file, "stubborn")
+    supervisor = scene.supervisor()
+    serving = asyncio.create_task(supervisor.run())
+    await scene.until("shard 1 started", "router started")
+    await asyncio.wait_for(scene.ready.wait(), 30)
+    now.touch()
+    async with asyncio.timeout(30):
+        while all(shard.is_running for shard in supervisor._shards):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    scene.stop.receive(signal.SIGTERM)
+    assert await asyncio.wait_for(serving, 30) == 0
+    assert "shard 0 again" not in scene.events()
+
+
 async def test_a_second_signal_ends_all_at_once(scene):
     scene.grace = 1000.0
     scene.router = good_router(scene.port, scene.events_file, "stubborn")
